@@ -1,0 +1,94 @@
+// dcc.h: flat C interface of the dcc library (codec only; the onnxruntime entry point is RegisterCustomOps).
+//
+// The frame format is specified in ../codec/FORMAT.md. Every function is thread-safe. Functions that can fail return
+// DCC_OK or an error code and, when `error` is not null, write a NUL-terminated sentence of at most `error_size` bytes.
+// No function throws, reads outside the given buffers, or allocates more than a small multiple of its input and output.
+#ifndef DCC_H_
+#define DCC_H_
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(_WIN32)
+#define DCC_EXPORT __declspec(dllexport)
+#else
+#define DCC_EXPORT __attribute__((visibility("default")))
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum { DCC_OK = 0, DCC_CORRUPT = 1, DCC_BAD_ARGUMENT = 2, DCC_OUT_OF_MEMORY = 3 };
+enum { DCC_MAX_RANK = 32 };
+enum { DCC_RAW = 0, DCC_FIXED = 1, DCC_HUFFMAN = 2, DCC_RANS = 3, DCC_LOSSLESS = 4, DCC_LZ = 5, DCC_AUTO = 255 };
+enum { DCC_CODEBOOK_NONE = 0, DCC_CODEBOOK_VALUES = 1, DCC_CODEBOOK_GRID = 2 };
+enum { DCC_SCALE_NONE = 0, DCC_SCALE_VALUES = 1, DCC_SCALE_LOG = 2 };
+
+// What a frame says about itself, and where its bytes go. Sizes are bytes of the frame; *_bits are exact bits.
+typedef struct dcc_frame_info {
+  uint8_t dtype, coder, codebook_kind, scale_kind;
+  uint8_t rank, lanes, position_bits, reserved;
+  uint32_t codebook_entries;   // k, 0 without a codebook
+  uint32_t zero;               // 0, or 1 + index of the entry that is +0.0
+  int64_t grid_lo;
+  uint64_t dims[DCC_MAX_RANK];
+  uint64_t elements, nonzero;
+  uint64_t channels, inner;    // 0 without scales
+  uint64_t chunk_elements, chunks;
+  uint64_t entries;            // huffman: coded entries, filler zeros included; otherwise elements
+  uint64_t header_bytes;       // header and its CRC
+  uint64_t codebook_bytes, scales_bytes, tables_bytes;  // sections with their length and CRC
+  uint64_t data_bytes;         // DATA or CHUNK sections with their lengths and CRCs
+  uint64_t position_bits_total;  // huffman with position_bits > 0; otherwise 0
+  uint64_t index_bits_total;     // huffman: bits of the index streams; others: 8 * payload bytes of DATA / CHUNKs
+} dcc_frame_info;
+
+// Parses the header and walks the sections, checking everything but the streams themselves.
+DCC_EXPORT int dcc_frame_parse(const uint8_t* frame, size_t size, dcc_frame_info* info, char* error, size_t error_size);
+
+// Decodes a whole frame into `out`, whose size must be exactly elements * element size; that is checked before anything
+// is allocated. `threads` <= 0 means one per processor the process may use. On failure `out` is unspecified.
+DCC_EXPORT int dcc_frame_decode(const uint8_t* frame, size_t size, void* out, size_t out_bytes, int threads, char* error,
+                                size_t error_size);
+
+// Decodes only the codebook indices (coders fixed, huffman, rans): `elements` values. `capacity` is in elements.
+DCC_EXPORT int dcc_frame_decode_indices(const uint8_t* frame, size_t size, uint16_t* indices, size_t capacity, int threads,
+                                        char* error, size_t error_size);
+
+// One tensor to encode. Fields that do not apply to the coder are zero / null.
+typedef struct dcc_encode_request {
+  uint8_t dtype, coder, codebook_kind, scale_kind;
+  uint8_t rank;
+  uint8_t position_bits;        // huffman: 1..16, or 0 = try all including dense and keep the smallest
+  uint8_t reserved[2];
+  uint32_t codebook_entries;
+  uint32_t zero;                // as in the header
+  int64_t grid_lo;
+  uint64_t dims[DCC_MAX_RANK];
+  const void* data;             // raw, lossless, lz: the elements. auto without a codebook: smallest of raw, lossless, lz (uint8)
+  const uint16_t* indices;      // codebook coders: one per element. auto with a codebook: smallest of fixed, huffman, rans
+  const void* codebook;         // codebook kind 1: entries, in dtype or (scales) compute type
+  const void* scales;           // kind 1: compute type; kind 2: int32_t q per channel
+  uint64_t channels, inner;
+  uint64_t chunk_elements;      // 0 = chosen by the encoder
+  int32_t threads;              // the bytes written do not depend on it
+} dcc_encode_request;
+
+// Encodes into a buffer that the library allocates; release it with dcc_free. The bytes depend on the request alone, not on
+// machine or thread count.
+DCC_EXPORT int dcc_frame_encode(const dcc_encode_request* request, uint8_t** frame, size_t* size, char* error, size_t error_size);
+DCC_EXPORT void dcc_free(uint8_t* frame);
+
+// Name of the kernel set in use, "avx512", "avx2" or "portable". dcc_select_isa forces one ("auto" undoes it) and fails with
+// DCC_BAD_ARGUMENT when the processor cannot run it. Also settable with the environment variable DCC_ISA.
+DCC_EXPORT const char* dcc_isa(void);
+DCC_EXPORT int dcc_select_isa(const char* name);
+
+// Version of the library, "major.minor.patch".
+DCC_EXPORT const char* dcc_version(void);
+
+#ifdef __cplusplus
+}
+#endif
+#endif  // DCC_H_
