@@ -1,0 +1,201 @@
+"""The ``dcc`` command: the only module that prints or exits."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from dc_compiler import model_io
+from dc_compiler.errors import DccError, QualityError
+
+OK, MISSED_QUALITY, BAD_INPUT = 0, 1, 2
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports bad usage as one sentence and exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        sys.stderr.write(f"{self.prog}: {message}\n")
+        raise SystemExit(BAD_INPUT)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0 done, 1 quality missed, 2 bad usage or input."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    arguments = _parser().parse_args(argv)
+    try:
+        return int(arguments.run(arguments))
+    except QualityError as e:
+        return _fail(str(e), MISSED_QUALITY)
+    except DccError as e:
+        return _fail(str(e), BAD_INPUT)
+    except KeyboardInterrupt:
+        return _fail("stopped; nothing was written", 130)
+    except BrokenPipeError:  # the reader went away, as in `dcc inspect ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+    except MemoryError:
+        return _fail("not enough memory; nothing was written", BAD_INPUT)
+
+
+def _interrupt(number: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _fail(message: str, code: int) -> int:
+    sys.stderr.write("dcc: " + " ".join(message.split()) + "\n")
+    return code
+
+
+def _compile(a: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from dc_compiler import console
+    from dc_compiler.compiler import compile_model
+
+    for path in (a.report, a.json):
+        if path is not None and (path.is_dir() or not path.resolve().parent.is_dir()):
+            raise model_io.OutputError(f"{path} cannot be written: not a file in an existing folder")
+    with console.progress_bar(Console(stderr=True)) as progress:
+        result = compile_model(
+            a.input, a.output, preset=a.preset, pipeline=a.pipeline, recipe=a.recipe, density=a.density, bits=a.bits,
+            data=a.data, labels=a.labels, set=a.set, skip=a.skip, emit=a.emit, min_size=a.min_size, seed=a.seed,
+            jobs=a.jobs, force=a.force, progress=progress,
+        )  # fmt: skip
+    if a.report is not None:
+        model_io.write_atomically(a.report, [result.report.to_html().encode()])
+    if a.json is not None:
+        model_io.write_atomically(a.json, [result.report.to_json().encode()])
+    _show(console.compile_summary(result.report))
+    return OK
+
+
+def _inspect(a: argparse.Namespace) -> int:
+    from dc_compiler import console
+    from dc_compiler.compiler import inspect_model
+
+    report = inspect_model(a.file, min_size=a.min_size)
+    if a.json:
+        _print_json(report.to_dict())
+        return OK
+    made = f", pipeline {report.pipeline}, from {report.original_bytes:,} bytes" if report.pipeline else ""
+    _show(
+        [console.tensor_table(report.tensors), f"{report.source}: {report.form}{made}, {report.output_bytes:,} bytes"]
+    )
+    return OK
+
+
+def _verify(a: argparse.Namespace) -> int:
+    from dc_compiler import console
+    from dc_compiler.compiler import verify_models
+
+    result = verify_models(a.original, a.compiled, data=a.data, labels=a.labels, seed=a.seed)
+    if a.json:
+        _print_json(dataclasses.asdict(result))
+    else:
+        _show(console.verification_lines(result))
+    return OK
+
+
+def _unpack(a: argparse.Namespace) -> int:
+    from dc_compiler.compiler import unpack_model
+
+    unpack_model(a.compiled, a.output)
+    _show([f"{a.compiled} -> {a.output}: {model_io.file_size(a.output):,} bytes"])
+    return OK
+
+
+def _bench(a: argparse.Namespace) -> int:
+    from dc_compiler import bench, console
+
+    result = bench.bench(a.original, a.compiled, threads=a.threads, seed=a.seed)
+    if a.json:
+        _print_json(dataclasses.asdict(result))
+    else:
+        _show([console.bench_table(result)])
+    return OK
+
+
+def _show(items: Sequence[Any]) -> None:
+    from rich.console import Console
+
+    out = Console()
+    if not out.is_terminal:
+        out = Console(width=200)
+    for item in items:
+        out.print(item, highlight=False, markup=False)
+
+
+def _print_json(value: Any) -> None:
+    from dc_compiler.report import plain
+
+    sys.stdout.write(json.dumps(plain(value), indent=1) + "\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="dcc", description="Compile ONNX models into much smaller ONNX models.", allow_abbrev=False)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
+    _add_compile(commands)
+    p = _command(commands, "inspect", _inspect, "show every weight of a compiled model, or of one to be compiled")
+    p.add_argument("file", metavar="FILE", type=Path)
+    p.add_argument(
+        "--min-size", metavar="N", type=int, default=1024, help="element floor shown as reason (default 1024)"
+    )
+    p.add_argument("--json", action="store_true")
+    p = _command(commands, "verify", _verify, "compare a compiled model with its original by running both")
+    p.add_argument("original", metavar="ORIGINAL", type=Path)
+    p.add_argument("compiled", metavar="COMPILED", type=Path)
+    _add_data(p)
+    p.add_argument("--seed", metavar="N", type=int, default=0)
+    p.add_argument("--json", action="store_true")
+    p = _command(commands, "unpack", _unpack, "turn a compiled model back into a plain ONNX model")
+    p.add_argument("compiled", metavar="COMPILED", type=Path)
+    p.add_argument("-o", "--output", metavar="DENSE", type=Path, required=True)
+    p = _command(commands, "bench", _bench, "size, load time, latency and peak memory side by side")
+    p.add_argument("original", metavar="ORIGINAL", type=Path)
+    p.add_argument("compiled", metavar="COMPILED", type=Path)
+    p.add_argument("--threads", metavar="N", type=int, default=1, help="threads of each session (default 1)")
+    p.add_argument("--seed", metavar="N", type=int, default=0)
+    p.add_argument("--json", action="store_true")
+    return parser
+
+
+def _add_compile(commands: Any) -> None:
+    p = _command(commands, "compile", _compile, "write a smaller model")
+    p.add_argument("input", metavar="IN", type=Path)
+    p.add_argument("-o", "--output", metavar="OUT", type=Path, required=True)
+    p.add_argument("--preset", metavar="P", help="default, lossless or deep-compression")
+    p.add_argument("--pipeline", metavar="TEXT", help="such as 'prune(density=0.1),cluster(bits=5),encode(huffman)'")
+    p.add_argument("--recipe", metavar="FILE", type=Path, help="a TOML file with a pipeline and per-layer options")
+    p.add_argument("--density", metavar="D", type=float, help="kept share of each weight, in (0, 1]")
+    p.add_argument("--bits", metavar="B", type=int, help="codebook bits, 1 to 16")
+    _add_data(p)
+    p.add_argument("--set", metavar="GLOB:key=value,...", action="append", default=[], help="options for some weights")
+    p.add_argument("--skip", metavar="GLOB", action="append", default=[], help="weights to leave alone")
+    p.add_argument("--emit", metavar="FORM", help="session (default) or graph")
+    p.add_argument("--min-size", metavar="N", type=int, help="element floor (default 1024)")
+    p.add_argument("--seed", metavar="N", type=int)
+    p.add_argument("--jobs", metavar="N", type=int, help="threads (default: all processors)")
+    p.add_argument("--report", metavar="FILE.html", type=Path)
+    p.add_argument("--json", metavar="FILE", type=Path)
+    p.add_argument("--force", action="store_true", help="write even when the preset's quality is missed")
+
+
+def _add_data(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--data", metavar="FILE", help=".npz, a folder of .npy, or module:function yielding input dicts")
+    p.add_argument("--labels", metavar="NAME", help="array of the data that holds the labels")
+
+
+def _command(commands: Any, name: str, run: Any, help_text: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=help_text, description=help_text, allow_abbrev=False
+    )
+    parser.set_defaults(run=run)
+    return parser

@@ -1,0 +1,1 @@
+"""The packed-weight format: FORMAT.md (normative) and a readable decoder of it."""

@@ -1,0 +1,228 @@
+"""compile_model: the whole way from a model to a verified, smaller model."""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from dc_compiler import emit as emitter
+from dc_compiler import importer, ir, model_io, packed, runtime, verify
+from dc_compiler.errors import DataError, InvalidArgumentError, QualityError
+from dc_compiler.pass_manager import Context, PassReport
+from dc_compiler.recipe import Form, Recipe, make_recipe
+from dc_compiler.report import CompileReport, packed_rows, record_row
+
+
+@dataclass(frozen=True)
+class CompileResult:
+    """What :func:`compile_model` gives back: the compiled model and the report about it."""
+
+    model: onnx.ModelProto
+    report: CompileReport
+
+
+def compile_model(
+    model_or_path: str | os.PathLike[str] | onnx.ModelProto,
+    output: str | os.PathLike[str] | None = None,
+    *,
+    preset: str | None = None,
+    pipeline: str | None = None,
+    recipe: str | os.PathLike[str] | None = None,
+    density: float | None = None,
+    bits: int | None = None,
+    data: Any = None,
+    labels: str | None = None,
+    set: str | Iterable[str] = (),
+    skip: str | Iterable[str] = (),
+    emit: str | None = None,
+    min_size: int | None = None,
+    seed: int | None = None,
+    jobs: int | None = None,
+    force: bool = False,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> CompileResult:
+    """Compile a model; keywords mirror the flags of ``dcc compile``.
+
+    Args:
+        model_or_path: an .onnx file or a message (which is not changed).
+        output: file to write, atomically, after the result was checked; None writes nothing.
+        preset: ``default``, ``lossless`` or ``deep-compression``; or give ``pipeline`` text, or a ``recipe`` file.
+        density: kept share of each weight, in (0, 1]. bits: codebook bits, 1 to 16.
+        data: inputs to check the result on (see :func:`dc_compiler.data.load_dataset`). labels: its array of labels.
+        set: overrides ``GLOB:key=value,...``. skip: globs of weights to leave alone.
+        emit: ``session`` (default) or ``graph``. min_size: smallest number of elements worth compressing.
+        seed: for random starts and made-up inputs. jobs: threads; the bytes written do not depend on it.
+        force: write even when the result misses the preset's quality.
+        progress: called with (step, done, total).
+
+    Raises:
+        InvalidArgumentError, ModelError, DataError, OutputError: bad options, input, data or output.
+        QualityError: the result misses what the preset promises. Nothing is written.
+    """
+    start = time.perf_counter()
+    if jobs is not None and jobs < 1:
+        raise InvalidArgumentError(f"--jobs {jobs} is not valid; give 1 or more")
+    if labels is not None and data is None:
+        raise InvalidArgumentError("--labels needs --data")
+    chosen = make_recipe(
+        preset=preset, pipeline=pipeline, recipe=None if recipe is None else Path(recipe), density=density, bits=bits,
+        overrides=_texts(set), skip=_texts(skip), emit=emit, min_size=min_size, seed=seed,
+    )  # fmt: skip
+    source = model_io.read_model(model_or_path)
+    target = None if output is None else Path(output)
+    if target is not None:
+        model_io.check_output_path(target, source)
+    context = Context(chosen.seed, jobs or 0, chosen.overrides, progress)
+    program = importer.build_program(source, min_size=chosen.min_size, skip=chosen.skip)
+    original = _reference(model_or_path, source, program)
+    manager = chosen.manager()
+    manager.check_overrides(program, chosen.overrides)
+    passes = manager.run(program, context)
+    form, notes = _choose_form(program, chosen.emit)
+    provenance = {"version": runtime.library_version(), "pipeline": manager.text(), "seed": str(chosen.seed)}
+    provenance["original_bytes"] = str(program.original_bytes)
+    report = _report(program, chosen, manager.text(), form, passes)
+    report.notes += notes
+    model = emitter.emit(program, form, provenance)
+    del program
+    report.output_bytes = model.ByteSize()
+    report.verification = verify.verify(
+        original, model, inputs=data, labels=labels, seed=chosen.seed, threads=context.threads
+    )
+    _check_quality(report, chosen, force)
+    if target is not None:
+        report.output_bytes = model_io.write_model(model, target)
+        report.output = str(target)
+    report.seconds = time.perf_counter() - start
+    report.peak_memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return CompileResult(model, report)
+
+
+def _reference(
+    given: str | os.PathLike[str] | onnx.ModelProto, source: model_io.SourceModel, program: ir.Program
+) -> model_io.SourceModel:
+    """The original to verify against; a model on disk is not read into memory again."""
+    proto = onnx.ModelProto()
+    proto.CopyFrom(given if isinstance(given, onnx.ModelProto) else program.proto)
+    return model_io.SourceModel(proto, source.path, source.base_dir, source.size)
+
+
+def _texts(value: str | Iterable[str]) -> Sequence[str]:
+    return [value] if isinstance(value, str) else list(value)
+
+
+def _choose_form(program: ir.Program, wanted: Form) -> tuple[Form, list[str]]:
+    obstacle = emitter.session_obstacle(program) if wanted == "session" else None
+    if obstacle is None:
+        return wanted, []
+    return "graph", [f"graph form instead of session form: {obstacle}"]
+
+
+def _report(program: ir.Program, recipe: Recipe, pipeline: str, form: Form, passes: list[PassReport]) -> CompileReport:
+    return CompileReport(
+        source=program.label,
+        pipeline=pipeline,
+        seed=recipe.seed,
+        form=form,
+        original_bytes=program.original_bytes,
+        output_bytes=0,
+        topology_bytes=0,
+        tensors=[record_row(r) for r in program.records],
+        notes=[f"{r.name}: {note}" for r in program.records for note in r.notes],
+        passes=passes,
+    )
+
+
+def _check_quality(report: CompileReport, recipe: Recipe, force: bool) -> None:
+    """Refuse what breaks the preset's promise; explicit pipelines only report.
+
+    Raises:
+        QualityError
+    """
+    result = report.verification
+    if recipe.explicit or result is None or result.skipped is not None:
+        return
+    problem = None
+    if recipe.preset == "lossless" and report.form == "session" and not result.identical:
+        problem = "the outputs are not identical to the original's"
+    elif result.worst_cosine is not None and result.worst_cosine < verify.MIN_COSINE:
+        problem = f"an output's cosine to the original's is {result.worst_cosine:.4f}, below {verify.MIN_COSINE}"
+    if problem is None:
+        return
+    report.notes.append(problem)
+    if not force:
+        raise QualityError(
+            f"{problem}; nothing was written (--force writes anyway, --preset lossless changes no weight)"
+        )
+
+
+def inspect_model(path: str | os.PathLike[str], *, min_size: int = 1024) -> CompileReport:
+    """Per-tensor facts of a compiled model, or of a model that could be compiled.
+
+    Raises:
+        ModelError, CorruptFrameError
+    """
+    source = model_io.read_model(path)
+    if not packed.is_compiled(source.proto):
+        program = importer.build_program(source, min_size=min_size)
+        rows = [record_row(r) for r in program.records]
+        return CompileReport(source.label, "", 0, "not compiled", source.size, source.size, 0, rows)
+    opened = packed.open_packed(source.proto, source.label)
+    facts = {p.key: p.value for p in source.proto.metadata_props}
+    original = int(facts.get("dcc.original_bytes", 0)) or source.size
+    return CompileReport(
+        source.label,
+        facts.get("dcc.pipeline", ""),
+        int(facts.get("dcc.seed", 0)),
+        opened.form,
+        original,
+        source.size,
+        opened.topology_bytes,
+        packed_rows(opened),
+    )
+
+
+def verify_models(
+    original: str | os.PathLike[str],
+    compiled: str | os.PathLike[str],
+    *,
+    data: Any = None,
+    labels: str | None = None,
+    seed: int = 0,
+) -> verify.Verification:
+    """Compare a compiled model file with its original.
+
+    Raises:
+        ModelError, DataError, CorruptFrameError
+    """
+    if labels is not None and data is None:
+        raise DataError("--labels needs --data")
+    return verify.verify(
+        model_io.read_model(original), model_io.read_model(compiled).proto, inputs=data, labels=labels, seed=seed
+    )
+
+
+def unpack_model(compiled: str | os.PathLike[str], output: str | os.PathLike[str] | None = None) -> onnx.ModelProto:
+    """The plain ONNX model behind a compiled one; written to ``output`` when given.
+
+    Raises:
+        ModelError, CorruptFrameError, OutputError
+    """
+    source = model_io.read_model(compiled)
+    target = None if output is None else Path(output)
+    if target is not None:
+        model_io.check_output_path(target, source)
+    model = packed.unpack(source.proto, source.label)
+    if target is not None:
+        written = onnx.ModelProto()
+        written.CopyFrom(model)
+        model_io.write_model(written, target)
+    return model

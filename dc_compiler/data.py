@@ -1,0 +1,263 @@
+"""Input data for running models: files given with ``--data``, or inputs made up from the model's own description."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import onnx
+
+from dc_compiler import ir
+from dc_compiler.errors import DataError
+
+Feed = dict[str, np.ndarray]
+
+ORT_DTYPES: dict[str, np.dtype] = {
+    "tensor(float)": np.dtype(np.float32), "tensor(double)": np.dtype(np.float64), "tensor(float16)": np.dtype(np.float16),
+    "tensor(bfloat16)": np.dtype(ml_dtypes.bfloat16), "tensor(bool)": np.dtype(bool),
+    "tensor(int8)": np.dtype(np.int8), "tensor(int16)": np.dtype(np.int16), "tensor(int32)": np.dtype(np.int32),
+    "tensor(int64)": np.dtype(np.int64), "tensor(uint8)": np.dtype(np.uint8), "tensor(uint16)": np.dtype(np.uint16),
+    "tensor(uint32)": np.dtype(np.uint32), "tensor(uint64)": np.dtype(np.uint64),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """One input of a model: its name, dtype and dims (None where the model leaves an extent open)."""
+
+    name: str
+    dtype: np.dtype
+    dims: tuple[int | None, ...]
+
+
+def input_specs(session: Any) -> list[InputSpec]:
+    """Specs of an onnxruntime session's inputs.
+
+    Raises:
+        DataError: an input is not a tensor of numbers, so inputs cannot be made or read for it.
+    """
+    specs = []
+    for value in session.get_inputs():
+        if value.type not in ORT_DTYPES:
+            raise DataError(f"input '{value.name}' is a {value.type}, for which no data can be given")
+        dims = tuple(d if isinstance(d, int) and d >= 0 else None for d in value.shape)
+        specs.append(InputSpec(value.name, ORT_DTYPES[value.type], dims))
+    return specs
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Samples for a model: one array an input, first axis = samples, or ready-made feeds."""
+
+    feeds: list[Feed]
+    labels: np.ndarray | None
+
+    def __iter__(self) -> Iterator[Feed]:
+        return iter(self.feeds)
+
+
+def load_dataset(
+    source: str | os.PathLike[str] | Mapping[str, np.ndarray] | Iterable[Feed],
+    specs: Sequence[InputSpec],
+    labels: str | None = None,
+    limit: int = 512,
+    batch: int = 32,
+) -> Dataset:
+    """Read data for a model.
+
+    Args:
+        source: a .npz (arrays named as the inputs, first axis = samples), a folder of .npy files named so, the text
+            ``module:function`` (a function that yields input dicts), a mapping of arrays, or an iterable of feeds.
+        specs: the model's inputs.
+        labels: name of the array that holds one integer label a sample.
+        limit: most samples taken. batch: samples a feed, where the model leaves its first extent open.
+
+    Raises:
+        DataError: the source is missing or broken, or does not fit the model's inputs.
+    """
+    if isinstance(source, str | os.PathLike):
+        text = os.fspath(source)
+        if ":" in text and not Path(text).exists():
+            return _from_function(text, specs, labels, limit)
+        arrays = _read_folder(Path(text)) if Path(text).is_dir() else _read_npz(Path(text))
+        return _from_arrays(arrays, specs, labels, limit, batch, text)
+    if isinstance(source, Mapping):
+        return _from_arrays(dict(source), specs, labels, limit, batch, "the given data")
+    return _from_feeds(source, specs, labels, limit, "the given data")
+
+
+def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            if not hasattr(content, "files"):
+                raise DataError(f"{path} holds a single array; give a .npz with one array an input")
+            return {name: content[name] for name in content.files}
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist") from None
+    except DataError:
+        raise
+    except Exception as e:  # numpy and zipfile raise many kinds for broken files
+        raise DataError(f"{path} is not a readable .npz file: {str(e).splitlines()[0] if str(e) else e!r}") from None
+
+
+def _read_folder(path: Path) -> dict[str, np.ndarray]:
+    files = sorted(path.glob("*.npy"))
+    if not files:
+        raise DataError(f"the folder {path} holds no .npy files")
+    try:
+        return {f.stem: np.load(f, allow_pickle=False, mmap_mode="r") for f in files}
+    except Exception as e:
+        raise DataError(f"{path}: not readable: {e}") from None
+
+
+def _from_arrays(
+    arrays: dict[str, np.ndarray], specs: Sequence[InputSpec], labels: str | None, limit: int, batch: int, label: str
+) -> Dataset:
+    chosen: Feed = {}
+    for spec in specs:
+        if spec.name not in arrays:
+            raise DataError(f"{label} has no array '{spec.name}'; it has: {', '.join(sorted(arrays))}")
+        chosen[spec.name] = _fitting(arrays[spec.name], spec, label)
+    counts = {name: len(a) for name, a in chosen.items()}
+    if len(set(counts.values())) > 1:
+        raise DataError(f"{label}: the arrays have different numbers of samples: {counts}")
+    count = min(limit, next(iter(counts.values()), 0))
+    if count == 0:
+        raise DataError(f"{label} holds no samples")
+    fixed = {spec.dims[0] for spec in specs if spec.dims and spec.dims[0] is not None}
+    size = min(fixed) if fixed else batch
+    if count < size and fixed:
+        raise DataError(f"{label} holds {count} samples, but the model takes {size} at a time")
+    starts = range(0, count - size + 1 if fixed else count, size)
+    feeds = [{name: a[s : s + size] for name, a in chosen.items()} for s in starts]
+    wanted = _labels(arrays, labels, label)
+    if wanted is not None:
+        wanted = wanted[: sum(len(next(iter(f.values()))) for f in feeds)]
+    return Dataset(feeds, wanted)
+
+
+def _labels(arrays: dict[str, np.ndarray], name: str | None, label: str) -> np.ndarray | None:
+    if name is None:
+        return None
+    if name not in arrays:
+        raise DataError(f"{label} has no array '{name}' for the labels; it has: {', '.join(sorted(arrays))}")
+    return arrays[name].reshape(-1)
+
+
+def _fitting(array: np.ndarray, spec: InputSpec, label: str) -> np.ndarray:
+    """The array as the input's dtype, or an error when it cannot be the input."""
+    if array.ndim != len(spec.dims):
+        raise DataError(f"{label}: '{spec.name}' has {array.ndim} axes, the model's input has {len(spec.dims)}")
+    for axis, (have, want) in enumerate(zip(array.shape[1:], spec.dims[1:], strict=True), 1):
+        if want is not None and have != want:
+            raise DataError(f"{label}: '{spec.name}' has extent {have} on axis {axis}, the model's input has {want}")
+    if array.dtype == spec.dtype:
+        return array
+    if array.dtype.kind == "f" and spec.dtype.kind in "fV":
+        return array.astype(spec.dtype)
+    if array.dtype.kind in "iu" and spec.dtype.kind in "iu":
+        return array.astype(spec.dtype)
+    raise DataError(f"{label}: '{spec.name}' is {array.dtype}, the model's input is {spec.dtype}")
+
+
+def _from_function(text: str, specs: Sequence[InputSpec], labels: str | None, limit: int) -> Dataset:
+    module_name, _, function_name = text.rpartition(":")
+    sys.path.insert(0, os.getcwd())
+    try:
+        function = getattr(importlib.import_module(module_name), function_name)
+        feeds = function()
+    except Exception as e:  # anything may happen in the user's own code
+        raise DataError(f"--data {text} cannot be used: {type(e).__name__}: {e}") from None
+    finally:
+        sys.path.pop(0)
+    return _from_feeds(feeds, specs, labels, limit, f"--data {text}")
+
+
+def _from_feeds(
+    feeds: Iterable[Feed], specs: Sequence[InputSpec], labels: str | None, limit: int, label: str
+) -> Dataset:
+    taken: list[Feed] = []
+    answers: list[np.ndarray] = []
+    samples = 0
+    try:
+        for feed in feeds:
+            arrays = {k: np.asarray(v) for k, v in feed.items()}
+            for spec in specs:
+                if spec.name not in arrays:
+                    raise DataError(f"{label} yields no '{spec.name}'; it yields: {', '.join(sorted(arrays))}")
+            taken.append({s.name: _fitting(arrays[s.name], s, label) for s in specs})
+            found = _labels(arrays, labels, label)
+            if found is not None:
+                answers.append(found)
+            samples += max((a.shape[0] for a in taken[-1].values() if a.ndim), default=1)
+            if samples >= limit:
+                break
+    except DataError:
+        raise
+    except Exception as e:
+        raise DataError(f"{label} failed: {type(e).__name__}: {e}") from None
+    if not taken:
+        raise DataError(f"{label} yields no samples")
+    return Dataset(taken, np.concatenate(answers) if answers else None)
+
+
+OPEN_EXTENTS = (16, 1, 32, 224, 8, 64, 128, 256, 48, 512)  # tried in turn for axes the model leaves open
+
+
+def made_up_feeds(
+    specs: Sequence[InputSpec], model: onnx.ModelProto, seed: int, count: int = 4
+) -> Iterator[list[Feed]]:
+    """Candidate lists of ``count`` random feeds; the caller takes the first that the model runs on.
+
+    Floats are standard normal; integers lie below the smallest table they may index; open extents take one of
+    ``OPEN_EXTENTS``, an open first extent is 1 (a batch).
+    """
+    bounds = _index_bounds(model)
+    for extent, cap in product(OPEN_EXTENTS, (None, 2, 1)):
+        if cap is not None and all(s.dtype.kind not in "iu" for s in specs):
+            continue
+        yield [_made_up(specs, bounds, extent, cap, np.random.default_rng([seed, i])) for i in range(count)]
+        if (
+            cap is None
+            and all(d is not None for s in specs for d in s.dims[1:])
+            and all(s.dtype.kind not in "iu" for s in specs)
+        ):
+            return
+
+
+def _made_up(
+    specs: Sequence[InputSpec], bounds: dict[str, int], extent: int, cap: int | None, random: np.random.Generator
+) -> Feed:
+    feed: Feed = {}
+    for spec in specs:
+        shape = tuple(d if d is not None else (1 if axis == 0 else extent) for axis, d in enumerate(spec.dims))
+        if spec.dtype.kind in "iu":
+            limit = min(bounds.get(spec.name, 2), cap or 2**31, np.iinfo(spec.dtype).max)
+            feed[spec.name] = random.integers(0, max(1, limit), shape).astype(spec.dtype)
+            if limit == 1:
+                feed[spec.name] += np.ones((), spec.dtype)
+        elif spec.dtype.kind == "b":
+            feed[spec.name] = np.ones(shape, bool)
+        else:
+            feed[spec.name] = random.standard_normal(shape).astype(spec.dtype)
+    return feed
+
+
+def _index_bounds(model: onnx.ModelProto) -> dict[str, int]:
+    """Upper bounds of integer inputs that index a stored table directly (Gather along axis 0)."""
+    tables = {t.name: t.dims[0] for t in model.graph.initializer if t.dims}
+    bounds: dict[str, int] = {}
+    for graph in ir.walk_graphs(model.graph):
+        for node in graph.node:
+            if node.op_type == "Gather" and node.input[0] in tables:
+                rows = tables[node.input[0]]
+                bounds[node.input[1]] = min(rows, bounds.get(node.input[1], rows))
+    return bounds

@@ -1,0 +1,246 @@
+"""Writes a finished Program as an ONNX model in session or graph form (FORMAT.md section 9)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from dc_compiler import ir, packed, runtime
+from dc_compiler.importer import DOMAIN, restore_data
+from dc_compiler.recipe import Form
+
+# Element types that onnxruntime hands through custom operators
+_CARRIED = frozenset(
+    {
+        TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.BOOL,
+        TensorProto.INT8, TensorProto.INT16, TensorProto.INT32, TensorProto.INT64,
+        TensorProto.UINT8, TensorProto.UINT16, TensorProto.UINT32, TensorProto.UINT64,
+    }
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class PlacedWeight:
+    """A packed weight that is a value of the main graph: its name there and its record."""
+
+    name: str
+    record: ir.WeightRecord
+
+    def frame(self) -> bytes:
+        assert self.record.frame is not None
+        return self.record.frame
+
+
+def session_obstacle(program: ir.Program) -> str | None:
+    """Why a custom operator cannot carry the model's inputs or outputs, or None.
+
+    Sequences, maps, optionals, strings and 4- or 8-bit floats do not pass through custom operators.
+    """
+    graph = program.proto.graph
+    for kind, values in (("input", graph.input), ("output", graph.output)):
+        for value in values:
+            case = value.type.WhichOneof("value")
+            if case != "tensor_type":
+                return f"{kind} '{value.name}' is a {case.removesuffix('_type') if case else 'value without a type'}"
+            elem_type = value.type.tensor_type.elem_type
+            if elem_type not in _CARRIED:
+                return f"{kind} '{value.name}' has element type {TensorProto.DataType.Name(elem_type).lower()}"
+    return None
+
+
+def emit(program: ir.Program, form: Form, provenance: Mapping[str, str]) -> onnx.ModelProto:
+    """Build the output model. The program's graph is consumed.
+
+    Args:
+        provenance: written to ``metadata_props`` under ``dcc.*`` keys.
+
+    Returns:
+        A model that needs the dcc library if any weight is packed.
+    """
+    placed = _place_weights(program)
+    model = _session_form(program, placed) if form == "session" else _graph_form(program, placed)
+    for key, value in provenance.items():
+        model.metadata_props.add(key=f"{DOMAIN}.{key}", value=value)
+    return model
+
+
+def _place_weights(program: ir.Program) -> list[PlacedWeight]:
+    """Take packed tensors out of their sites, hoisting them to the main graph; give the others their data back."""
+    names = Counter(_defined_names(program.proto.graph))
+    placed = []
+    for record, site in zip(program.records, program.sites, strict=True):
+        if record.frame is None:
+            if record.elem_type in ir.float_elem_types() and site.tensor is not None:
+                restore_data(record, site.tensor)
+            continue
+        name = site.value_name
+        if site.graph is not program.proto.graph and names[name] > 1:
+            name = unused_name(name, names)
+            _rename(site.graph, site.value_name, name)
+            names[name] += 1
+        _remove(site)
+        placed.append(PlacedWeight(name, record))
+    packed_names = {p.name for p in placed}
+    _remove_where(program.proto.graph.input, lambda i: i.name in packed_names)
+    return placed
+
+
+def _graph_form(program: ir.Program, placed: list[PlacedWeight]) -> onnx.ModelProto:
+    """The model's own graph with one DecodeWeights node a packed weight."""
+    model = onnx.ModelProto()
+    model.CopyFrom(program.proto)
+    graph = model.graph
+    if not placed:
+        return model
+    model.ir_version = max(model.ir_version, 4)
+    model.opset_import.add(domain=DOMAIN, version=1)
+    names = Counter(_defined_names(graph))
+    described = {v.name for v in [*graph.value_info, *graph.output]}
+    producers: list[onnx.NodeProto] = []
+    opset = default_opset(model)
+    for number, weight in enumerate(placed):
+        payload = unused_name(f"{weight.name}.{DOMAIN}", names)
+        graph.initializer.append(_payload(payload, weight.frame()))
+        inputs = [payload]
+        buffer = _buffer_nodes(weight.record, f"{payload}.buffer", number, opset, graph)
+        if buffer:
+            producers += buffer
+            inputs.append(buffer[-1].output[0])
+        producers.append(
+            helper.make_node("DecodeWeights", inputs, [weight.name], name=f"{payload}.decode", domain=DOMAIN)
+        )
+        if weight.name not in described:
+            graph.value_info.append(
+                helper.make_tensor_value_info(weight.name, weight.record.elem_type, weight.record.shape)
+            )
+    nodes = [*producers, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    return model
+
+
+def _buffer_nodes(
+    record: ir.WeightRecord, name: str, number: int, opset: int, graph: onnx.GraphProto
+) -> list[onnx.NodeProto]:
+    """Nodes that onnxruntime folds into one real buffer of the weight's type and shape; empty when it cannot.
+
+    Buffers of one type and shape get different fill values: equal nodes would be merged into one buffer.
+    """
+    if record.elem_type == TensorProto.BFLOAT16 or opset < 9:
+        return []
+    shape = f"{name}.shape"
+    graph.initializer.append(onnx.numpy_helper.from_array(np.array(record.shape, np.int64), shape))
+    dtype = record.values.dtype
+    fill = np.array([number + 1], f"u{dtype.itemsize}").view(dtype)  # a bit pattern of its own
+    node = helper.make_node("ConstantOfShape", [shape], [name], name=name, value=onnx.numpy_helper.from_array(fill))
+    return [node]
+
+
+def _session_form(program: ir.Program, placed: list[PlacedWeight]) -> onnx.ModelProto:
+    """One CompiledModel node around the whole graph."""
+    inner = onnx.ModelProto(ir_version=max(program.proto.ir_version, 4))
+    inner.opset_import.extend(program.proto.opset_import)
+    inner.functions.extend(program.proto.functions)
+    inner.graph.CopyFrom(program.proto.graph)
+    outer = onnx.ModelProto()
+    outer.CopyFrom(program.proto)
+    outer.ir_version = inner.ir_version
+    del outer.functions[:]
+    outer.opset_import.add(domain=DOMAIN, version=1)
+    inner.graph.ClearField("doc_string")  # the outer graph has it
+    graph = onnx.GraphProto(name=program.proto.graph.name, doc_string=program.proto.graph.doc_string)
+    graph.metadata_props.extend(program.proto.graph.metadata_props)
+    inner.graph.ClearField("metadata_props")
+    graph.input.extend(program.proto.graph.input)
+    graph.output.extend(program.proto.graph.output)
+
+    inputs = {i.name for i in graph.input}
+    defaults = [t for t in inner.graph.initializer if t.name in inputs]  # overridable: they stay outside
+    graph.initializer.extend(defaults)
+    _remove_where(inner.graph.initializer, lambda t: t.name in inputs)
+
+    for weight in placed:
+        inner.graph.initializer.append(packed.declare_external(weight.name, weight.record))
+    names = Counter([*inputs, *(o.name for o in graph.output)])
+    topology = unused_name(f"{DOMAIN}.topology", names)
+    content = packed.write_manifest([(w.name, w.record) for w in placed]) + inner.SerializeToString(deterministic=True)
+    frame = runtime.encode_data(np.frombuffer(content, np.uint8))
+    graph.initializer.append(_payload(topology, frame))
+    node_inputs = [i.name for i in graph.input] + [topology]
+    for weight in placed:
+        payload = unused_name(f"{weight.name}.{DOMAIN}", names)
+        graph.initializer.append(_payload(payload, weight.frame()))
+        node_inputs.append(payload)
+    graph.node.append(
+        helper.make_node(
+            "CompiledModel",
+            node_inputs,
+            [o.name for o in graph.output],
+            name=DOMAIN,
+            domain=DOMAIN,
+            model_inputs=len(graph.input),
+        )
+    )
+    outer.graph.CopyFrom(graph)
+    return outer
+
+
+def default_opset(model: onnx.ModelProto) -> int:
+    """Version of the default operator set the model imports (0 when none)."""
+    return next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
+
+
+def unused_name(wanted: str, names: Counter[str]) -> str:
+    """``wanted``, or with a number when the name is taken; the result is then taken too."""
+    name, number = wanted, 2
+    while names[name]:
+        name = f"{wanted}.{number}"
+        number += 1
+    names[name] += 1
+    return name
+
+
+def _payload(name: str, frame: bytes) -> onnx.TensorProto:
+    return TensorProto(name=name, data_type=TensorProto.UINT8, dims=[len(frame)], raw_data=frame)
+
+
+def _defined_names(graph: onnx.GraphProto) -> list[str]:
+    """Names of values that the graph and its bodies define, with repeats."""
+    names: list[str] = []
+    for g in ir.walk_graphs(graph):
+        names += {i.name for i in g.input} | {t.name for t in g.initializer}
+        names += [t.values.name for t in g.sparse_initializer]
+        names += [o for n in g.node for o in n.output if o]
+    return names
+
+
+def _rename(graph: onnx.GraphProto, old: str, new: str) -> None:
+    """Rename a value inside a body and the bodies within it."""
+    for g in ir.walk_graphs(graph):
+        for node in g.node:
+            for i, name in enumerate(node.input):
+                if name == old:
+                    node.input[i] = new
+        for info in g.value_info:
+            if info.name == old:
+                info.name = new
+
+
+def _remove(site: ir.Site) -> None:
+    if site.node is not None:
+        site.graph.node.remove(site.node)
+    elif site.tensor is not None:
+        index = next(i for i, t in enumerate(site.graph.initializer) if t.name == site.tensor.name)
+        del site.graph.initializer[index]
+
+
+def _remove_where(field, condition) -> None:  # type: ignore[no-untyped-def]
+    kept = [item for item in field if not condition(item)]
+    if len(kept) < len(field):
+        del field[:]
+        field.extend(kept)

@@ -1,0 +1,65 @@
+// c_api.cpp: the C interface of the codec (dcc.h) over codec.h; lets no exception out.
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+
+#include "codec.h"
+#include "failure.h"
+#include "isa.h"
+#include "kernels.h"
+
+namespace {
+
+// Passes a result on, and its sentence, cut to the caller's buffer.
+int report(int code, const std::string& sentence, char* error, size_t error_size) {
+  if (code != DCC_OK && error != nullptr && error_size > 0) {
+    const size_t length = std::min(sentence.size(), error_size - 1);
+    std::memcpy(error, sentence.data(), length);
+    error[length] = '\0';
+  }
+  return code;
+}
+
+}  // namespace
+
+int dcc_frame_parse(const uint8_t* frame, size_t size, dcc_frame_info* info, char* error, size_t error_size) {
+  std::string sentence;
+  return report(dcc::parse_frame(frame, size, *info, sentence), sentence, error, error_size);
+}
+
+int dcc_frame_decode(const uint8_t* frame, size_t size, void* out, size_t out_bytes, int threads, char* error,
+                     size_t error_size) {
+  const dcc::DecodeJob job{frame, size, out, out_bytes};
+  std::string sentence;
+  size_t failed = 0;
+  return report(dcc::decode_all(&job, 1, threads, sentence, &failed), sentence, error, error_size);
+}
+
+int dcc_frame_decode_indices(const uint8_t* frame, size_t size, uint16_t* indices, size_t capacity, int threads,
+                             char* error, size_t error_size) {
+  std::string sentence;
+  const int code =
+      dcc::guarded(sentence, [&] { dcc::decode_indices(frame, size, indices, capacity, threads); });
+  return report(code, sentence, error, error_size);
+}
+
+int dcc_frame_encode(const dcc_encode_request* request, uint8_t** frame, size_t* size, char* error, size_t error_size) {
+  std::string sentence;
+  const int code = dcc::guarded(sentence, [&] {
+    const std::vector<uint8_t> bytes = dcc::encode_frame(*request);
+    *frame = static_cast<uint8_t*>(std::malloc(bytes.size()));
+    if (*frame == nullptr) throw std::bad_alloc();
+    std::memcpy(*frame, bytes.data(), bytes.size());
+    *size = bytes.size();
+  });
+  return report(code, sentence, error, error_size);
+}
+
+void dcc_free(uint8_t* frame) { std::free(frame); }
+
+const char* dcc_isa(void) { return dcc::kernels().name; }
+
+int dcc_select_isa(const char* name) { return dcc::select_isa(name) ? DCC_OK : DCC_BAD_ARGUMENT; }
+
+const char* dcc_version(void) { return DCC_VERSION; }

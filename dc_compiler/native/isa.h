@@ -1,0 +1,16 @@
+// isa.h: which kernel set runs (kernels.h), chosen by what the processor and the operating system support.
+#ifndef DCC_ISA_H_
+#define DCC_ISA_H_
+
+namespace dcc {
+
+struct Kernels;
+
+// The kernel set in use: the best that can run, or the one forced by DCC_ISA or select_isa.
+const Kernels& kernels();
+
+// Forces the named set; "auto" undoes that. False when it is unknown or cannot run here.
+bool select_isa(const char* name);
+
+}  // namespace dcc
+#endif  // DCC_ISA_H_

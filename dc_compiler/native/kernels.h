@@ -1,0 +1,81 @@
+// kernels.h: the inner loops that exist once per instruction set, and the tables they read.
+//
+// Every set gives the same results. A kernel may do less than it is asked for and says how much it did: it stops where it
+// would read outside its input, and the caller finishes with the careful loops of huffman.cpp and rans.cpp.
+#ifndef DCC_KERNELS_H_
+#define DCC_KERNELS_H_
+
+#include <cstddef>
+#include <cstdint>
+
+namespace dcc {
+
+// FORMAT.md 5.2. For a slot: `frequency - 1`, `slot - start` and the symbol, in one word where they fit in 32 bits:
+// `packed` = symbol << 2s | (slot - start) << s | frequency - 1. Otherwise `packed` is null, `steps` holds
+// (slot - start) << 16 | frequency - 1 and `symbols` the symbols, with one more entry at the end for wide loads.
+struct RansTable {
+  unsigned scale_bits = 0;
+  const uint32_t* packed = nullptr;
+  const uint32_t* steps = nullptr;
+  const uint16_t* symbols = nullptr;
+};
+
+// FORMAT.md 5.1. `entries` is indexed by the next `bits` bits of the stream: symbol << 16 | length. For codes longer than
+// `bits` the length is kLongCode; they are found by `end16` (for each length, one past its last code, left-aligned in 16
+// bits) and `sorted` (symbols in the order of their codes), where code c of length L is sorted[c - first[L]].
+struct HuffmanTable {
+  unsigned bits = 0;
+  bool has_long_codes = false;
+  const uint32_t* entries = nullptr;
+  const uint16_t* sorted = nullptr;
+  uint32_t end16[17] = {};
+  uint32_t first[17] = {};
+};
+constexpr uint32_t kLongCode = 0xFF;
+constexpr unsigned kLongestCode = 16;
+
+// Codebook values of the compute type: either `table[index]`, or `lo + index` when `table` is null.
+template <typename T>
+struct Codebook {
+  const T* table = nullptr;
+  int32_t lo = 0;
+};
+
+struct Kernels {
+  const char* name;
+
+  // Decodes up to `groups` groups of one symbol per lane. Advances `words`, never reads at or after `end`. Returns the groups done.
+  size_t (*rans)(const RansTable& table, uint32_t* states, unsigned lanes, const uint8_t** words, const uint8_t* end,
+                 uint16_t* out, size_t groups);
+
+  // The same for huffman: lane l continues at bit positions[l] of `bytes`, of which `size` may be read.
+  size_t (*huffman)(const HuffmanTable& table, uint64_t* positions, unsigned lanes, const uint8_t* bytes, size_t size,
+                    uint16_t* out, size_t groups);
+
+  // out[i] = table[indices[i]], for elements of 2, 4 and 8 bytes.
+  void (*lookup16)(const uint16_t* table, const uint16_t* indices, uint16_t* out, size_t count);
+  void (*lookup32)(const uint32_t* table, const uint16_t* indices, uint32_t* out, size_t count);
+  void (*lookup64)(const uint64_t* table, const uint16_t* indices, uint64_t* out, size_t count);
+
+  // out[i] = codebook(indices[i]) * scales[i * step], step 0 or 1.
+  void (*scale32)(const Codebook<float>& codebook, const uint16_t* indices, const float* scales, size_t step, float* out,
+                  size_t count);
+  void (*scale64)(const Codebook<double>& codebook, const uint16_t* indices, const double* scales, size_t step, double* out,
+                  size_t count);
+
+  // Rounds finite or infinite floats to nearest, ties to even.
+  void (*to_float16)(const float* values, uint16_t* out, size_t count);
+  void (*to_bfloat16)(const float* values, uint16_t* out, size_t count);
+
+  // Number of indices that are not `value`.
+  size_t (*count_other)(const uint16_t* indices, size_t count, uint16_t value);
+};
+
+extern const Kernels kPortableKernels;
+#if defined(__x86_64__)
+extern const Kernels kAvx2Kernels;
+extern const Kernels kAvx512Kernels;
+#endif
+
+}  // namespace dcc
+#endif  // DCC_KERNELS_H_

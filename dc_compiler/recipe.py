@@ -1,0 +1,221 @@
+"""Recipes: pipeline text, presets, recipe files and per-layer overrides, validated before a model is touched."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import tomllib
+
+from dc_compiler.errors import InvalidArgumentError
+from dc_compiler.pass_manager import Override, Pass, PassManager, available_passes
+
+DEFAULT_MIN_SIZE = 1024
+Form = Literal["session", "graph"]
+FORMS = ("session", "graph")
+
+PRESETS: dict[str, str] = {
+    # float bits unchanged, entropy-coded by byte planes
+    "lossless": "encode(lossless)",
+    # near-lossless without data: a fine grid per output channel, entropy-coded
+    "default": "cluster(grid),encode",
+    # the paper's three stages at the paper's usual settings; meant to be followed by retraining
+    "deep-compression": "prune,cluster(kmeans),encode(huffman)",
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that, with the model and the seed, decides the output's bytes.
+
+    ``explicit`` tells that the user spelled out what to do to the weights, so that losses are reported, not refused.
+    """
+
+    pipeline: str
+    preset: str | None = None
+    overrides: tuple[Override, ...] = ()
+    skip: tuple[str, ...] = ()
+    min_size: int = DEFAULT_MIN_SIZE
+    emit: Form = "session"
+    seed: int = 0
+    explicit: bool = False
+    passes: tuple[Pass, ...] = field(default=(), compare=False)
+
+    def manager(self) -> PassManager:
+        """The pipeline ready to run.
+
+        Raises:
+            InvalidArgumentError: unknown pass or option, bad value, or a wrong order.
+        """
+        return PassManager(self.passes or parse_pipeline(self.pipeline))
+
+
+def make_recipe(
+    *,
+    preset: str | None = None,
+    pipeline: str | None = None,
+    recipe: str | Path | None = None,
+    density: float | None = None,
+    bits: int | None = None,
+    overrides: Iterable[str] = (),
+    skip: Iterable[str] = (),
+    emit: str | None = None,
+    min_size: int | None = None,
+    seed: int | None = None,
+) -> Recipe:
+    """Combine a preset, a pipeline text or a recipe file with single options; single options win.
+
+    Args:
+        density: kept share of each weight, in (0, 1]; adds ``prune`` to a pipeline without it.
+        bits: codebook bits, 1 to 16; turns clustering into k-means with ``2**bits`` entries.
+        overrides: texts ``GLOB:key=value,...``.
+
+    Raises:
+        InvalidArgumentError: anything unknown, contradictory or out of range.
+    """
+    if sum(x is not None for x in (preset, pipeline, recipe)) > 1:
+        raise InvalidArgumentError("give only one of --preset, --pipeline and --recipe")
+    base = _from_file(Path(recipe)) if recipe is not None else _from_text(preset, pipeline)
+    if emit is not None and emit not in FORMS:
+        raise InvalidArgumentError(f"--emit {emit} is not valid; give session or graph")
+    if min_size is not None and min_size < 0:
+        raise InvalidArgumentError(f"--min-size {min_size} is not valid; give 0 or more")
+    if seed is not None and not 0 <= seed < 2**63:
+        raise InvalidArgumentError(f"--seed {seed} is not valid; give 0 or more")
+    result = replace(
+        base,
+        overrides=base.overrides + tuple(parse_override(t) for t in overrides),
+        skip=base.skip + tuple(skip),
+        emit=emit or base.emit,
+        min_size=base.min_size if min_size is None else min_size,
+        seed=base.seed if seed is None else seed,
+    )
+    return _with_shortcuts(result, density, bits)
+
+
+def _from_text(preset: str | None, pipeline: str | None) -> Recipe:
+    if pipeline is not None:
+        return Recipe(pipeline, explicit=True)
+    name = preset or "default"
+    if name not in PRESETS:
+        raise InvalidArgumentError(f"unknown preset '{name}'; known: {', '.join(PRESETS)}")
+    return Recipe(PRESETS[name], preset=name, explicit=name == "deep-compression")
+
+
+def _with_shortcuts(recipe: Recipe, density: float | None, bits: int | None) -> Recipe:
+    """Apply ``--density`` and ``--bits`` to the pipeline's passes."""
+    passes = parse_pipeline(recipe.pipeline)
+    known = available_passes()
+    if density is not None:
+        options = {"density": repr(density)}
+        if any(p.name == "prune" for p in passes):
+            passes = [p.with_options(options) if p.name == "prune" else p for p in passes]
+        else:
+            passes.insert(0, known["prune"].from_text(options))
+    if bits is not None:
+        options = {"bits": str(bits), "mode": "kmeans"}
+        if any(p.name == "cluster" for p in passes):
+            passes = [p.with_options(options) if p.name == "cluster" else p for p in passes]
+        else:
+            position = next((i for i, p in enumerate(passes) if p.name == "encode"), len(passes))
+            passes.insert(position, known["cluster"].from_text(options))
+            passes = [p.with_options({"coder": "auto"}) if p.name == "encode" else p for p in passes]
+    manager = PassManager(passes)
+    explicit = recipe.explicit or density is not None or bits is not None
+    return replace(recipe, passes=tuple(passes), pipeline=manager.text(), explicit=explicit)
+
+
+_PASS = re.compile(r"\s*([a-z][a-z0-9_-]*)\s*(?:\(([^()]*)\))?\s*(,|$)")
+
+
+def parse_pipeline(text: str) -> list[Pass]:
+    """Parse ``name(key=value,word),name,...``; a bare word sets the pass's positional option.
+
+    Raises:
+        InvalidArgumentError: syntax, unknown pass, unknown option, or bad value.
+    """
+    passes = []
+    position = 0
+    while True:
+        match = _PASS.match(text, position)
+        if match is None:
+            raise InvalidArgumentError(
+                f"pipeline '{text}' is not valid at '{text[position:][:20]}'; write pass(option=value,...),pass"
+            )
+        passes.append(_make_pass(match[1], match[2] or ""))
+        position = match.end()
+        if not match[3]:
+            return passes
+
+
+def _make_pass(name: str, arguments: str) -> Pass:
+    known = available_passes()
+    if name not in known:
+        raise InvalidArgumentError(f"unknown pass '{name}'; known: {', '.join(sorted(known))}")
+    kind = known[name]
+    options: dict[str, str] = {}
+    for argument in filter(None, (a.strip() for a in arguments.split(","))):
+        key, equals, value = argument.partition("=")
+        if not equals:
+            if kind.positional is None:
+                raise InvalidArgumentError(f"{name}: '{argument}' is not valid; write option=value")
+            key, value = kind.positional, argument
+        if key.strip() in options:
+            raise InvalidArgumentError(f"{name}: option '{key.strip()}' is given twice")
+        options[key.strip()] = value.strip()
+    return kind.from_text(options)
+
+
+def parse_override(text: str) -> Override:
+    """Parse ``GLOB:key=value,...``; the glob may contain colons, the options may not.
+
+    Raises:
+        InvalidArgumentError
+    """
+    pattern, colon, options = text.rpartition(":")
+    pairs = [p.partition("=") for p in options.split(",")]
+    if not colon or not pattern or not all(k.strip() and e and v.strip() for k, e, v in pairs):
+        raise InvalidArgumentError(f"--set '{text}' is not valid; write 'GLOB:key=value,...'")
+    return Override(pattern, {k.strip(): v.strip() for k, _, v in pairs})
+
+
+def _from_file(path: Path) -> Recipe:
+    """Read a TOML recipe: ``pipeline`` or ``preset``, ``emit``, ``min_size``, ``seed``, ``skip``, ``[layers."GLOB"]`` tables.
+
+    Raises:
+        InvalidArgumentError: unreadable, not TOML, unknown keys, or wrong types.
+    """
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as e:
+        raise InvalidArgumentError(f"recipe {path} cannot be read: {e}") from None
+    except tomllib.TOMLDecodeError as e:
+        raise InvalidArgumentError(f"recipe {path} is not valid TOML: {e}") from None
+    kinds: dict[str, type] = {
+        "pipeline": str, "preset": str, "emit": str, "min_size": int, "seed": int, "skip": list, "layers": dict,
+    }  # fmt: skip
+    for key, value in content.items():
+        if key not in kinds:
+            raise InvalidArgumentError(f"recipe {path}: unknown key '{key}'; known: {', '.join(kinds)}")
+        if not isinstance(value, kinds[key]):
+            raise InvalidArgumentError(f"recipe {path}: '{key}' must be a {kinds[key].__name__}")
+    if "pipeline" in content and "preset" in content:
+        raise InvalidArgumentError(f"recipe {path}: give only one of 'pipeline' and 'preset'")
+    base = _from_text(content.get("preset"), content.get("pipeline"))
+    return replace(
+        base,
+        overrides=tuple(_layer(path, glob, options) for glob, options in content.get("layers", {}).items()),
+        skip=tuple(map(str, content.get("skip", []))),
+        emit=content.get("emit", base.emit),
+        min_size=content.get("min_size", base.min_size),
+        seed=content.get("seed", base.seed),
+    )
+
+
+def _layer(path: Path, glob: str, options: Any) -> Override:
+    if not isinstance(options, Mapping) or not options:
+        raise InvalidArgumentError(f"recipe {path}: layers.'{glob}' must be a table of options")
+    return Override(glob, {str(k): str(v).lower() if isinstance(v, bool) else str(v) for k, v in options.items()})

@@ -1,0 +1,224 @@
+"""What a compile did, as data: per-tensor rows, totals, JSON and a self-contained HTML page."""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from dc_compiler import ir, packed, runtime
+from dc_compiler.pass_manager import PassReport
+from dc_compiler.verify import Verification
+
+
+@dataclass(frozen=True)
+class TensorRow:
+    """One weight, in the form of the paper's Tables 2 to 5.
+
+    ``kept`` is the share of non-zero elements. ``bits`` is the width of a codebook index and ``position_bits`` that of a
+    relative position; ``coded_index_bits`` and ``coded_position_bits`` are what each takes per kept weight after entropy
+    coding (position columns are None where positions are not stored apart). ``bytes`` is the whole frame.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    raw_bytes: int
+    bytes: int
+    coder: str | None = None
+    kept: float | None = None
+    codebook: int | None = None
+    bits: int | None = None
+    coded_index_bits: float | None = None
+    position_bits: int | None = None
+    coded_position_bits: float | None = None
+    sqnr_db: float | None = None
+    tied: int = 1
+    kernel: str | None = None
+    reason: str | None = None
+
+    @property
+    def ratio(self) -> float:
+        """Raw bytes over stored bytes."""
+        return self.raw_bytes / self.bytes if self.bytes else 1.0
+
+
+@dataclass
+class CompileReport:
+    """The whole story of one compile; sizes in bytes, times in seconds."""
+
+    source: str
+    pipeline: str
+    seed: int
+    form: str
+    original_bytes: int
+    output_bytes: int
+    topology_bytes: int
+    tensors: list[TensorRow]
+    notes: list[str] = field(default_factory=list)
+    passes: list[PassReport] = field(default_factory=list)
+    verification: Verification | None = None
+    seconds: float = 0.0
+    peak_memory: int = 0
+    output: str | None = None
+
+    @property
+    def ratio(self) -> float:
+        """Original file bytes over output file bytes, everything included."""
+        return self.original_bytes / self.output_bytes
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON; infinite values become None."""
+        result = dataclasses.asdict(self)
+        result["ratio"] = self.ratio
+        for row, tensor in zip(result["tensors"], self.tensors, strict=True):
+            row["ratio"] = tensor.ratio
+        return plain(result)  # type: ignore[no-any-return]
+
+    def to_json(self) -> str:
+        """``to_dict`` as text."""
+        return json.dumps(self.to_dict(), indent=1)
+
+    def to_html(self) -> str:
+        """A page that needs nothing else."""
+        return _html_page(self)
+
+
+def plain(value: Any) -> Any:
+    """Data that JSON can hold: tuples become lists, non-finite floats become None."""
+    if isinstance(value, Mapping):
+        return {k: plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def frame_row(name: str, frame: bytes, *, sqnr_db: float | None = None, tied: int = 1) -> TensorRow:
+    """Row of a packed weight, read from its frame.
+
+    Raises:
+        CorruptFrameError: the frame is damaged.
+    """
+    info = runtime.frame_info(frame)
+    kept = info.nonzero
+    element_bytes = ir.float_dtype(info.elem_type).itemsize
+    clustered = info.codebook_entries > 0
+    sparse = info.position_bits > 0
+    return TensorRow(
+        name=name,
+        shape=tuple(info.dims),
+        dtype=str(ir.float_dtype(info.elem_type)),
+        raw_bytes=info.elements * element_bytes,
+        bytes=len(frame),
+        coder=info.coder,
+        kept=kept / info.elements if info.elements else 1.0,
+        codebook=info.codebook_entries or None,
+        bits=max(1, math.ceil(math.log2(info.codebook_entries))) if clustered else 8 * element_bytes,
+        coded_index_bits=info.index_bits_total / kept if kept else 0.0,
+        position_bits=info.position_bits if sparse else None,
+        coded_position_bits=info.position_bits_total / kept if sparse and kept else None,
+        sqnr_db=sqnr_db,
+        tied=tied,
+        kernel="decode",
+    )
+
+
+def record_row(record: ir.WeightRecord) -> TensorRow:
+    """Row of a record after the pipeline ran."""
+    if record.frame is None:
+        return TensorRow(
+            record.name,
+            record.shape,
+            record.dtype_name,
+            record.nbytes,
+            record.nbytes,
+            tied=record.tied,
+            reason=record.reason,
+        )
+    sqnr = 10 * math.log10(record.signal / record.noise) if record.signal and record.noise else None
+    return frame_row(record.name, record.frame, sqnr_db=sqnr, tied=record.tied)
+
+
+def packed_rows(model: packed.PackedModel) -> list[TensorRow]:
+    """Rows of every packed weight of a compiled model."""
+    return [frame_row(w.name, w.frame) for w in model.weights]
+
+
+COLUMNS: tuple[tuple[str, str], ...] = (
+    ("weight", "name"), ("shape", "shape"), ("kept %", "kept"), ("bits", "bits"), ("coded", "coded_index_bits"),
+    ("pos. bits", "position_bits"), ("coded", "coded_position_bits"), ("bytes", "bytes"), ("ratio", "ratio"),
+    ("SQNR dB", "sqnr_db"), ("coder", "coder"),
+)  # fmt: skip
+
+
+def cells(row: TensorRow) -> list[str]:
+    """The row's texts in the order of ``COLUMNS``; a weight left alone shows its reason as the coder."""
+    return [
+        row.name + (f" (x{row.tied})" if row.tied > 1 else ""),
+        "x".join(map(str, row.shape)) or "scalar",
+        _number(None if row.kept is None else 100 * row.kept, 1),
+        _number(row.bits, 0),
+        _number(row.coded_index_bits, 2),
+        _number(row.position_bits, 0),
+        _number(row.coded_position_bits, 2),
+        f"{row.bytes:,}",
+        f"{row.ratio:.2f}x",
+        _number(row.sqnr_db, 1),
+        row.coder if row.reason is None else f"left alone: {row.reason}",
+    ]  # type: ignore[list-item]
+
+
+def total_cells(rows: Sequence[TensorRow]) -> list[str]:
+    """Texts of the line below all rows."""
+    raw, stored = sum(r.raw_bytes for r in rows), sum(r.bytes for r in rows)
+    elements = sum(math.prod(r.shape) for r in rows if r.kept is not None)
+    kept = sum(math.prod(r.shape) * r.kept for r in rows if r.kept is not None)
+    share = _number(100 * kept / elements, 1) if elements else ""
+    ratio = f"{raw / stored:.2f}x" if stored else ""
+    return [
+        "all weights",
+        f"{sum(math.prod(r.shape) for r in rows):,}",
+        share,
+        "",
+        "",
+        "",
+        "",
+        f"{stored:,}",
+        ratio,
+        "",
+        "",
+    ]
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+def _html_page(report: CompileReport) -> str:
+    def line(texts: Sequence[str], tag: str) -> str:
+        return "<tr>" + "".join(f"<{tag}>{html.escape(t or '')}</{tag}>" for t in texts) + "</tr>"
+
+    body = [line([title for title, _ in COLUMNS], "th"), *(line(cells(r), "td") for r in report.tensors)]
+    body.append(line(total_cells(report.tensors), "th"))
+    facts = [
+        f"{report.original_bytes:,} bytes to {report.output_bytes:,} bytes: {report.ratio:.2f}x, {report.form} form",
+        f"pipeline: {report.pipeline}; seed {report.seed}",
+        *report.notes,
+    ]
+    if report.verification is not None:
+        for o in report.verification.outputs:
+            exact = "identical" if o.identical else f"largest error {o.max_abs_error:.3g}"
+            facts.append(f"output {o.name}: {exact}")
+    items = "".join(f"<li>{html.escape(f)}</li>" for f in facts)
+    title = html.escape(f"dcc: {report.source}")
+    style = (
+        "body{font:14px sans-serif;margin:2em}td,th{padding:.2em .8em;text-align:right}td:first-child{text-align:left}"
+    )
+    return (
+        f"<!doctype html><meta charset=utf-8><title>{title}</title><style>{style}</style>"
+        f"<h1>{title}</h1><ul>{items}</ul><table>{''.join(body)}</table>\n"
+    )

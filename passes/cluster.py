@@ -1,0 +1,295 @@
+"""cluster: replaces weights by codebook entries (trained quantization without the training; arXiv 1510.00149, section 3)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from dc_compiler import ir
+from dc_compiler.pass_manager import Context, Pass, PassReport
+
+# Codebook bits when none are asked for: the paper's choice (section 5)
+CONV_BITS, OTHER_BITS = 8, 5
+MAX_MULTIPLE = 30_000  # grid points on each side of zero; with the rounding of scales this stays below 65,536 entries
+ERROR_UNIT = 1 << 20  # a rounding error of one grid step, as an integer
+# Far above what is ever needed (about 2,000 for 256 clusters); rounding could make assignments swing forever
+MAX_ITERATIONS = 1_000_000
+# Steps grow with size to this power: 1/2 by theory, a little less on the models measured
+SIZE_EXPONENT = 0.375
+# A grid step of 0.08 standard deviations keeps the metric of most real models within 0.2 point at about 5.6x
+DEFAULT_STEP = 0.08
+
+
+@dataclass(frozen=True)
+class Cluster(Pass):
+    """Give every weight a codebook and indices into it. Pruned weights stay +0.0.
+
+    Options:
+        mode: ``kmeans`` minimises the squared error for a given number of entries; ``grid`` rounds to multiples of
+            ``step`` times the standard deviation of the weight's output channel and leaves it to the coder to make
+            frequent values short.
+        bits: *kmeans*: the codebook has at most ``2**bits`` entries, the pruned zero included; 1 to 16. By default
+            8 for convolutions and 5 otherwise.
+        init: *kmeans*: where centroids start (the paper's section 3.2): ``linear`` between the extremes, ``density``
+            at equal steps of the distribution, ``forgy`` at random weights.
+        scales: *kmeans*: ``channel`` divides each output channel by its root mean square before clustering.
+        step: *grid*: step in standard deviations, for a weight of typical size; smaller weights get a finer grid and
+            larger ones a coarser grid. Every layer adds relative noise ``step**2`` and costs ``size * log(1/step)``
+            bits, so the least noise for a number of bits has ``step**2`` grow with ``size``.
+
+    A weight that already has few distinct values (2**bits, or 256 for a grid) keeps them exactly.
+    """
+
+    name: ClassVar[str] = "cluster"
+    establishes: ClassVar[frozenset[str]] = frozenset({"clustered"})
+    forbids: ClassVar[frozenset[str]] = frozenset({"clustered", "encoded"})
+    positional: ClassVar[str | None] = "mode"
+
+    mode: Literal["kmeans", "grid"] = "kmeans"
+    bits: int | None = None
+    init: Literal["linear", "density", "forgy"] = "linear"
+    scales: Literal["none", "channel"] = "none"
+    step: float = DEFAULT_STEP
+
+    def __post_init__(self) -> None:
+        self.check(self.bits is None or 1 <= self.bits <= 16, "bits", "give a number from 1 to 16")
+        self.check(0 < self.step <= 16, "step", "give a number above 0, at most 16")
+
+    def run(self, program: ir.Program, context: Context) -> PassReport:
+        records = program.eligible()
+        typical = _typical_size(records)
+
+        def work(record: ir.WeightRecord) -> int:
+            options = self.for_record(record, context)
+            clustered = options._cluster(record, context.seed, typical)
+            record.clustered = clustered
+            ir.add_change(record, _rebuild(clustered, record))
+            return clustered.size
+
+        sizes = context.each(self.name, records, work)
+        return PassReport(self.name, len(records), facts={"codebook entries": sum(sizes)})
+
+    def _cluster(self, record: ir.WeightRecord, seed: int, typical: float) -> ir.Clustered:
+        bits = self.bits or (CONV_BITS if any(u.op_type.startswith("Conv") for u in record.uses) else OTHER_BITS)
+        limit = 256 if self.mode == "grid" else 1 << bits
+        flat = record.values.reshape(-1)
+        exact = _exact(flat, limit)
+        if exact is not None:
+            return exact
+        if self.mode == "grid":
+            return self._grid(record, self.step * (record.size / typical) ** SIZE_EXPONENT)
+        return self._kmeans(record, limit, seed)
+
+    def _grid(self, record: ir.WeightRecord, relative_step: float) -> ir.Clustered:
+        channels, inner = ir.channel_layout(record.shape, record.uses)
+        deviation, largest = channel_statistics(record.values.reshape(-1), channels, inner)
+        step = np.maximum(deviation * relative_step, largest / MAX_MULTIPLE)
+        step[step == 0] = 1.0  # a channel of zeros
+        scales = ir.Scales(ir.nearest_log_step(step), inner)
+        return _round_to_grid(record.values.reshape(-1), scales)
+
+    def _kmeans(self, record: ir.WeightRecord, limit: int, seed: int) -> ir.Clustered:
+        flat = record.values.reshape(-1)
+        dtype = record.values.dtype
+        scales = None
+        if self.scales == "channel":
+            channels, inner = ir.channel_layout(record.shape, record.uses)
+            deviation, _ = channel_statistics(flat, channels, inner, centred=False)
+            deviation[deviation == 0] = 1.0
+            scales = ir.Scales(ir.nearest_log_step(deviation), inner)
+            dtype = ir.compute_dtype(dtype)
+            flat = _normalised(flat, scales)
+        mask = None if record.mask is None else record.mask.reshape(-1)
+        kept = flat if mask is None else flat[mask]
+        ordered = np.sort(kept.astype(np.float32) if kept.dtype.itemsize == 2 else kept)
+        count = limit if mask is None else limit - 1
+        centroids = kmeans(ordered, _initial(ordered, count, self.init, seed, record.name)).astype(dtype)
+        codebook = np.unique(np.append(centroids, np.zeros(1, dtype)) if mask is not None else centroids)
+        codebook += np.zeros(1, dtype)  # turns a -0.0 into +0.0
+        indices = nearest(flat, codebook)
+        zero = _zero_entry(codebook)
+        if mask is not None:
+            assert zero is not None
+            indices[~mask] = zero
+        return _without_unused(ir.Clustered(indices, len(codebook), codebook, zero=zero, scales=scales))
+
+
+def _typical_size(records: Sequence[ir.WeightRecord]) -> float:
+    """Geometric mean of the weights' sizes, each counted once an element; 1 without weights."""
+    total = sum(r.size for r in records)
+    return 2.0 ** (sum(r.size * math.log2(r.size) for r in records) / total) if total else 1.0
+
+
+def kmeans(ordered: np.ndarray, centroids: np.ndarray) -> np.ndarray:
+    """Lloyd's algorithm in one dimension, run until assignments stop changing.
+
+    Clusters of sorted values are ranges, so an iteration is k binary searches and k differences of prefix sums.
+
+    Args:
+        ordered: values in ascending order, [n].
+        centroids: start, ascending, float64 [k].
+
+    Returns:
+        Centroids of the non-empty clusters, ascending, float64.
+    """
+    sums = np.empty(len(ordered) + 1, np.float64)
+    sums[0] = 0
+    np.cumsum(ordered, dtype=np.float64, out=sums[1:])
+    edges = np.empty(0, np.int64)
+    for _ in range(MAX_ITERATIONS):
+        inner = np.searchsorted(ordered, ((centroids[1:] + centroids[:-1]) / 2).astype(ordered.dtype), side="right")
+        new_edges = np.concatenate([[0], inner, [len(ordered)]])
+        filled = np.diff(new_edges) > 0
+        if not filled.all():  # an empty cluster never gets members again
+            new_edges = np.append(new_edges[:-1][filled], len(ordered))
+        if np.array_equal(new_edges, edges):
+            return centroids
+        edges = new_edges
+        centroids = np.diff(sums[edges]) / np.diff(edges)
+    return centroids
+
+
+def _initial(ordered: np.ndarray, count: int, init: str, seed: int, name: str) -> np.ndarray:
+    """Start centroids, ascending, float64 [<= count] (the paper's section 3.2)."""
+    if init == "linear":
+        return np.linspace(float(ordered[0]), float(ordered[-1]), count)
+    if init == "density":
+        positions = ((np.arange(count) + 0.5) * (len(ordered) / count)).astype(np.int64)
+    else:
+        generator = np.random.Generator(np.random.PCG64([seed, *name.encode()]))
+        positions = generator.integers(0, len(ordered), count)
+    return np.unique(ordered[positions]).astype(np.float64)
+
+
+def nearest(flat: np.ndarray, codebook: np.ndarray) -> np.ndarray:
+    """Index of the nearest entry of an ascending codebook, uint16 [n]; the lower of equals."""
+    entries = codebook.astype(np.float64)
+    bounds = (entries[1:] + entries[:-1]) / 2
+    if flat.dtype != np.float64:  # the largest f32 not above a bound decides alike, and searches twice as fast
+        low = bounds.astype(np.float32)
+        bounds = np.where(low > bounds, np.nextafter(low, np.float32(-np.inf)), low).astype(np.float32)
+    indices = np.empty(flat.size, np.uint16)
+    for s in ir.blocks(flat.size):
+        part = flat[s].astype(bounds.dtype, copy=False)
+        indices[s] = np.searchsorted(bounds, part, side="left")
+    return indices
+
+
+def channel_statistics(
+    flat: np.ndarray, channels: int, inner: int, *, centred: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
+    """Standard deviation (or root mean square) and largest magnitude of each channel, float64 [channels] each.
+
+    Element ``i`` belongs to channel ``(i // inner) % channels``. Sums run in a fixed order, so every machine agrees.
+    """
+    cube = flat.reshape(-1, channels, inner)
+    total = np.zeros(channels)
+    squares = np.zeros(channels)
+    largest = np.zeros(channels)
+    rows = max(1, ir.BLOCK // max(1, channels * inner))
+    columns = max(1, ir.BLOCK // inner) if rows == 1 else channels
+    for r in ir.blocks(cube.shape[0], rows):
+        for c in ir.blocks(channels, columns):
+            part = cube[r, c].astype(np.float64)
+            total[c] += ir.ordered_sum(part)
+            squares[c] += ir.ordered_sum(part * part)
+            largest[c] = np.maximum(largest[c], np.abs(part).max(axis=(0, 2)))
+    count = cube.shape[0] * inner
+    variance = squares / count
+    if centred:
+        # the floor keeps the grid of a channel of nearly equal values from becoming absurdly fine
+        variance = np.maximum(variance - (total / count) ** 2, variance * 2.0**-12)
+    return np.sqrt(variance), largest
+
+
+def _normalised(flat: np.ndarray, scales: ir.Scales) -> np.ndarray:
+    compute = ir.compute_dtype(flat.dtype)
+    cube = flat.astype(compute).reshape(-1, scales.channels, scales.inner)
+    return np.asarray((cube / scales.factors(compute)[:, None]).reshape(-1))
+
+
+def _round_to_grid(flat: np.ndarray, scales: ir.Scales) -> ir.Clustered:
+    """Multiples of each channel's scale near the weights; occurring grid points span the codebook.
+
+    Rounding to nearest leaves each channel with a random sum of errors, which activations of one sign (after ReLU, say)
+    turn into a shift of the output. So the roundings nearest to a tie are flipped until the errors of a channel sum to
+    about zero (the idea of SQuant, Guo et al., arXiv 2202.07471, for whole channels).
+    """
+    factors = scales.factors(np.dtype(np.float64))
+    cube = flat.reshape(-1, scales.channels, scales.inner)
+    points = np.empty(cube.shape, np.int32)
+    step = max(1, ir.BLOCK // (cube.shape[0] * scales.inner))
+    for c in ir.blocks(scales.channels, step):
+        rows = np.moveaxis(cube[:, c], 1, 0).astype(np.float64).reshape(c.stop - c.start, -1) / factors[c, None]
+        rounded = np.rint(rows)
+        rows -= rounded
+        for row, error in zip(rounded, rows, strict=True):
+            _balance(row, error)
+        points[:, c] = np.moveaxis(rounded.reshape(c.stop - c.start, cube.shape[0], scales.inner), 0, 1)
+    low, high = int(points.min()), int(points.max())
+    points -= low
+    zero = -low if low <= 0 <= high else None
+    return ir.Clustered(points.reshape(-1).astype(np.uint16), high - low + 1, grid_lo=low, zero=zero, scales=scales)
+
+
+def _balance(row: np.ndarray, error: np.ndarray) -> None:
+    """Flip the roundings nearest to a tie, in place, until the errors (weight minus point, in steps) sum to within half
+    a step. Sums are of integers, so every machine agrees."""
+    units = np.rint(error * ERROR_UNIT).astype(np.int64)
+    total = int(units.sum())
+    flips = (abs(total) + ERROR_UNIT // 2) // ERROR_UNIT
+    flips = min(flips, len(row))
+    if flips == 0:
+        return
+    sign = 1 if total > 0 else -1
+    signed = units * sign
+    cut = np.partition(signed, len(row) - flips)[len(row) - flips]
+    above = signed > cut
+    row[above] += sign
+    row[np.flatnonzero(signed == cut)[: flips - int(np.count_nonzero(above))]] += sign
+
+
+def _exact(flat: np.ndarray, limit: int) -> ir.Clustered | None:
+    """The weight's own values as codebook when there are at most ``limit``, compared bit for bit; else None."""
+    bits = flat.view(f"u{flat.dtype.itemsize}")
+    if len(np.unique(bits[: 4 * limit + 64])) > limit:
+        return None
+    values = np.unique(bits)
+    if len(values) > limit:
+        return None
+    zero = 0 if values[0] == 0 else None
+    return ir.Clustered(
+        np.searchsorted(values, bits).astype(np.uint16), len(values), values.view(flat.dtype), zero=zero
+    )
+
+
+def _zero_entry(codebook: np.ndarray) -> int | None:
+    found = np.flatnonzero(codebook == 0)
+    return int(found[0]) if len(found) else None
+
+
+def _without_unused(clustered: ir.Clustered) -> ir.Clustered:
+    """Drop codebook entries that no element uses (the zero entry stays)."""
+    assert clustered.codebook is not None
+    used = np.zeros(clustered.size, bool)
+    used[clustered.indices] = True
+    if clustered.zero is not None:
+        used[clustered.zero] = True
+    if used.all():
+        return clustered
+    renumber = (np.cumsum(used) - 1).astype(np.uint16)
+    zero = None if clustered.zero is None else int(renumber[clustered.zero])
+    codebook = clustered.codebook[used]
+    return ir.Clustered(renumber[clustered.indices], len(codebook), codebook, zero=zero, scales=clustered.scales)
+
+
+def _rebuild(clustered: ir.Clustered, record: ir.WeightRecord) -> np.ndarray:
+    dtype = record.values.dtype
+    result = np.empty(record.size, dtype)
+    for s in ir.blocks(record.size):
+        result[s] = clustered.values(dtype, s.start, s.stop)
+    return result.reshape(record.shape)

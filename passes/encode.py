@@ -1,0 +1,73 @@
+"""encode: entropy-codes every weight into a frame (arXiv 1510.00149, section 4; codec/FORMAT.md)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from dc_compiler import ir, runtime
+from dc_compiler.pass_manager import Context, Pass, PassReport
+
+
+@dataclass(frozen=True)
+class Encode(Pass):
+    """Turn weights into frames. A weight whose frame would not be smaller than its raw bytes is left alone.
+
+    Options:
+        coder: ``auto`` keeps the smallest for each weight. ``huffman`` is the paper's form: relative positions with
+            filler zeros and codebook indices, both Huffman-coded; ``rans`` codes indices with zero as a symbol;
+            ``fixed`` packs bits; ``lossless`` codes the float bits by byte planes. Clustered weights are coded by
+            their indices unless ``lossless`` is asked for; others always losslessly.
+        position_bits: *huffman*: bits of a relative position, 1 to 16; 0 tries all and keeps the smallest.
+    """
+
+    name: ClassVar[str] = "encode"
+    establishes: ClassVar[frozenset[str]] = frozenset({"encoded"})
+    forbids: ClassVar[frozenset[str]] = frozenset({"encoded"})
+    positional: ClassVar[str | None] = "coder"
+
+    coder: Literal["auto", "huffman", "rans", "fixed", "lossless"] = "auto"
+    position_bits: int = 0
+
+    def __post_init__(self) -> None:
+        self.check(0 <= self.position_bits <= 16, "position_bits", "give a number from 0 to 16")
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Index coders work on clustered weights only."""
+        return frozenset() if self.coder in ("auto", "lossless") else frozenset({"clustered"})
+
+    def run(self, program: ir.Program, context: Context) -> PassReport:
+        records = program.eligible()
+
+        def work(record: ir.WeightRecord) -> int:
+            frame = self.for_record(record, context)._frame(record)
+            if len(frame) >= record.nbytes:
+                record.leave_alone(f"packing would not make it smaller ({len(frame)} against {record.nbytes} bytes)")
+                return 0
+            record.frame = frame
+            return len(frame)
+
+        sizes = context.each(self.name, records, work)
+        return PassReport(self.name, sum(s > 0 for s in sizes), facts={"frame bytes": sum(sizes)})
+
+    def _frame(self, record: ir.WeightRecord) -> bytes:
+        clustered = record.clustered
+        if clustered is None or self.coder == "lossless":
+            return runtime.encode_data(record.values, threads=1)
+        scales = clustered.scales
+        return runtime.encode_codebook(
+            clustered.indices,
+            record.shape,
+            record.values.dtype,
+            codebook=clustered.codebook,
+            grid_lo=clustered.grid_lo,
+            k=clustered.size,
+            zero=0 if clustered.zero is None else clustered.zero + 1,
+            log_scales=None if scales is None else scales.log_steps,
+            channels=0 if scales is None else scales.channels,
+            inner=0 if scales is None else scales.inner,
+            coder=self.coder,
+            position_bits=self.position_bits,
+            threads=1,
+        )

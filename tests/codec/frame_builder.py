@@ -1,0 +1,378 @@
+"""A small educational writer of frames, independent of the library: every part can be replaced, CRCs stay right.
+
+Nothing here chooses well or runs fast; sections are those of dc_compiler/codec/FORMAT.md.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dc_compiler.codec.reference import DTYPES, crc32c
+
+Array = npt.NDArray[Any]
+DTYPE_CODES = {dtype: code for code, dtype in DTYPES.items()}
+
+
+# Numbers (introduction and section 4).
+
+
+def varint(value: int) -> bytes:
+    """Unsigned LEB128, shortest form."""
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*out, value])
+
+
+def zigzag(value: int) -> int:
+    return 2 * value if value >= 0 else -2 * value - 1
+
+
+def svarint(value: int) -> bytes:
+    return varint(zigzag(value))
+
+
+class BitWriter:
+    """A bit stream, filled from the least significant bit of each byte."""
+
+    def __init__(self) -> None:
+        self.bits: list[int] = []
+
+    def low_first(self, value: int, count: int) -> None:
+        self.bits += [value >> i & 1 for i in range(count)]
+
+    def high_first(self, value: int, count: int) -> None:
+        self.bits += [value >> i & 1 for i in reversed(range(count))]
+
+    def to_bytes(self) -> bytes:
+        return np.packbits(np.array(self.bits, np.uint8), bitorder="little").tobytes()
+
+
+def number_list(values: Sequence[int], order: int = 0) -> bytes:
+    """Section 4."""
+    out = BitWriter()
+    out.low_first(order, 4)
+    for before, value in zip([0, *values], values, strict=False):
+        w = zigzag(value - before) + (1 << order)
+        b = w.bit_length()
+        out.low_first(0, b - 1 - order)
+        out.low_first(1, 1)
+        out.low_first(w, b - 1)
+    return out.to_bytes()
+
+
+# Section 5.1.
+
+
+def code_lengths(counts: Sequence[int]) -> list[int]:
+    """Huffman's lengths for these counts, not limited. A lone symbol has length 1; without any, symbol 0 stands in."""
+    if not any(counts):
+        return [1] + [0] * (len(counts) - 1)
+    heap = [(count, symbol, [symbol]) for symbol, count in enumerate(counts) if count > 0]
+    lengths = [0] * len(counts)
+    if len(heap) == 1:
+        lengths[heap[0][1]] = 1
+    heapq.heapify(heap)
+    while len(heap) > 1:
+        a, b = heapq.heappop(heap), heapq.heappop(heap)
+        for symbol in a[2] + b[2]:
+            lengths[symbol] += 1
+        heapq.heappush(heap, (a[0] + b[0], min(a[1], b[1]), a[2] + b[2]))
+    return lengths
+
+
+def canonical_codes(lengths: Sequence[int]) -> dict[int, tuple[int, int]]:
+    """Symbol -> (code, length in bits); a lone symbol takes no bits."""
+    used = sorted((length, symbol) for symbol, length in enumerate(lengths) if length)
+    if len(used) == 1:
+        return {used[0][1]: (0, 0)}
+    codes = {}
+    code = 0
+    for (length, symbol), (following, _) in zip(used, [*used[1:], used[-1]], strict=True):
+        codes[symbol] = (code, length)
+        code = code + 1 << following - length
+    return codes
+
+
+def relative_positions(indices: Sequence[int], zero_index: int, bits: int) -> list[tuple[int, int]]:
+    """(position, index) of every entry of a chunk, filler zeros included (figure 2 of the paper)."""
+    entries = []
+    gap = 0
+    for index in indices:
+        if index != zero_index:
+            entries.append((gap, index))
+            gap = 0
+        elif gap == (1 << bits) - 1:
+            entries.append((gap, zero_index))
+            gap = 0
+        else:
+            gap += 1
+    while entries and entries[-1][1] == zero_index:  # nothing follows these fillers
+        entries.pop()
+    return entries
+
+
+def huffman_chunk(lists: Sequence[Sequence[int]], lengths: Sequence[Sequence[int]], lanes: int) -> bytes:
+    """A CHUNK; `lists` holds positions (if any) and indices, `lengths` their code lengths."""
+    counts = b""
+    streams = b""
+    for symbols, code in zip(lists, map(canonical_codes, lengths), strict=True):
+        for lane in range(lanes):
+            out = BitWriter()
+            for symbol in symbols[lane::lanes]:
+                out.high_first(*code[symbol])
+            counts += varint(len(out.bits))
+            streams += out.to_bytes()
+    return varint(len(lists[0])) + counts + streams
+
+
+# Section 5.2.
+
+
+def frequencies(counts: Sequence[int], s: int) -> list[int]:
+    """Frequencies that sum to 2^s, at least 1 for every symbol that occurs; without any, symbol 0 stands in."""
+    total = sum(counts)
+    if total == 0:
+        return [1 << s] + [0] * (len(counts) - 1)
+    scaled = [max(1, (count << s) // total) if count else 0 for count in counts]
+    for _ in range(abs((1 << s) - sum(scaled))):
+        scaled[scaled.index(max(scaled))] += 1 if sum(scaled) < 1 << s else -1
+    return scaled
+
+
+def rans_tables(freqs: Sequence[int], s: int, order: int = 0) -> bytes:
+    return bytes([s]) + number_list(freqs, order)
+
+
+def rans_chunk(symbols: Sequence[int], freqs: Sequence[int], s: int, lanes: int, final: int = 1 << 16) -> bytes:
+    """A CHUNK: the decoder's steps undone from the last symbol to the first, so that it ends in state `final`."""
+    starts = np.cumsum([0, *freqs]).tolist()
+    states = [final] * lanes
+    words = []
+    for t in reversed(range(len(symbols))):
+        x, f = states[t % lanes], freqs[symbols[t]]
+        if x >= f << 32 - s:
+            words.append(x & 0xFFFF)
+            x >>= 16
+        states[t % lanes] = (x // f << s) + x % f + starts[symbols[t]]
+    return np.array(states, "<u4").tobytes() + np.array(words[::-1], "<u2").tobytes()
+
+
+# Section 6.
+
+
+def byte_stream(data: bytes, lanes: int = 0, s: int = 8) -> bytes:
+    """Raw for lanes = 0, else rANS."""
+    if lanes == 0:
+        return b"\0" + data
+    freqs = frequencies([data.count(byte) for byte in range(256)], s)
+    chunk = rans_chunk(data, freqs, s, lanes)
+    return bytes([1, lanes]) + rans_tables(freqs, s) + varint(len(chunk)) + chunk
+
+
+# Sections 1 to 3.
+
+
+@dataclass(frozen=True)
+class Fields:
+    """Header fields as they will be written; which ones are follows from coder and kinds, as in section 2."""
+
+    coder: int
+    dtype: int
+    dims: tuple[int, ...]
+    nnz: int
+    codebook_kind: int = 0
+    scale_kind: int = 0
+    k: int = 0
+    zero: int = 0
+    lo: int = 0
+    channels: int = 0
+    inner: int = 0
+    chunk: int = 0
+    lanes: int = 0
+    position_bits: int = 0
+    magic: bytes = b"DCCW"
+    version: int = 1
+
+    def to_bytes(self) -> bytes:
+        out = self.magic + bytes([self.version, self.dtype, self.coder, self.codebook_kind, self.scale_kind])
+        out += bytes([len(self.dims)]) + b"".join(map(varint, self.dims)) + varint(self.nnz)
+        if self.codebook_kind != 0:
+            out += varint(self.k) + varint(self.zero)
+        if self.codebook_kind == 2:
+            out += svarint(self.lo)
+        if self.scale_kind != 0:
+            out += varint(self.channels) + varint(self.inner)
+        if self.coder >= 2:
+            out += varint(self.chunk)
+        if self.coder in (2, 3):
+            out += bytes([self.lanes])
+        if self.coder == 2:
+            out += bytes([self.position_bits])
+        return out
+
+
+def join(header: bytes, sections: Iterable[bytes]) -> bytes:
+    """A frame from its header and section bodies, with right lengths and CRCs."""
+    frame = header + crc32c(header).to_bytes(4, "little")
+    for body in sections:
+        frame += varint(len(body)) + body + crc32c(body).to_bytes(4, "little")
+    return frame
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A frame in parts."""
+
+    fields: Fields
+    sections: tuple[bytes, ...]
+
+    def to_bytes(self) -> bytes:
+        return join(self.fields.to_bytes(), self.sections)
+
+    def but(self, **changes: Any) -> Frame:
+        """The same with other header fields."""
+        return replace(self, fields=replace(self.fields, **changes))
+
+    def section(self, at: int, body: bytes) -> Frame:
+        """The same with another section `at` (negative: from the end)."""
+        sections = list(self.sections)
+        sections[at] = body
+        return replace(self, sections=tuple(sections))
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """What the codebook coders store: indices in the tensor's shape, a codebook (or the first grid point), scales."""
+
+    indices: Array
+    dtype: int = 1
+    codebook: Array | None = None
+    lo: int = 0
+    k: int = 0
+    zero: int = 0
+    scales: Array | None = None
+    log_scales: tuple[int, tuple[int, ...]] | None = None
+    inner: int = 0
+
+    def fields(self, coder: int, **more: Any) -> Fields:
+        channels = len(self.scales) if self.scales is not None else len(self.log_scales[1]) if self.log_scales else 0
+        return Fields(
+            coder,
+            self.dtype,
+            self.indices.shape,
+            int(np.count_nonzero(self.indices != self.zero - 1)),
+            codebook_kind=2 if self.codebook is None else 1,
+            scale_kind=1 if self.scales is not None else 2 if self.log_scales else 0,
+            k=self.k if self.codebook is None else len(self.codebook),
+            zero=self.zero,
+            lo=self.lo,
+            channels=channels,
+            inner=self.inner,
+            **more,
+        )
+
+    def sections(self) -> tuple[bytes, ...]:
+        """CODEBOOK and SCALES, where present."""
+        out = [] if self.codebook is None else [self.codebook.tobytes()]
+        if self.scales is not None:
+            out.append(self.scales.tobytes())
+        if self.log_scales:
+            out.append(svarint(self.log_scales[0]) + byte_stream(bytes(self.log_scales[1])))
+        return tuple(out)
+
+    def chunks(self, chunk: int) -> list[list[int]]:
+        flat = self.indices.reshape(-1).tolist()
+        return [flat[at : at + chunk] for at in range(0, len(flat), chunk)]
+
+
+def _counts(lists: Iterable[Sequence[int]], length: int) -> list[int]:
+    counts = Counter(symbol for symbols in lists for symbol in symbols)
+    return [counts[symbol] for symbol in range(length)]
+
+
+def fixed(q: Quantized) -> Frame:
+    fields = q.fields(1)
+    bits = BitWriter()
+    for index in q.indices.reshape(-1).tolist():
+        bits.low_first(index, (fields.k - 1).bit_length())
+    return Frame(fields, (*q.sections(), bits.to_bytes()))
+
+
+def huffman(q: Quantized, position_bits: int = 0, lanes: int = 1, chunk: int = 1 << 20) -> Frame:
+    fields = q.fields(2, chunk=chunk, lanes=lanes, position_bits=position_bits)
+    lists = []
+    for indices in q.chunks(chunk):
+        if position_bits == 0:
+            lists.append([indices])
+        else:
+            entries = relative_positions(indices, q.zero - 1, position_bits)
+            lists.append([[p for p, _ in entries], [index for _, index in entries]])
+    sizes = [1 << position_bits, fields.k] if position_bits else [fields.k]
+    lengths = [code_lengths(_counts(parts, size)) for parts, size in zip(zip(*lists, strict=True), sizes, strict=True)]
+    tables = b"".join(map(number_list, lengths))
+    return Frame(fields, (*q.sections(), tables, *(huffman_chunk(parts, lengths, lanes) for parts in lists)))
+
+
+def rans(q: Quantized, s: int = 12, lanes: int = 1, chunk: int = 1 << 20) -> Frame:
+    fields = q.fields(3, chunk=chunk, lanes=lanes)
+    freqs = frequencies(_counts(q.chunks(chunk), fields.k), s)
+    chunks = [rans_chunk(indices, freqs, s, lanes) for indices in q.chunks(chunk)]
+    return Frame(fields, (*q.sections(), rans_tables(freqs, s), *chunks))
+
+
+def _plain_fields(values: Array, coder: int, chunk: int = 0) -> Fields:
+    bits = values.view(f"u{values.dtype.itemsize}")
+    return Fields(coder, DTYPE_CODES[values.dtype], values.shape, int(np.count_nonzero(bits)), chunk=chunk)
+
+
+def raw(values: Array) -> Frame:
+    return Frame(_plain_fields(values, 0), (values.tobytes(),))
+
+
+def lossless(values: Array, chunk: int = 1 << 20, lanes: int = 0) -> Frame:
+    width = values.dtype.itemsize
+    words = values.reshape(-1).view(f"<u{width}")
+    if values.dtype.kind != "u":
+        words = words << 1 | words >> (8 * width - 1)
+    sections = []
+    for at in range(0, words.size, chunk):
+        planes = words[at : at + chunk].view(np.uint8).reshape(-1, width).T
+        sections.append(b"".join(byte_stream(plane.tobytes(), lanes) for plane in planes))
+    return Frame(_plain_fields(values, 4, chunk), tuple(sections))
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """The parts of an lz CHUNK (section 8)."""
+
+    tokens: bytes
+    offsets: tuple[int, ...]
+    extras: bytes
+    literals: bytes
+    sequences: int | None = None
+    literal_count: int | None = None
+    extra_count: int | None = None
+
+    def to_bytes(self, lanes: int = 0) -> bytes:
+        counts = (
+            len(self.tokens) if self.sequences is None else self.sequences,
+            len(self.literals) if self.literal_count is None else self.literal_count,
+            len(self.extras) if self.extra_count is None else self.extra_count,
+        )
+        planes = [bytes(offset >> shift & 255 for offset in self.offsets) for shift in (0, 8, 16)]
+        streams = [self.tokens, *planes, self.extras, self.literals]
+        return b"".join(map(varint, counts)) + b"".join(byte_stream(stream, lanes) for stream in streams)
+
+
+def lz(n: int, parts: Sequences, lanes: int = 0) -> Frame:
+    """A frame of `n` non-zero bytes."""
+    return Frame(Fields(5, 2, (n,), n, chunk=n), (parts.to_bytes(lanes),))

@@ -1,0 +1,31 @@
+"""The library's encoder for the Quantized tensors of frame_builder."""
+
+from __future__ import annotations
+
+import numpy as np
+from frame_builder import Quantized
+
+from dc_compiler import runtime
+from dc_compiler.codec.reference import DTYPES
+
+
+def encode(q: Quantized, coder: str, position_bits: int = 0, chunk: int = 0, threads: int = 1) -> bytes:
+    """A frame of `q`; chunk 0 leaves the choice to the encoder."""
+    log = q.log_scales
+    return runtime.encode_codebook(
+        q.indices.astype(np.uint16),
+        dims=q.indices.shape,
+        dtype=DTYPES[q.dtype],
+        codebook=q.codebook,
+        grid_lo=q.lo,
+        k=q.k,
+        zero=q.zero,
+        scales=q.scales,
+        log_scales=None if log is None else np.array([log[0] + d for d in log[1]], np.int32),
+        channels=len(q.scales) if q.scales is not None else len(log[1]) if log else 0,
+        inner=q.inner,
+        coder=coder,
+        position_bits=position_bits,
+        chunk_elements=chunk,
+        threads=threads,
+    )

@@ -1,0 +1,58 @@
+"""Stored frames decode to their stored values in both decoders; what the encoder writes is pinned."""
+
+from __future__ import annotations
+
+import numpy as np
+import pinned_sizes
+import pytest
+from golden_frames import FOLDER, bits, golden_frames
+
+from dc_compiler import runtime
+from dc_compiler.codec import reference
+
+NAMES = sorted(path.stem for path in FOLDER.glob("*.dccw"))
+
+
+def test_every_golden_frame_is_stored_and_small() -> None:
+    assert sorted(golden_frames()) == NAMES
+    assert sorted(path.stem for path in FOLDER.glob("*.npy")) == NAMES
+    assert max(path.stat().st_size for path in FOLDER.glob("*.dccw")) < 2048
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_golden_frame_decodes_to_its_values(name: str) -> None:
+    frame = (FOLDER / f"{name}.dccw").read_bytes()
+    wanted = np.load(FOLDER / f"{name}.npy")
+    dtype = golden_frames()[name][1].dtype
+    for values in (reference.decode(frame), runtime.decode(frame, threads=1), runtime.decode(frame, threads=2)):
+        assert values.dtype == dtype
+        assert values.shape == wanted.shape
+        np.testing.assert_array_equal(bits(values), wanted)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith(("fixed", "huffman", "rans"))])
+def test_indices_of_golden_frame_agree(name: str) -> None:
+    frame = (FOLDER / f"{name}.dccw").read_bytes()
+    indices = runtime.decode_indices(frame)
+    assert indices.dtype == np.uint16
+    np.testing.assert_array_equal(indices, reference.decode_indices(frame))
+
+
+def test_encoder_writes_the_pinned_bytes() -> None:
+    """On purpose changed? `python tests/codec/pinned_sizes.py --write`, and review the sizes in the diff."""
+    assert pinned_sizes.rows() == pinned_sizes.pinned()
+
+
+def test_pinned_frames_decode_in_the_reference_decoder() -> None:
+    for name, frame in pinned_sizes.frames():
+        native = runtime.decode(frame)
+        np.testing.assert_array_equal(bits(reference.decode(frame)), bits(native), err_msg=name)
+
+
+def test_auto_is_never_larger_than_what_it_chooses_from() -> None:
+    sizes = {name: int(size) for name, size, _ in pinned_sizes.pinned()}
+    for name, size in sizes.items():
+        if name.endswith(": auto"):
+            tensor = name.removesuffix("auto")
+            others = [sizes[other] for other in sizes if other.startswith(tensor) and other != name]
+            assert size <= min(others), name

@@ -1,0 +1,263 @@
+"""Round trips of random tensors: native encoder -> native decoder -> reference decoder, bit for bit."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import platform
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from frame_builder import Quantized
+from golden_frames import bits, expected
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from native_encoder import encode
+
+from dc_compiler import runtime
+from dc_compiler.codec import reference
+from dc_compiler.codec.reference import DTYPES, Array
+from dc_compiler.errors import InvalidArgumentError
+
+CODERS = {"fixed": 1, "huffman": 2, "rans": 3}
+FLOATS = (1, 10, 11, 16)
+PROFILE = settings(max_examples=200, deadline=None, derandomize=True, database=None)
+
+
+def assert_same(values: Array, wanted: Array) -> None:
+    assert values.dtype == wanted.dtype
+    assert values.shape == wanted.shape
+    np.testing.assert_array_equal(bits(values), bits(wanted))
+
+
+@st.composite
+def quantized(draw: st.DrawFn) -> Quantized:
+    """A tensor of 1 to a few thousand elements; the seed, not the values, is drawn, so that shrinking stays quick."""
+    dims = tuple(draw(st.lists(st.sampled_from([1, 2, 3, 7, 12]), max_size=4)))
+    n = math.prod(dims)
+    k = draw(st.sampled_from([1, 2, 3, 16, 31, 256, 300]))
+    dtype = draw(st.sampled_from(FLOATS))
+    rng = np.random.default_rng(draw(st.integers(0, 1 << 30)))
+    zero_index = draw(st.none() | st.integers(0, k - 1))
+    density = draw(st.sampled_from([0.0, 0.02, 0.3, 1.0]))
+    indices = np.asarray(rng.binomial(k - 1, rng.random(), n))
+    if zero_index is not None:
+        indices[rng.random(n) >= density] = zero_index
+    zero = 0 if zero_index is None else zero_index + 1
+    more: dict[str, Any] = {}
+    axis = draw(st.none() | st.integers(0, len(dims))) if draw(st.booleans()) else None
+    if axis is not None:
+        channels = dims[axis] if axis < len(dims) else 1
+        more["inner"] = math.prod(dims[axis + 1 :])
+        if draw(st.booleans()):
+            low = draw(st.sampled_from([-1008, -170, -8, 1015 - 255]))
+            more["log_scales"] = (low, tuple(rng.integers(0, draw(st.sampled_from([1, 20, 256])), channels).tolist()))
+        else:
+            compute = np.float64 if dtype == 11 else np.float32
+            exponent = float(rng.integers(-38, 3))
+            more["scales"] = ((rng.random(channels) + 1e-3) * 10.0**exponent).astype(compute)
+    if draw(st.booleans()):
+        lo = draw(st.sampled_from([1, -5, -(1 << 24), (1 << 24) - k + 1])) if zero_index is None else -zero_index
+        return Quantized(indices.reshape(dims), dtype, lo=lo, k=k, zero=zero, **more)
+    entry = DTYPES[dtype] if axis is None else np.dtype(np.float64 if dtype == 11 else np.float32)
+    codebook = rng.standard_normal(k).astype(entry)
+    if zero_index is not None:
+        codebook[zero_index] = 0
+    return Quantized(indices.reshape(dims), dtype, codebook, zero=zero, **more)
+
+
+@PROFILE
+@given(
+    q=quantized(),
+    coder=st.sampled_from([*CODERS, "auto"]),
+    position_bits=st.integers(0, 16),
+    chunk=st.sampled_from([0, 0, 1, 5, 100, 1000]),
+)
+def test_codebook_round_trip(q: Quantized, coder: str, position_bits: int, chunk: int) -> None:
+    positions = position_bits if coder == "huffman" and q.zero else 0
+    chunk = max(chunk, q.indices.size // 50)
+    frame = encode(q, coder, positions, chunk, threads=1)
+    assert encode(q, coder, positions, chunk, threads=2) == frame
+    wanted = expected(q)
+    assert_same(runtime.decode(frame, threads=1), wanted)
+    assert_same(runtime.decode(frame, threads=2), wanted)
+    assert_same(reference.decode(frame), wanted)
+    np.testing.assert_array_equal(runtime.decode_indices(frame), q.indices)
+    np.testing.assert_array_equal(reference.decode_indices(frame), q.indices)
+
+    header = reference.parse_header(frame)
+    info = runtime.frame_info(frame)
+    assert (info.dtype, info.dims, info.elements) == (DTYPES[q.dtype], q.indices.shape, q.indices.size)
+    assert (info.codebook_entries, info.zero) == (header.k, q.zero)
+    assert info.nonzero == header.nnz == np.count_nonzero(q.indices != q.zero - 1)
+    if coder in CODERS:
+        assert header.coder == CODERS[coder]
+        assert coder == "fixed" or not chunk or header.chunk == chunk
+        assert positions == 0 or header.position_bits == positions
+
+
+@PROFILE
+@given(
+    seed=st.integers(0, 1 << 30),
+    dtype=st.sampled_from([1, 2, 10, 11, 16]),
+    dims=st.lists(st.sampled_from([0, 1, 3, 5, 16]), max_size=4),
+    kind=st.sampled_from(["bits", "normal", "few"]),
+    coder=st.sampled_from(["auto", "raw", "lossless", "lz"]),
+)
+def test_data_round_trip(seed: int, dtype: int, dims: list[int], kind: str, coder: str) -> None:
+    rng = np.random.default_rng(seed)
+    n = math.prod(dims)
+    if kind == "bits":
+        values = np.frombuffer(rng.bytes(n * DTYPES[dtype].itemsize), DTYPES[dtype])
+    elif kind == "normal":
+        values = np.abs(rng.standard_normal(n) * 50).astype(DTYPES[dtype])
+    else:
+        values = rng.choice([0, 1, 2, 255], n, p=[0.9, 0.05, 0.03, 0.02]).astype(DTYPES[dtype])
+    values = values.reshape(dims)
+    if (n == 0 and coder in ("lossless", "lz")) or (coder == "lz" and dtype != 2):
+        with pytest.raises(InvalidArgumentError):
+            runtime.encode_data(values, coder=coder)
+        return
+    frame = runtime.encode_data(values, coder=coder, threads=1)
+    assert runtime.encode_data(values, coder=coder, threads=2) == frame
+    for threads in (1, 2):
+        assert_same(runtime.decode(frame, threads=threads), values)
+    assert_same(reference.decode(frame), values)
+    if coder == "auto":
+        assert len(frame) <= len(runtime.encode_data(values, coder="raw"))
+
+
+@pytest.mark.parametrize("coder", CODERS)
+@pytest.mark.parametrize("k", [4096, 40000, 65536])
+def test_large_codebooks(coder: str, k: int) -> None:
+    rng = np.random.default_rng(k)
+    indices = rng.binomial(k - 1, 0.5, 20000)
+    indices[:2] = [0, k - 1]
+    q = Quantized(indices, lo=-(k // 2), k=k, zero=k // 2 + 1)
+    frame = encode(q, coder)
+    assert_same(runtime.decode(frame), expected(q))
+    assert_same(reference.decode(frame), expected(q))
+
+
+@pytest.mark.parametrize("position_bits", range(17))
+@pytest.mark.parametrize("density", [0.0, 0.001, 0.1])
+def test_every_width_of_positions(position_bits: int, density: float) -> None:
+    """Gaps both below and above every width up to 13 bits; density 0 is the tensor of zeros."""
+    rng = np.random.default_rng(1)
+    indices = np.where(rng.random(12000) < density, rng.integers(0, 16, 12000), 5)
+    indices[-1] = 7 if density else 5
+    q = Quantized(indices, lo=-5, k=16, zero=6)
+    frame = encode(q, "huffman", position_bits, chunk=11000)
+    assert position_bits in (0, reference.parse_header(frame).position_bits)
+    assert_same(runtime.decode(frame), expected(q))
+    assert_same(reference.decode(frame), expected(q))
+
+
+def _frames_for_kernels() -> list[tuple[bytes, Array]]:
+    """Tensors large enough for wide kernels and awkward enough for their tails."""
+    rng = np.random.default_rng(3)
+    out = []
+    for n in (17, 1000, 40001):
+        for k in (3, 200, 5000):
+            indices = rng.binomial(k - 1, 0.5, (1, n))
+            for dtype in FLOATS:
+                q = Quantized(indices, dtype, lo=-(k // 2), k=k, zero=k // 2 + 1, log_scales=(-30, (4,)), inner=n)
+                out += [(encode(q, coder), expected(q)) for coder in CODERS]
+        for code in FLOATS:
+            values = rng.standard_normal(n).astype(DTYPES[code])
+            out.append((runtime.encode_data(values, coder="lossless"), values))
+    return out
+
+
+@pytest.fixture
+def any_isa() -> Iterator[None]:
+    yield
+    runtime.select_isa("auto")
+
+
+def available_isas() -> list[str]:
+    """All kernel sets that this processor runs."""
+    names = []
+    for name in ("portable", "avx2", "avx512"):
+        try:
+            runtime.select_isa(name)
+        except InvalidArgumentError:
+            continue
+        names.append(name)
+    runtime.select_isa("auto")
+    return names
+
+
+@pytest.mark.usefixtures("any_isa")
+def test_every_isa_decodes_alike_and_encodes_alike() -> None:
+    frames = _frames_for_kernels()
+    for isa in available_isas():
+        runtime.select_isa(isa)
+        assert runtime.isa() == isa
+        for frame, values in frames:
+            assert_same(runtime.decode(frame, threads=1), values)
+        assert [frame for frame, _ in _frames_for_kernels()] == [frame for frame, _ in frames]
+
+
+FENV_WORDS = 8  # glibc's fenv_t on x86-64; the last word is MXCSR
+FLUSH_TO_ZERO = 0x8040
+
+
+@pytest.fixture
+def flushing_thread() -> Iterator[None]:
+    """This thread, and those it starts, treat subnormal numbers as zero: onnxruntime can be told to do that."""
+    libm = ctypes.CDLL("libm.so.6")
+    saved = (ctypes.c_uint32 * FENV_WORDS)()
+    libm.fegetenv(saved)
+    flushing = (ctypes.c_uint32 * FENV_WORDS)(*saved)
+    flushing[FENV_WORDS - 1] |= FLUSH_TO_ZERO
+    libm.fesetenv(flushing)
+    yield
+    libm.fesetenv(saved)
+
+
+def _subnormal_frame() -> tuple[bytes, Array]:
+    indices = np.arange(60000).reshape(4, -1) % 31
+    codebook = (np.arange(31) - 15).astype(np.float32)
+    scales = np.array([1e-45, 3e-42, 2.0**-127, 1.0], np.float32)
+    q = Quantized(indices, 1, codebook, zero=16, scales=scales, inner=15000)
+    return encode(q, "rans", chunk=10000), expected(q)
+
+
+SUBNORMALS, SUBNORMAL_VALUES = _subnormal_frame()
+
+
+@pytest.mark.skipif((sys.platform, platform.machine()) != ("linux", "x86_64"), reason="sets MXCSR through glibc")
+@pytest.mark.usefixtures("flushing_thread")
+@pytest.mark.parametrize("threads", [1, 2])
+def test_subnormal_numbers_are_kept_in_a_thread_that_flushes_them(threads: int) -> None:
+    tiny = np.array([1e-45], np.float32)
+    assert (tiny * np.float32(1))[0] == 0, "the thread does not flush"
+    assert runtime.decode(SUBNORMALS, threads).tobytes() == SUBNORMAL_VALUES.tobytes()
+
+
+FLAGS = {"avx512": {"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vbmi2"}, "avx2": {"avx2", "bmi2"}}
+
+
+@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="asks Linux what the processor can do")
+@pytest.mark.usefixtures("any_isa")
+def test_dispatch_picks_the_widest_kernels_the_processor_runs() -> None:
+    """What the processor can do is read from the kernel's list, not from the library."""
+    found = re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
+    flags = set(found[1].split()) if found else set()
+    widest = [name for name, needed in FLAGS.items() if needed <= flags]
+    assert runtime.isa() == [*widest, "portable"][0]
+    assert available_isas() == ["portable", *reversed(widest)]
+
+
+@pytest.mark.usefixtures("any_isa")
+def test_unknown_isa_is_refused_and_changes_nothing() -> None:
+    runtime.select_isa("portable")
+    with pytest.raises(InvalidArgumentError):
+        runtime.select_isa("avx9000")
+    assert runtime.isa() == "portable"

@@ -1,0 +1,1 @@
+"""Hand-built ONNX graphs covering the places weights can live in."""

@@ -1,0 +1,292 @@
+"""dcc:CompiledModel in onnxruntime: same outputs as the dense model, options, threads, errors."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import onnx
+import onnxruntime as ort
+import ort_models as models
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from dc_compiler import runtime
+
+DTYPES = [np.float32, np.float16, np.float64, ml_dtypes.bfloat16]
+FLOAT = TensorProto.FLOAT
+
+
+def lz(data: bytes) -> bytes:
+    return runtime.encode_data(np.frombuffer(data, np.uint8), "lz")
+
+
+def parts(weights: list[models.Array]) -> tuple[onnx.ModelProto, dict[str, bytes], bytes]:
+    """A dense model, its payloads and its topology before encoding, for tests that damage one of them."""
+    model = models.chain(weights)
+    arrays = {f"w{i}": w for i, w in enumerate(weights)}
+    declared = models.manifest({n: (models.element_type(a), a.shape) for n, a in arrays.items()})
+    topology = declared + models.external(model, arrays).SerializeToString()
+    return model, {n: runtime.encode_data(a, "raw") for n, a in arrays.items()}, topology
+
+
+def assert_same(model: onnx.ModelProto, names: set[str], feeds: dict[str, Any], level: Any = None) -> None:
+    expected = models.open_session(model, models.options(level)).run(None, feeds)
+    session = models.open_session(models.session_form(model, names), models.options(level))
+    for _ in range(2):
+        for y, e in zip(session.run(None, feeds), expected, strict=True):
+            np.testing.assert_array_equal(y, e, strict=True)
+
+
+def refusal(model: onnx.ModelProto) -> str:
+    with pytest.raises(Exception, match="node 'compiled'") as caught:
+        models.open_session(model)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("level", models.LEVELS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_outputs_are_those_of_the_dense_model(dtype: Any, level: Any) -> None:
+    model = models.chain(models.random_weights(3, dtype=dtype))
+    for rows in (1, 5, 0):
+        assert_same(model, {"w0", "w1", "w2"}, {"x": models.random_input(rows)}, level)
+
+
+def test_every_way_a_weight_is_used() -> None:
+    """Weights that kernels repack, that fusions change, that are outputs, and that shape inference would like to see."""
+    rng = np.random.default_rng(3)
+    arrays = {
+        "table": rng.standard_normal((10, 3 * 64)),
+        "conv": rng.standard_normal((8, 3, 3, 3)),
+        "scale": rng.random(8) + 0.5,
+        "gemm": rng.standard_normal((5, 8 * 64)),
+        "resize": np.array([1, 1, 2, 2]),
+        "out": rng.standard_normal((3,)),
+        "scalar": np.array(2.5),
+    }
+    nodes = [
+        helper.make_node("Gather", ["table", "i"], ["t"]),
+        helper.make_node("Constant", [], ["image"], value_ints=[-1, 3, 8, 8]),
+        helper.make_node("Reshape", ["t", "image"], ["c0"]),
+        helper.make_node("Conv", ["c0", "conv"], ["c1"], pads=[1, 1, 1, 1]),
+        helper.make_node("BatchNormalization", ["c1", "scale", "scale", "scale", "scale"], ["c2"]),
+        helper.make_node("Relu", ["c2"], ["c3"]),
+        helper.make_node("Flatten", ["c3"], ["f"]),
+        helper.make_node("Gemm", ["f", "gemm"], ["g"], transB=1),
+        helper.make_node("Mul", ["g", "scalar"], ["y"]),
+        helper.make_node("Resize", ["c3", "", "resize"], ["big"], mode="nearest"),
+        helper.make_node("Identity", ["out"], ["o"]),
+    ]
+    model = models.make_model(
+        nodes,
+        [models.value("i", TensorProto.INT64, ["n"])],
+        [
+            models.value("y", FLOAT, ["n", 5]),
+            models.value("big", FLOAT, ["n", 8, 16, 16]),
+            models.value("o", FLOAT, [3]),
+        ],
+        [numpy_helper.from_array(a.astype(np.float32), n) for n, a in arrays.items()],
+    )
+    for level in models.LEVELS:
+        assert_same(model, set(arrays), {"i": np.array([1, 7, 3])}, level)
+
+
+def test_scalars_and_other_types_pass_through() -> None:
+    w = models.random_weights(1)[0]
+    model = models.make_model(
+        [
+            helper.make_node("ReduceSum", ["w"], ["total"], keepdims=0),
+            helper.make_node("Mul", ["total", "s"], ["y"]),
+            helper.make_node("Not", ["flag"], ["negated"]),
+            helper.make_node("Identity", ["count"], ["same"]),
+        ],
+        [
+            models.value("s", FLOAT, []),
+            models.value("flag", TensorProto.BOOL, [2]),
+            models.value("count", TensorProto.INT64, ["k"]),
+        ],
+        [
+            models.value("y", FLOAT, []),
+            models.value("negated", TensorProto.BOOL, [2]),
+            models.value("same", TensorProto.INT64, ["k"]),
+        ],
+        [numpy_helper.from_array(w, "w")],
+    )
+    feeds = {"s": np.array(3, np.float32), "flag": np.array([True, False]), "count": np.arange(4)}
+    assert_same(model, {"w"}, feeds)
+
+
+def test_model_without_inputs() -> None:
+    w = models.random_weights(1)[0]
+    model = models.make_model(
+        [helper.make_node("Neg", ["w"], ["y"])], [], [models.value("y", FLOAT, [8, 8])], [numpy_helper.from_array(w, "w")]
+    )
+    assert_same(model, {"w"}, {})
+
+
+def test_model_without_packed_weights() -> None:
+    assert_same(models.chain(models.random_weights(1)), set(), {"x": models.random_input(2)})
+
+
+def test_output_shapes_known_only_after_the_run() -> None:
+    model = models.make_model(
+        [helper.make_node("Mul", ["x", "w"], ["p"]), helper.make_node("NonZero", ["p"], ["y"])],
+        [models.value("x", FLOAT, [4])],
+        [models.value("y", TensorProto.INT64, [1, 2])],  # a declared shape that holds for some inputs only
+        [numpy_helper.from_array(np.ones(4, np.float32), "w")],
+    )
+    session = models.open_session(models.session_form(model, {"w"}))
+    for x in ([0, 1, 0, 1], [1, 1, 1, 0], [0, 0, 0, 0]):
+        (y,) = session.run(None, {"x": np.array(x, np.float32)})
+        np.testing.assert_array_equal(y, [np.flatnonzero(x)])
+
+
+def test_only_requested_outputs_are_returned() -> None:
+    model = models.chain(models.random_weights(2))
+    model.graph.output.append(models.value("h0", FLOAT, ["n", 8]))
+    x = models.random_input(2)
+    expected = models.open_session(model).run(["h0"], {"x": x})[0]
+    (y,) = models.open_session(models.session_form(model, {"w0", "w1"})).run(["h0"], {"x": x})
+    np.testing.assert_array_equal(y, expected)
+
+
+def test_concurrent_runs_and_sessions_agree() -> None:
+    model = models.session_form(models.chain(models.random_weights(3)), {"w0", "w1", "w2"})
+    shared = models.options()
+    with ThreadPoolExecutor(6) as pool:
+        sessions = list(pool.map(lambda _: models.open_session(model, shared), range(6)))
+        inputs = [models.random_input(1 + i % 5) for i in range(300)]
+        results = list(pool.map(lambda i: sessions[i % 6].run(None, {"x": inputs[i]})[0], range(300)))
+    for x, y in zip(inputs, results, strict=True):
+        np.testing.assert_array_equal(y, sessions[0].run(None, {"x": x})[0])
+
+
+def test_reloading_does_not_leak() -> None:
+    model = models.session_form(models.chain(models.random_weights(1, (64, 64))), {"w0"})
+    for _ in range(100):
+        models.open_session(model)
+    before = models.resident_bytes()
+    for _ in range(1000):
+        models.open_session(model)
+    grown = models.resident_bytes() - before
+    assert grown < 6 << 20, f"{grown / 1e6:.1f} MB for 1000 sessions of 16 KB weights"
+
+
+def test_decoded_weights_are_not_kept_twice() -> None:
+    zeros = np.zeros((4096, 4096), np.uint16)
+    payload = runtime.encode_codebook(zeros, zeros.shape, np.float32, codebook=np.zeros(1, np.float32), zero=0)
+    model = models.chain([np.zeros((4096, 4096), np.float32)])
+    topology = models.manifest({"w0": (FLOAT, zeros.shape)}) + models.external(model, {"w0"}).SerializeToString()
+    packed = models.wrap(model, lz(topology), {"w0": payload})
+    del model
+    before = models.resident_bytes()
+    session = models.open_session(packed)
+    held = models.resident_bytes() - before
+    (y,) = session.run(None, {"x": models.random_input(1, 4096)})
+    assert not y.any()
+    assert held < 1.5 * 4 * zeros.size
+
+
+def test_options_set_before_registration_reach_the_inner_session() -> None:
+    def threads_started(count: int) -> int:
+        before = len(os.listdir("/proc/self/task"))
+        session = models.open_session(model, models.options(threads=count))
+        started = len(os.listdir("/proc/self/task")) - before
+        session.run(None, {"x": models.random_input(1)})
+        return started
+
+    model = models.session_form(models.chain(models.random_weights(1)), {"w0"})
+    assert threads_started(1) == 0
+    assert threads_started(4) == 2 * 3  # outer and inner session, the calling thread counts as one of four
+
+
+def test_inner_session_writes_no_files(tmp_path: Path) -> None:
+    session_options = ort.SessionOptions()
+    session_options.enable_profiling = True
+    session_options.profile_file_prefix = str(tmp_path / "profile")
+    session_options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    session_options.register_custom_ops_library(runtime.get_library_path())
+    model = models.session_form(models.chain(models.random_weights(1)), {"w0"})
+    session = models.open_session(model, session_options)
+    session.run(None, {"x": models.random_input(1)})
+    profile = Path(session.end_profiling())
+    assert sorted(tmp_path.iterdir()) == sorted([profile, tmp_path / "optimized.onnx"])
+    optimized = onnx.load(tmp_path / "optimized.onnx")
+    assert [n.op_type for n in optimized.graph.node] == ["CompiledModel"]
+
+
+def test_errors_of_the_inner_run_are_passed_on() -> None:
+    model = models.make_model(
+        [helper.make_node("Gather", ["w", "i"], ["y"])],
+        [models.value("i", TensorProto.INT64, ["n"])],
+        [models.value("y", FLOAT, ["n", 8])],
+        [numpy_helper.from_array(models.random_weights(1)[0], "w")],
+    )
+    session = models.open_session(models.session_form(model, {"w"}))
+    with pytest.raises(Exception, match="indices element out of data bounds"):
+        session.run(None, {"i": np.array([99])})
+    assert session.run(None, {"i": np.array([1])})[0].shape == (1, 8)
+
+
+def test_damaged_payloads_name_the_weight() -> None:
+    model, payloads, topology = parts(models.random_weights(2))
+    good = payloads["w1"]
+    for bad in (b"", good[:-1], good[:60] + bytes([good[60] ^ 1]) + good[61:]):
+        assert "weight 'w1': " in refusal(models.wrap(model, lz(topology), {**payloads, "w1": bad}))
+
+
+def test_payloads_must_be_what_the_manifest_declares() -> None:
+    weights = models.random_weights(2)
+    model, payloads, topology = parts(weights)
+    for other in (weights[1][:4], weights[1].astype(np.float16), weights[1].reshape(1, 8, 8)):
+        bad = runtime.encode_data(np.ascontiguousarray(other), "raw")
+        assert "weight 'w1': the model has" in refusal(models.wrap(model, lz(topology), {**payloads, "w1": bad}))
+    assert "2 packed weights, but 1 payloads" in refusal(models.wrap(model, lz(topology), {"w0": payloads["w0"]}))
+
+
+MANIFEST_DAMAGE: list[tuple[str, Callable[[bytes], bytes], str]] = [
+    ("version", lambda t: b"\2" + t[1:], "manifest version 1, not 2"),
+    ("empty", lambda t: b"", "manifest ends early"),
+    ("ends in a name", lambda t: t[:4], "manifest ends early"),
+    ("count too large", lambda t: t[:1] + b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\1" + t[2:], "manifest"),
+    ("number over 64 bits", lambda t: t[:1] + b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\2" + t[2:], "bad number"),
+    ("number not in shortest form", lambda t: b"\x81\0" + t[1:], "bad number"),
+    ("name longer than the rest", lambda t: t[:2] + b"\xff\xff\3" + t[3:], "manifest ends early"),
+    ("model is no protobuf", lambda t: t[: len(models.manifest(SPEC))] + b"\xff" * 40, "protobuf"),
+]
+SPEC: dict[str, tuple[int, tuple[int, ...]]] = {"w0": (FLOAT, (8, 8)), "w1": (FLOAT, (8, 8))}
+
+
+@pytest.mark.parametrize(("damage", "complaint"), [d[1:] for d in MANIFEST_DAMAGE], ids=[d[0] for d in MANIFEST_DAMAGE])
+def test_damaged_manifests_are_refused(damage: Callable[[bytes], bytes], complaint: str) -> None:
+    model, payloads, topology = parts(models.random_weights(2))
+    damaged = runtime.encode_data(np.frombuffer(damage(topology), np.uint8), "raw")
+    assert complaint in refusal(models.wrap(model, damaged, payloads)).lower()
+
+
+def test_damaged_topology_is_refused() -> None:
+    model, payloads, topology = parts(models.random_weights(2))
+    frame = lz(topology)
+    assert "topology: " in refusal(models.wrap(model, frame[:-3], payloads))
+    square = runtime.encode_data(np.zeros((4, 4), np.uint8), "raw")
+    assert "not a uint8 vector" in refusal(models.wrap(model, square, payloads))
+
+
+def test_inputs_and_outputs_must_match_the_inner_model() -> None:
+    weights = models.random_weights(1)
+    model, payloads, topology = parts(weights)
+    missing_input = models.wrap(model, lz(topology), payloads)
+    node = missing_input.graph.node[0]
+    node.attribute[0].i = 2
+    refusal(missing_input)
+    node.attribute[0].i = -1
+    assert "model_inputs is negative" in refusal(missing_input)
+    model.graph.output.append(models.value("h", FLOAT, None))
+    assert "number of outputs" in refusal(models.wrap(model, lz(topology), payloads))
+    model.graph.input.append(models.value("x2", FLOAT, [1]))
+    assert "number of inputs" in refusal(models.wrap(model, lz(topology), payloads))
