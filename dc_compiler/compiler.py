@@ -92,12 +92,14 @@ def compile_model(
     report = _report(program, chosen, manager.text(), form, passes)
     report.notes += notes
     model = emitter.emit(program, form, provenance)
+    exact = form == "session" and not program.rounding
+    report.notes += program.rounding
     del program
     report.output_bytes = model.ByteSize()
     report.verification = verify.verify(
         original, model, inputs=data, labels=labels, seed=chosen.seed, threads=context.threads
     )
-    _check_quality(report, chosen, force)
+    _check_quality(report, chosen, exact, force)
     if target is not None:
         report.output_bytes = model_io.write_model(model, target)
         report.output = str(target)
@@ -136,13 +138,15 @@ def _report(program: ir.Program, recipe: Recipe, pipeline: str, form: Form, pass
         output_bytes=0,
         topology_bytes=0,
         tensors=[record_row(r) for r in program.records],
-        notes=[f"{r.name}: {note}" for r in program.records for note in r.notes],
+        notes=list(program.notes),
         passes=passes,
     )
 
 
-def _check_quality(report: CompileReport, recipe: Recipe, force: bool) -> None:
+def _check_quality(report: CompileReport, recipe: Recipe, exact: bool, force: bool) -> None:
     """Refuse what breaks the preset's promise; explicit pipelines only report.
+
+    ``exact`` tells that onnxruntime runs the very same graph, so that a lossless result must keep every bit.
 
     Raises:
         QualityError
@@ -151,7 +155,7 @@ def _check_quality(report: CompileReport, recipe: Recipe, force: bool) -> None:
     if recipe.explicit or result is None or result.skipped is not None:
         return
     problem = None
-    if recipe.preset == "lossless" and report.form == "session" and not result.identical:
+    if recipe.preset == "lossless" and exact and not result.identical:
         problem = "the outputs are not identical to the original's"
     elif result.worst_cosine is not None and result.worst_cosine < verify.MIN_COSINE:
         problem = f"an output's cosine to the original's is {result.worst_cosine:.4f}, below {verify.MIN_COSINE}"

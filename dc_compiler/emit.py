@@ -42,6 +42,10 @@ def session_obstacle(program: ir.Program) -> str | None:
     Sequences, maps, optionals, strings and 4- or 8-bit floats do not pass through custom operators.
     """
     graph = program.proto.graph
+    names = Counter([*{i.name for i in graph.input}, *(o.name for o in graph.output)])
+    twice = [name for name, count in names.items() if count > 1]
+    if twice:
+        return f"output '{twice[0]}' is also an input or another output"
     for kind, values in (("input", graph.input), ("output", graph.output)):
         for value in values:
             case = value.type.WhichOneof("value")
@@ -82,10 +86,13 @@ def _place_weights(program: ir.Program) -> list[PlacedWeight]:
         if site.graph is not program.proto.graph and names[name] > 1:
             name = unused_name(name, names)
             _rename(site.graph, site.value_name, name)
-            names[name] += 1
+        if site.graph is not program.proto.graph:
+            program.rounding.append(f"{name}: moved out of the body it was stored in")
         _remove(site)
         placed.append(PlacedWeight(name, record))
     packed_names = {p.name for p in placed}
+    listed = [i.name for i in program.proto.graph.input if i.name in packed_names]
+    program.rounding += [f"{name}: no longer an input that can be overridden" for name in listed]
     _remove_where(program.proto.graph.input, lambda i: i.name in packed_names)
     return placed
 
@@ -99,7 +106,7 @@ def _graph_form(program: ir.Program, placed: list[PlacedWeight]) -> onnx.ModelPr
         return model
     model.ir_version = max(model.ir_version, 4)
     model.opset_import.add(domain=DOMAIN, version=1)
-    names = Counter(_defined_names(graph))
+    names = Counter([*_defined_names(graph), *(w.name for w in placed)])
     described = {v.name for v in [*graph.value_info, *graph.output]}
     producers: list[onnx.NodeProto] = []
     opset = default_opset(model)

@@ -32,6 +32,7 @@ def build_program(source: model_io.SourceModel, *, min_size: int, skip: Sequence
     label, base_dir, size = source.label, source.base_dir, source.size
     proto = _inline_functions_with_weights(source.proto, min_size)
     _drop_redundant_inputs(proto)
+    notes = _drop_unused(proto)
     arrays = _extract(proto, source, min_size)
     proto = _without_data(proto)
     sites = list(ir.weight_sites(proto.graph))
@@ -48,7 +49,7 @@ def build_program(source: model_io.SourceModel, *, min_size: int, skip: Sequence
         kept_sites.append(site)
     _make_names_unique(records)
     _apply_skip(records, skip)
-    return ir.Program(proto, records, kept_sites, label, size, base_dir)
+    return ir.Program(proto, records, kept_sites, label, size, base_dir, notes)
 
 
 def matching(records: Iterable[ir.WeightRecord], pattern: str) -> list[ir.WeightRecord]:
@@ -148,6 +149,17 @@ def _drop_redundant_inputs(proto: onnx.ModelProto) -> None:
     del proto.graph.input[:]
     proto.graph.input.extend(kept)
     proto.ir_version = 4
+
+
+def _drop_unused(proto: onnx.ModelProto) -> list[str]:
+    """Remove initializers of the main graph that nothing uses, as onnxruntime does when it loads a model; their notes."""
+    used = {name for g in ir.walk_graphs(proto.graph) for n in g.node for name in n.input}
+    used |= {o.name for g in ir.walk_graphs(proto.graph) for o in g.output} | {i.name for i in proto.graph.input}
+    unused = [i for i, t in enumerate(proto.graph.initializer) if t.name not in used]
+    notes = [f"{proto.graph.initializer[i].name}: dropped, nothing uses it" for i in unused]
+    for i in reversed(unused):
+        del proto.graph.initializer[i]
+    return notes
 
 
 def _inline_functions_with_weights(proto: onnx.ModelProto, min_size: int) -> onnx.ModelProto:

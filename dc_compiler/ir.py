@@ -19,6 +19,7 @@ COMPUTE_DTYPES: dict[int, np.dtype] = {
     TensorProto.BFLOAT16: np.dtype(np.float32),
     TensorProto.DOUBLE: np.dtype(np.float64),
 }
+VECTOR_LIMIT = 1 << 16
 KEEP_ORIGINAL = 1 << 16  # elements up to which a weight's original values stay in reach
 BLOCK = 1 << 20  # elements handled at a time where a whole temporary array would cost too much memory
 
@@ -133,7 +134,6 @@ class WeightRecord:
     signal: float | None = None  # sum of squares of the original values, None while unchanged
     noise: float = 0.0  # sum of squared changes
     original: np.ndarray | None = None  # values before the first change, for small weights
-    notes: list[str] = field(default_factory=list)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -142,6 +142,12 @@ class WeightRecord:
     @property
     def size(self) -> int:
         return self.values.size
+
+    @property
+    def is_vector(self) -> bool:
+        """Whether this is a bias, a normalization parameter or the like: at most one extent above 1. Passes keep the
+        values of vectors, which are few and precious; a vector of 65,536 elements or more counts as a weight."""
+        return sum(extent > 1 for extent in self.shape) < 2 and self.size < VECTOR_LIMIT
 
     @property
     def nbytes(self) -> int:
@@ -185,13 +191,16 @@ class Program:
     label: str
     original_bytes: int
     base_dir: Path
+    notes: list[str] = field(default_factory=list)
+    rounding: list[str] = field(default_factory=list)  # why outputs may differ by float rounding although no weight did
 
     def eligible(self) -> list[WeightRecord]:
-        """Records that passes may change."""
+        """Records that may be packed."""
         return [r for r in self.records if r.reason is None]
 
-    def site(self, record: WeightRecord) -> Site:
-        return self.sites[next(i for i, r in enumerate(self.records) if r is record)]
+    def weights(self) -> list[WeightRecord]:
+        """Records whose values may be changed: eligible, and not vectors."""
+        return [r for r in self.eligible() if not r.is_vector]
 
     def signature(self) -> bytes:
         """Inputs and outputs of the model: no pass may change them."""

@@ -210,7 +210,7 @@ def encode_codebook(
 
     indices         (n,) or any shape of n elements, uint16
     codebook, zero  (k,) values in `dtype`, or in the compute type (f64 for f64, else f32) with scales; `zero` is 0 or
-                    1 + the index of the entry that is +0.0. Without a codebook, entry j < `k` is the number `grid_lo` + j
+                    1 + the index of the entry that is +0.0. Without a codebook, entry j < `k` is `grid_lo` + j
     scales          (channels,) positive values in the compute type; or `log_scales`, (channels,) integers: FORMAT.md 3
     channels, inner element i uses scale (i // inner) % channels
     coder           'fixed', 'huffman', 'rans', or 'auto' for the smallest

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+import ml_dtypes
 import numpy as np
 
 from dc_compiler import ir
@@ -60,11 +61,14 @@ class Cluster(Pass):
         self.check(0 < self.step <= 16, "step", "give a number above 0, at most 16")
 
     def run(self, program: ir.Program, context: Context) -> PassReport:
-        records = program.eligible()
+        records = program.weights()
         typical = _typical_size(records)
 
         def work(record: ir.WeightRecord) -> int:
             options = self.for_record(record, context)
+            if options.mode == "grid" and np.abs(record.values).max() > ml_dtypes.finfo(record.values.dtype).max / 4:
+                record.leave_alone("its values are too close to the largest float for a grid")
+                return 0
             clustered = options._cluster(record, context.seed, typical)
             record.clustered = clustered
             ir.add_change(record, _rebuild(clustered, record))
@@ -88,8 +92,7 @@ class Cluster(Pass):
         channels, inner = ir.channel_layout(record.shape, record.uses)
         deviation, largest = channel_statistics(record.values.reshape(-1), channels, inner)
         step = np.maximum(deviation * relative_step, largest / MAX_MULTIPLE)
-        step[step == 0] = 1.0  # a channel of zeros
-        scales = ir.Scales(ir.nearest_log_step(step), inner)
+        scales = ir.Scales(_within_range(ir.nearest_log_step(step), step > 0), inner)
         return _round_to_grid(record.values.reshape(-1), scales)
 
     def _kmeans(self, record: ir.WeightRecord, limit: int, seed: int) -> ir.Clustered:
@@ -99,8 +102,7 @@ class Cluster(Pass):
         if self.scales == "channel":
             channels, inner = ir.channel_layout(record.shape, record.uses)
             deviation, _ = channel_statistics(flat, channels, inner, centred=False)
-            deviation[deviation == 0] = 1.0
-            scales = ir.Scales(ir.nearest_log_step(deviation), inner)
+            scales = ir.Scales(_within_range(ir.nearest_log_step(deviation), deviation > 0), inner)
             dtype = ir.compute_dtype(dtype)
             flat = _normalised(flat, scales)
         mask = None if record.mask is None else record.mask.reshape(-1)
@@ -204,6 +206,15 @@ def channel_statistics(
         # the floor keeps the grid of a channel of nearly equal values from becoming absurdly fine
         variance = np.maximum(variance - (total / count) ** 2, variance * 2.0**-12)
     return np.sqrt(variance), largest
+
+
+def _within_range(steps: np.ndarray, used: np.ndarray) -> np.ndarray:
+    """Log steps at most 255 apart, as the format asks: channels 2**32 times weaker than the strongest get a coarser
+    scale, and channels of zeros any."""
+    if not used.any():
+        return np.zeros_like(steps)
+    strongest = steps[used].max()
+    return np.where(used, np.maximum(steps, strongest - 255), strongest)
 
 
 def _normalised(flat: np.ndarray, scales: ir.Scales) -> np.ndarray:

@@ -16,7 +16,7 @@ class Encode(Pass):
     Options:
         coder: ``auto`` keeps the smallest for each weight. ``huffman`` is the paper's form: relative positions with
             filler zeros and codebook indices, both Huffman-coded; ``rans`` codes indices with zero as a symbol;
-            ``fixed`` packs bits; ``lossless`` codes the float bits by byte planes. Clustered weights are coded by
+            ``fixed`` packs bits; ``lossless`` codes the float bits by byte planes, vectors included. Clustered weights are coded by
             their indices unless ``lossless`` is asked for; others always losslessly.
         position_bits: *huffman*: bits of a relative position, 1 to 16; 0 tries all and keeps the smallest.
     """
@@ -41,7 +41,11 @@ class Encode(Pass):
         records = program.eligible()
 
         def work(record: ir.WeightRecord) -> int:
-            frame = self.for_record(record, context)._frame(record)
+            options = self.for_record(record, context)
+            if record.is_vector and options.coder != "lossless":
+                record.leave_alone("a vector (bias, normalization or the like)")
+                return 0
+            frame = options._frame(record)
             if len(frame) >= record.nbytes:
                 record.leave_alone(f"packing would not make it smaller ({len(frame)} against {record.nbytes} bytes)")
                 return 0

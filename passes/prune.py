@@ -45,7 +45,7 @@ class Prune(Pass):
         self.check(self.scope == "layer" or self.density is not None, "scope", "give a density with it")
 
     def run(self, program: ir.Program, context: Context) -> PassReport:
-        records = program.eligible()
+        records = program.weights()
         options = {id(r): self.for_record(r, context) for r in records}
         together = [r for r in records if options[id(r)].scope == "global"]
         bounds = {id(r): b for r, b in zip(together, self._global_counts(together), strict=True)} if together else {}

@@ -34,13 +34,12 @@ class FixedReader final : public IndexReader {
       : bytes_(bytes), width_(header.index_width()), at_(first * width_), k_(header.k) {}
 
   void read(uint16_t* out, size_t count) override {
-    const uint32_t mask = (1U << width_) - 1;
+    const uint64_t wide_end = bytes_.size < 4 ? 0 : bytes_.size - 3;  // up to here 4 bytes can be loaded
     uint32_t largest = 0;
     for (size_t i = 0; i < count; ++i, at_ += width_) {
       const uint64_t byte = at_ >> 3;
-      uint32_t window = 0;
-      if (byte < bytes_.size) std::memcpy(&window, bytes_.data + byte, std::min<size_t>(4, bytes_.size - byte));
-      const uint32_t index = (window >> (at_ & 7)) & mask;
+      const uint32_t window = byte < wide_end ? load<uint32_t>(bytes_.data + byte) : last_window(byte);
+      const uint32_t index = (window >> (at_ & 7)) & ((1U << width_) - 1);
       largest = std::max(largest, index);
       out[i] = static_cast<uint16_t>(index);
     }
@@ -50,6 +49,12 @@ class FixedReader final : public IndexReader {
   void finish() override {}
 
  private:
+  uint32_t last_window(uint64_t byte) const {
+    uint32_t window = 0;
+    for (unsigned i = 0; i < 4 && byte + i < bytes_.size; ++i) window |= uint32_t{bytes_.data[byte + i]} << (8 * i);
+    return window;
+  }
+
   Span bytes_;
   unsigned width_;
   uint64_t at_;  // in bits

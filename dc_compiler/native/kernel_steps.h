@@ -27,12 +27,11 @@ inline uint16_t rans_step(const RansTable& table, uint32_t& state, const uint8_t
   const uint32_t step = kPacked ? table.packed[slot] : table.steps[slot];
   const uint32_t frequency = (kPacked ? step & mask : step & 0xFFFF) + 1;
   const uint32_t offset = kPacked ? (step >> s) & mask : step >> 16;
-  uint32_t x = frequency * (state >> s) + offset;
-  const uint32_t refilled = (x << 16) | load_at<uint16_t>(words);
-  const bool refill = x < 0x10000;
-  x = refill ? refilled : x;
-  words += refill ? 2 : 0;
-  state = x;
+  const uint32_t x = frequency * (state >> s) + offset;
+  // No branch: whether a lane needs a word is as good as random.
+  const uint32_t refill = 0U - static_cast<uint32_t>(x < 0x10000);
+  state = (x << (refill & 16)) | (load_at<uint16_t>(words) & refill);
+  words += refill & 2;
   return static_cast<uint16_t>(kPacked ? step >> (2 * s) : table.symbols[slot]);
 }
 

@@ -13,6 +13,7 @@ namespace {
 constexpr uint32_t kLeastMatch = 4;
 constexpr uint32_t kMostOffset = (1U << 24) - 1;
 constexpr uint32_t kNibble = 15;
+constexpr size_t kLarge = 1 << 20;  // from here on time counts more than the last bytes
 
 uint64_t read_length(uint32_t nibble, ByteReader& extras) {
   uint64_t length = nibble;
@@ -31,7 +32,8 @@ struct Match {
 // Finds earlier occurrences by chains of positions with equal hashes of four bytes.
 class MatchFinder {
  public:
-  explicit MatchFinder(Span bytes) : bytes_(bytes), heads_(size_t{1} << kHashBits, kNone), previous_(bytes.size, kNone) {}
+  MatchFinder(Span bytes, unsigned depth)
+      : bytes_(bytes), depth_(depth), heads_(size_t{1} << kHashBits, kNone), previous_(bytes.size, kNone) {}
 
   // Matches at `at`, ever longer and ever farther; enters `at` into its chain.
   void find(uint32_t at, std::vector<Match>& matches) {
@@ -40,7 +42,7 @@ class MatchFinder {
     if (room < kLeastMatch) return;
     uint32_t& head = heads_[(load<uint32_t>(bytes_.data + at) * 2654435761U) >> (32 - kHashBits)];
     uint32_t best = kLeastMatch - 1;
-    unsigned depth = kDepth;
+    unsigned depth = depth_;
     for (uint32_t from = head; from != kNone && at - from <= kMostOffset && depth > 0 && best < room; --depth) {
       if (bytes_.data[from + best] == bytes_.data[at + best]) {
         uint32_t length = 0;
@@ -61,9 +63,9 @@ class MatchFinder {
 
  private:
   static constexpr unsigned kHashBits = 16;
-  static constexpr unsigned kDepth = 128;
   static constexpr uint32_t kNone = UINT32_MAX;
   Span bytes_;
+  unsigned depth_;  // positions of a chain that are looked at
   std::vector<uint32_t> heads_;
   std::vector<uint32_t> previous_;
 };
@@ -154,12 +156,12 @@ struct Prices {
 };
 
 // The cheapest way through the bytes: a shortest path over positions, forwards, each step a literal or a match.
-std::vector<Match> cheapest_parse(Span bytes, const Prices& prices) {
+std::vector<Match> cheapest_parse(Span bytes, const Prices& prices, unsigned depth) {
   const uint32_t size = static_cast<uint32_t>(bytes.size);
   std::vector<uint64_t> cost(bytes.size + 1, UINT64_MAX);
   std::vector<Match> arrived(bytes.size + 1);
   cost[0] = 0;
-  MatchFinder finder(bytes);
+  MatchFinder finder(bytes, depth);
   std::vector<Match> matches;
   uint32_t skip_to = 0;  // inside a very long match nothing else is tried
   for (uint32_t at = 0; at < size; ++at) {
@@ -250,10 +252,11 @@ void decode_lz_chunk(Span chunk, uint8_t* out, size_t size) {
 
 Bytes encode_lz_chunk(Span bytes) {
   // The first prices are those of bytes as they come; each parse gives better prices to the next. The smallest result counts.
+  const bool large = bytes.size > kLarge;
   Streams streams = split(bytes, std::vector<Match>(bytes.size));
   Bytes best;
-  for (int pass = 0; pass < 5; ++pass) {
-    streams = split(bytes, cheapest_parse(bytes, Prices(streams)));
+  for (unsigned pass = 0; pass < (large ? 2U : 5U); ++pass) {
+    streams = split(bytes, cheapest_parse(bytes, Prices(streams), large ? 8 : 128));
     Bytes out = assemble(streams);
     if (best.empty() || out.size() < best.size()) best = std::move(out);
   }

@@ -11,8 +11,9 @@
 namespace dcc::ort {
 namespace {
 
-// Buffers that weights are decoded into. Graph optimization merges the nodes that make the buffers of two weights when these
-// nodes are equal; both outputs would then be the same memory. Never destroyed: kernels may outlive static objects.
+// Buffers that weights are decoded into. Graph optimization merges the nodes that make the buffers of two weights when
+// these nodes are equal; both outputs would then be the same memory. Never destroyed: kernels may outlive static
+// objects.
 class ClaimedBuffers {
  public:
   bool claim(const void* buffer) {
@@ -33,8 +34,8 @@ class ClaimedBuffers {
   std::unordered_set<const void*> buffers_;
 };
 
-// Where the decoded weight lives: in the graph's own constant buffer, which the output aliases (nothing to do in a run), or,
-// when there is no such buffer, in memory of its own that every run copies from.
+// Where the decoded weight lives: in the graph's own constant buffer, which the output aliases (nothing to do in a
+// run), or, when there is no such buffer, in memory of its own that every run copies from.
 class WeightMemory {
  public:
   WeightMemory(uint8_t* buffer, size_t bytes, const std::string& what) : data_(buffer) {
@@ -65,18 +66,21 @@ std::string weight_text(const Api& api, const OrtKernelInfo* info) {
 void check_output_type(const Api& api, const OrtKernelInfo* info, const TensorType& frame, const std::string& what) {
   const Owned<OrtTypeInfo> owner(get<OrtTypeInfo*>(api, api.KernelInfo_GetOutputTypeInfo, info, size_t{0}),
                                  api.ReleaseTypeInfo);
-  const TensorType type = read_type(
-      api, get<const OrtTensorTypeAndShapeInfo*>(api, api.CastTypeInfoToTensorInfo, const_cast<const OrtTypeInfo*>(owner.get())));
+  const TensorType type =
+      read_type(api, get<const OrtTensorTypeAndShapeInfo*>(api, api.CastTypeInfoToTensorInfo,
+                                                           const_cast<const OrtTypeInfo*>(owner.get())));
   if (type.element != frame.element)
     throw Failure(what + ": the graph has element type " + std::to_string(type.element) + ", the payload " +
                   std::to_string(frame.element));
   // A shape that nobody declared reads as rank 0.
   bool same = type.dims.size() == frame.dims.size() || type.dims.empty();
   for (size_t i = 0; same && i < type.dims.size(); ++i) same = type.dims[i] < 0 || type.dims[i] == frame.dims[i];
-  if (!same) throw Failure(what + ": the graph has shape " + dims_text(type.dims) + ", the payload " + dims_text(frame.dims));
+  if (!same)
+    throw Failure(what + ": the graph has shape " + dims_text(type.dims) + ", the payload " + dims_text(frame.dims));
 }
 
-// The buffer of input 1 when it is a constant of the frame's type; null when there is none or it is made anew in every run.
+// The buffer of input 1 when it is a constant of the frame's type; null when there is none or it is made anew in every
+// run.
 uint8_t* constant_buffer(const Api& api, const OrtKernelInfo* info, const TensorType& frame, const std::string& what) {
   if (get<size_t>(api, api.KernelInfo_GetInputCount, info) < 2) return nullptr;
   int is_constant = 0;
@@ -103,7 +107,8 @@ class DecodeWeights {
 
  private:
   DecodeWeights(const Registration& owner, const OrtKernelInfo* info, const std::string& what)
-      : api_(owner.api), frame_(checked_frame(api_, info, what)),
+      : api_(owner.api),
+        frame_(checked_frame(api_, info, what)),
         memory_(constant_buffer(api_, info, frame_.type, what), frame_.bytes, what) {
     const DecodeJob job{frame_.data, frame_.size, memory_.data(), frame_.bytes};
     std::string error;
@@ -122,15 +127,17 @@ class DecodeWeights {
   WeightMemory memory_;
 };
 
-// The output is typed like the buffer. Without one the type comes from the graph (value_info). Errors are left to the kernel.
+// The output is typed like the buffer. Without one the type comes from the graph (value_info). Errors are left to the
+// kernel.
 OrtStatus* infer_like_buffer(const OrtCustomOp* op, OrtShapeInferContext* context) {
   const Api& api = static_cast<const Operator*>(op)->registration->api;
   const OrtShapeInferContext* node = context;
   OrtStatus* status = guarded(api, [&] {
     if (get<size_t>(api, api.ShapeInferContext_GetInputCount, node) < 2) return;
     // The context owns what it hands out here.
-    check(api, api.ShapeInferContext_SetOutputTypeShape(
-                   node, 0, get<OrtTensorTypeAndShapeInfo*>(api, api.ShapeInferContext_GetInputTypeShape, node, size_t{1})));
+    check(api,
+          api.ShapeInferContext_SetOutputTypeShape(
+              node, 0, get<OrtTensorTypeAndShapeInfo*>(api, api.ShapeInferContext_GetInputTypeShape, node, size_t{1})));
   });
   if (status) api.ReleaseStatus(status);
   return nullptr;
@@ -165,8 +172,8 @@ Operator decode_weights_operator(const Registration& owner) {
 
 namespace {
 
-constexpr uint32_t kOldestVersion = 16;   // operators that return errors
-constexpr uint32_t kNewestVersion = 18;   // alias maps
+constexpr uint32_t kOldestVersion = 16;  // operators that return errors
+constexpr uint32_t kNewestVersion = 18;  // alias maps
 constexpr char kRegisteredKey[] = "dcc.registered";
 constexpr char kThreadsKey[] = "dcc.decode_threads";
 
@@ -211,7 +218,8 @@ void register_operators(OrtSessionOptions* options, const Registration& source) 
   for (const Operator& op : operators->all) check(api, api.CustomOpDomain_Add(domain, &op));
   check(api, api.AddCustomOpDomain(options, domain));
   check(api, api.AddSessionConfigEntry(options, kRegisteredKey, "1"));
-  registration.options = get<OrtSessionOptions*>(api, api.CloneSessionOptions, const_cast<const OrtSessionOptions*>(options));
+  registration.options =
+      get<OrtSessionOptions*>(api, api.CloneSessionOptions, const_cast<const OrtSessionOptions*>(options));
 
   // The domain must outlive every session made with these options, and nothing tells when that is.
   static auto& kept = *new std::vector<std::unique_ptr<Operators>>;

@@ -21,13 +21,19 @@ struct Topology {
   size_t model_size;
 };
 
-// Appended to a ModelProto, this adds a node `released = dcc:ReleaseWeights()` to its graph: protobuf merges what is concatenated.
+// Appended to a ModelProto, this adds a node `released = dcc:ReleaseWeights()` to its graph: protobuf merges what is
+// concatenated.
 constexpr char kReleaseNode[] =
-    "\x3a\x25\x0a\x23"            // ModelProto.graph, GraphProto.node
-    "\x12\x0c" "dcc.released"      // output
-    "\x22\x0e" "ReleaseWeights"    // op_type
-    "\x3a\x03" "dcc"               // domain
-    "\x42\x07\x0a\x03" "dcc" "\x10\x01";  // ModelProto.opset_import
+    "\x3a\x25\x0a\x23"  // ModelProto.graph, GraphProto.node
+    "\x12\x0c"
+    "dcc.released"  // output
+    "\x22\x0e"
+    "ReleaseWeights"  // op_type
+    "\x3a\x03"
+    "dcc"  // domain
+    "\x42\x07\x0a\x03"
+    "dcc"
+    "\x10\x01";  // ModelProto.opset_import
 constexpr size_t kReleaseNodeSize = sizeof kReleaseNode - 1;
 
 // Reads the manifest in front of the ModelProto; every read is checked against the end.
@@ -80,7 +86,8 @@ void decode(const std::vector<DecodeJob>& jobs, int threads, const std::vector<W
 
 Topology read_topology(const Registration& owner, const OrtKernelInfo* info, size_t index) {
   const Frame frame = read_frame(owner.api, info, index, "topology");
-  if (frame.type.element != kUint8 || frame.type.dims.size() != 1) throw Failure("topology: the frame is not a uint8 vector");
+  if (frame.type.element != kUint8 || frame.type.dims.size() != 1)
+    throw Failure("topology: the frame is not a uint8 vector");
   Topology topology{std::unique_ptr<uint8_t[]>(new uint8_t[frame.bytes + kReleaseNodeSize]), {}, nullptr, 0};
   decode({{frame.data, frame.size, topology.bytes.get(), frame.bytes}}, owner.threads, nullptr);
 
@@ -129,7 +136,8 @@ std::vector<Buffer> decode_weights(const std::vector<Frame>& frames, const std::
   return buffers;
 }
 
-// Gives the decoded weights to a session about to be made. onnxruntime takes only memory that stays the caller's, and copies it.
+// Gives the decoded weights to a session about to be made. onnxruntime takes only memory that stays the caller's, and
+// copies it.
 void add_weights(const Api& api, OrtSessionOptions* options, const std::vector<Weight>& weights,
                  const std::vector<Frame>& frames, const std::vector<Buffer>& buffers) {
   if (weights.empty()) return;
@@ -164,16 +172,21 @@ Owned<OrtEnv> open_env(const Registration& owner) {
   try {
     return {get<OrtEnv*>(owner.api, owner.api.CreateEnv, kLogWarning, "dcc"), owner.api.ReleaseEnv};
   } catch (const Failure& failure) {
-    throw Failure("onnxruntime " + owner.runtime + " cannot open a session inside a session (in Python that takes 1.23); use a "
-                  "newer onnxruntime, or compile with --emit graph (" + failure.message + ")");
+    throw Failure("onnxruntime " + owner.runtime +
+                  " cannot open a session inside a session (in Python that takes 1.23); use a "
+                  "newer onnxruntime, or compile with --emit graph (" +
+                  failure.message + ")");
   }
 }
 
-// The weights of the session that this thread is opening. onnxruntime copies them first and packs its copies for its kernels
-// later, which is when memory use peaks: the kernel of ReleaseWeights, created in between, frees what is no longer needed.
+// The weights of the session that this thread is opening. onnxruntime copies them first and packs its copies for its
+// kernels later, which is when memory use peaks: the kernel of ReleaseWeights, created in between, frees what is no
+// longer needed.
 class LoadingWeights {
  public:
-  explicit LoadingWeights(std::vector<Buffer> buffers) : buffers_(std::move(buffers)), outer_(current_) { current_ = this; }
+  explicit LoadingWeights(std::vector<Buffer> buffers) : buffers_(std::move(buffers)), outer_(current_) {
+    current_ = this;
+  }
   ~LoadingWeights() { current_ = outer_; }
   LoadingWeights(const LoadingWeights&) = delete;
   LoadingWeights& operator=(const LoadingWeights&) = delete;
@@ -250,14 +263,14 @@ class CompiledModel {
     throw Failure(node_text(owner.api, info) + ": " + error.what());
   }
 
-  // Inputs go to the inner session as they are. Its outputs are copied: their shapes may be known only after the run, and a
-  // declared shape, even a static one, binds nobody.
+  // Inputs go to the inner session as they are. Its outputs are copied: their shapes may be known only after the run,
+  // and a declared shape, even a static one, binds nobody.
   void compute(OrtKernelContext* context) const {
     std::vector<const OrtValue*> inputs(inputs_.size());
     for (size_t i = 0; i < inputs.size(); ++i) check(api_, api_.KernelContext_GetInput(context, i, &inputs[i]));
     std::vector<OrtValue*> results(outputs_.size());
-    check(api_, api_.Run(session_.get(), nullptr, input_names_.data(), inputs.data(), inputs.size(), output_names_.data(),
-                         results.size(), results.data()));
+    check(api_, api_.Run(session_.get(), nullptr, input_names_.data(), inputs.data(), inputs.size(),
+                         output_names_.data(), results.size(), results.data()));
     std::vector<Owned<OrtValue>> owned;
     for (OrtValue* result : results) owned.emplace_back(result, api_.ReleaseValue);
     for (size_t i = 0; i < owned.size(); ++i) copy_output(context, i, owned[i].get());

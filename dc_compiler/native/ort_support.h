@@ -79,7 +79,8 @@ inline TensorType type_of(const Api& api, const OrtValue* value) {
   return read_type(api, info.get());
 }
 
-// The tensor's bytes. Old versions of the C ABI have no const accessor; callers write only to what they made or were lent.
+// The tensor's bytes. Old versions of the C ABI have no const accessor; callers write only to what they made or were
+// lent.
 inline uint8_t* data_of(const Api& api, const OrtValue* value) {
   return static_cast<uint8_t*>(get<void*>(api, api.GetTensorMutableData, const_cast<OrtValue*>(value)));
 }

@@ -14,7 +14,6 @@ namespace {
 
 constexpr unsigned kLeastScale = 8;
 constexpr unsigned kMostScale = 16;
-constexpr unsigned kUsualScale = 12;
 constexpr uint32_t kLowestState = 1U << 16;
 
 // Frequencies of sum 2^s, at least 1 for every used symbol, by Webster's method: what is left after rounding down goes one by
@@ -105,27 +104,24 @@ RansModel best_rans_model(const Counts& counts, uint64_t& bits) {
     total += count;
     used += count > 0 ? 1U : 0U;
   }
-  RansModel best, usual;
-  uint64_t best_size = UINT64_MAX, usual_size = UINT64_MAX, best_bits = 0, usual_bits = 0;
+  struct Candidate {
+    RansModel model;
+    uint64_t stream_bits, size;
+  };
+  std::vector<Candidate> candidates;
+  uint64_t least = UINT64_MAX;
   for (unsigned scale_bits = kLeastScale; scale_bits <= kMostScale; ++scale_bits) {
     if (used > uint64_t{1} << scale_bits) continue;
     RansModel model{scale_bits, normalized(counts, total, scale_bits)};
     const uint64_t streams = stream_bits(counts, model);
     const uint64_t size = streams + 8 * number_list_size(model.frequencies);
-    if (scale_bits == kUsualScale) {
-      usual = model;
-      usual_size = size;
-      usual_bits = streams;
-    }
-    if (size < best_size) {
-      best = std::move(model);
-      best_size = size;
-      best_bits = streams;
-    }
+    least = std::min(least, size);
+    candidates.push_back({std::move(model), streams, size});
   }
-  const bool keep_usual = usual_size - best_size <= best_size / 2000;
-  bits = keep_usual ? usual_bits : best_bits;
-  return keep_usual ? usual : best;
+  const auto good = std::find_if(candidates.begin(), candidates.end(),
+                                 [&](const Candidate& candidate) { return candidate.size - least <= least / 2000; });
+  bits = good->stream_bits;
+  return std::move(good->model);
 }
 
 RansDecoder::RansDecoder(const RansModel& model) {

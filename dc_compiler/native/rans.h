@@ -21,8 +21,8 @@ struct RansModel {
 RansModel read_rans_model(ByteReader& reader, size_t k);
 void append_rans_model(Bytes& out, const RansModel& model);
 
-// The model with which `counts` and its own TABLES take the least room. 12 bits of scale, which decode fastest, are kept
-// unless others save more than 0.05 %. `bits` gets the bits of the streams, TABLES not included.
+// The model of the smallest scale, whose tables stay in the nearest cache, with which `counts` and its own TABLES take at most
+// 0.05 % more room than with the best. `bits` gets the bits of the streams, TABLES not included.
 RansModel best_rans_model(const Counts& counts, uint64_t& bits);
 
 // A model ready for decoding. Owns what `table` points to; movable, as vectors keep their buffers.

@@ -12,8 +12,11 @@ from fixtures.inputs import FIXTURES, sample_inputs
 from models.graphs import GRAPHS
 
 from dc_compiler import compile_model, get_library_path, unpack_model
+from dc_compiler.report import CompileReport
 
 FORMS = ("session", "graph")
+# Its feed overrides a weight, which a packed weight does not allow (test_overridable in test_compile.py)
+NAMES = sorted(GRAPHS.keys() - {"overridable_fed"})
 
 
 def run(model: onnx.ModelProto | str, feed: dict[str, np.ndarray], optimize: bool = True) -> list[object]:
@@ -26,6 +29,12 @@ def run(model: onnx.ModelProto | str, feed: dict[str, np.ndarray], optimize: boo
     content = model if isinstance(model, str) else model.SerializeToString()
     session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     return list(session.run(None, feed))
+
+
+def is_exact(report: CompileReport) -> bool:
+    """Whether onnxruntime runs the very same graph with the very same constants."""
+    moved = any("moved out" in n or "no longer an input" in n for n in report.notes)
+    return report.form == "session" and not moved
 
 
 def same(left: object, right: object, exact: bool) -> bool:
@@ -45,18 +54,18 @@ def same(left: object, right: object, exact: bool) -> bool:
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("name", GRAPHS)
+@pytest.mark.parametrize("name", NAMES)
 def test_lossless_changes_nothing(name: str, form: str) -> None:
     """With min_size 0 every float tensor is packed; session form keeps every bit of the outputs."""
     model, feed = GRAPHS[name]()
     expected = run(model, feed)
     result = compile_model(model, preset="lossless", min_size=0, emit=form)
     onnx.checker.check_model(result.model)
-    assert same(expected, run(result.model, feed), exact=result.report.form == "session")
+    assert same(expected, run(result.model, feed), exact=is_exact(result.report))
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("name", GRAPHS)
+@pytest.mark.parametrize("name", NAMES)
 def test_default_equals_its_unpacked_model(name: str, form: str, tmp_path: Path) -> None:
     model, feed = GRAPHS[name]()
     path = tmp_path / "out.onnx"
@@ -71,10 +80,10 @@ def test_default_equals_its_unpacked_model(name: str, form: str, tmp_path: Path)
 def test_exports_of_frameworks(name: str, form: str, tmp_path: Path) -> None:
     feed = sample_inputs(name)
     path = tmp_path / "out.onnx"
-    result = compile_model(FIXTURES[name], path, emit=form)
+    result = compile_model(FIXTURES[name], path, min_size=256, emit=form)
     assert any(t.reason is None for t in result.report.tensors)
     dense = tmp_path / "dense.onnx"
     unpack_model(path, dense)
     assert same(run(str(dense), feed), run(str(path), feed), exact=result.report.form == "session")
     lossless = compile_model(FIXTURES[name], preset="lossless", min_size=0, emit=form)
-    assert same(run(str(FIXTURES[name]), feed), run(lossless.model, feed), exact=lossless.report.form == "session")
+    assert same(run(str(FIXTURES[name]), feed), run(lossless.model, feed), exact=is_exact(lossless.report))

@@ -1,6 +1,8 @@
-// c_entry.cpp: serves a compiled model from C++ through onnxruntime's C ABI alone, without Python and onnxruntime's headers.
+// c_entry.cpp: serves a compiled model from C++ through onnxruntime's C ABI alone, without Python and onnxruntime's
+// headers.
 //
-// c_entry ONNXRUNTIME_LIBRARY DCC_LIBRARY MODEL VALUE...   feeds input x [1, count] (f32) and prints output y, one value a line.
+// c_entry ONNXRUNTIME_LIBRARY DCC_LIBRARY MODEL VALUE...   feeds input x [1, count] (f32) and prints output y, one
+// value a line.
 #include <dlfcn.h>
 
 #include <cstdio>
@@ -70,7 +72,8 @@ int main(int argc, char** argv) {
   int64_t shape[2];
   check(api, api.GetDimensions(info, shape, 2));
   check(api, api.GetTensorMutableData(output, &data));
-  for (int64_t i = 0; i < shape[0] * shape[1]; ++i) std::printf("%.9g\n", static_cast<double>(static_cast<float*>(data)[i]));
+  for (int64_t i = 0; i < shape[0] * shape[1]; ++i)
+    std::printf("%.9g\n", static_cast<double>(static_cast<float*>(data)[i]));
 
   api.ReleaseTensorTypeAndShapeInfo(info);
   api.ReleaseValue(output);
