@@ -124,20 +124,23 @@ def _load_in_process(path: Path, register: bool, threads: int) -> dict[str, floa
 
 def load_worker(path: str, register: str, threads: str) -> None:
     """Entry of the measuring process: loads the model once and prints seconds and the growth of peak memory."""
-    import resource
-
     import onnxruntime  # noqa: F401  # its own loading is not what is measured
 
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = _memory("VmRSS")
     start = time.perf_counter()
     try:
         session = verify.make_session(Path(path), int(threads), register=register == "1")
     except DccError as e:
         raise SystemExit(str(e)) from None
     seconds = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    sys.stdout.write(json.dumps({"seconds": seconds, "peak": peak * 1024.0}))
+    sys.stdout.write(json.dumps({"seconds": seconds, "peak": _memory("VmHWM") - before}))
     del session
+
+
+def _memory(field: str) -> float:
+    """Bytes of this process from /proc: VmRSS is resident now, VmHWM its peak (unlike getrusage's, not inherited)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024.0 * int(next(line.split()[1] for line in lines if line.startswith(field)))
 
 
 def _text(value: float, unit: str) -> str:

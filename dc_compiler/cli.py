@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import io
 import json
 import os
 import signal
@@ -22,16 +23,21 @@ class _Parser(argparse.ArgumentParser):
     """Reports bad usage as one sentence and exit code 2."""
 
     def error(self, message: str) -> NoReturn:
-        sys.stderr.write(f"{self.prog}: {message}\n")
+        sys.stderr.write(f"{self.prog}: {' '.join(message.split())}\n")
         raise SystemExit(BAD_INPUT)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 done, 1 quality missed, 2 bad usage or input."""
     signal.signal(signal.SIGTERM, _interrupt)
+    for stream in (sys.stdout, sys.stderr):  # names that the terminal's encoding lacks must not end in a traceback
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     arguments = _parser().parse_args(argv)
     try:
-        return int(arguments.run(arguments))
+        code = int(arguments.run(arguments))
+        sys.stdout.flush()
+        return code
     except QualityError as e:
         return _fail(str(e), MISSED_QUALITY)
     except DccError as e:
@@ -60,9 +66,11 @@ def _compile(a: argparse.Namespace) -> int:
     from dc_compiler import console
     from dc_compiler.compiler import compile_model
 
-    for path in (a.report, a.json):
-        if path is not None and (path.is_dir() or not path.resolve().parent.is_dir()):
-            raise model_io.OutputError(f"{path} cannot be written: not a file in an existing folder")
+    written = [path for path in (a.output, a.report, a.json) if path is not None]
+    if len({path.absolute() for path in written}) < len(written):
+        raise model_io.OutputError("--output, --report and --json must name different files")
+    for path in written[1:]:
+        model_io.check_output_path(path, [a.input])
     with console.progress_bar(Console(stderr=True)) as progress:
         result = compile_model(
             a.input, a.output, preset=a.preset, pipeline=a.pipeline, recipe=a.recipe, density=a.density, bits=a.bits,
@@ -126,9 +134,13 @@ def _bench(a: argparse.Namespace) -> int:
 def _show(items: Sequence[Any]) -> None:
     from rich.console import Console
 
-    out = Console()
+    class Out(Console):
+        def on_broken_pipe(self) -> None:  # rich would exit with code 1
+            raise BrokenPipeError
+
+    out = Out()
     if not out.is_terminal:
-        out = Console(width=200)
+        out = Out(width=200)
     for item in items:
         out.print(item, highlight=False, markup=False)
 

@@ -6,7 +6,7 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,7 +79,8 @@ def compile_model(
     source = model_io.read_model(model_or_path)
     target = None if output is None else Path(output)
     if target is not None:
-        model_io.check_output_path(target, source)
+        given = [Path(f) for f in (recipe, data) if isinstance(f, str | os.PathLike)]
+        model_io.check_output_path(target, [*source.files(), *given])
     context = Context(chosen.seed, jobs or 0, chosen.overrides, progress)
     program = importer.build_program(source, min_size=chosen.min_size, skip=chosen.skip)
     original = _reference(model_or_path, source, program)
@@ -95,7 +96,7 @@ def compile_model(
     exact = form == "session" and not program.rounding
     report.notes += program.rounding
     del program
-    report.output_bytes = model.ByteSize()
+    report.output_bytes = model_io.message_size(model)
     report.verification = verify.verify(
         original, model, inputs=data, labels=labels, seed=chosen.seed, threads=context.threads
     )
@@ -155,10 +156,11 @@ def _check_quality(report: CompileReport, recipe: Recipe, exact: bool, force: bo
     if recipe.explicit or result is None or result.skipped is not None:
         return
     problem = None
+    bound = verify.MIN_COSINE[result.source]
     if recipe.preset == "lossless" and exact and not result.identical:
         problem = "the outputs are not identical to the original's"
-    elif result.worst_cosine is not None and result.worst_cosine < verify.MIN_COSINE:
-        problem = f"an output's cosine to the original's is {result.worst_cosine:.4f}, below {verify.MIN_COSINE}"
+    elif result.worst_cosine is not None and result.worst_cosine < bound:
+        problem = f"an output's cosine to the original's is {result.worst_cosine:.4f}, below {bound}"
     if problem is None:
         return
     report.notes.append(problem)
@@ -179,19 +181,26 @@ def inspect_model(path: str | os.PathLike[str], *, min_size: int = 1024) -> Comp
         program = importer.build_program(source, min_size=min_size)
         rows = [record_row(r) for r in program.records]
         return CompileReport(source.label, "", 0, "not compiled", source.size, source.size, 0, rows)
+    model_io.embed_external_data(source)
     opened = packed.open_packed(source.proto, source.label)
     facts = {p.key: p.value for p in source.proto.metadata_props}
-    original = int(facts.get("dcc.original_bytes", 0)) or source.size
+    original = _number(facts, "dcc.original_bytes") or source.size
     return CompileReport(
         source.label,
         facts.get("dcc.pipeline", ""),
-        int(facts.get("dcc.seed", 0)),
+        _number(facts, "dcc.seed"),
         opened.form,
         original,
         source.size,
         opened.topology_bytes,
         packed_rows(opened),
     )
+
+
+def _number(facts: Mapping[str, str], key: str) -> int:
+    """A number of the metadata, which anyone may have edited; 0 when it is none."""
+    text = facts.get(key, "")
+    return int(text) if text.isdecimal() else 0
 
 
 def verify_models(
@@ -223,10 +232,9 @@ def unpack_model(compiled: str | os.PathLike[str], output: str | os.PathLike[str
     source = model_io.read_model(compiled)
     target = None if output is None else Path(output)
     if target is not None:
-        model_io.check_output_path(target, source)
+        model_io.check_output_path(target, source.files())
+    model_io.embed_external_data(source)
     model = packed.unpack(source.proto, source.label)
     if target is not None:
-        written = onnx.ModelProto()
-        written.CopyFrom(model)
-        model_io.write_model(written, target)
+        model_io.write_model(model, target)
     return model

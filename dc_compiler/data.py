@@ -96,9 +96,10 @@ def load_dataset(
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as content:
-            if not hasattr(content, "files"):
-                raise DataError(f"{path} holds a single array; give a .npz with one array an input")
+        content = np.load(path, allow_pickle=False)
+        if isinstance(content, np.ndarray):
+            raise DataError(f"{path} holds a single array; give a .npz with one array an input")
+        with content:
             return {name: content[name] for name in content.files}
     except FileNotFoundError:
         raise DataError(f"{path} does not exist") from None
@@ -124,7 +125,9 @@ def _from_arrays(
     chosen: Feed = {}
     for spec in specs:
         if spec.name not in arrays:
-            raise DataError(f"{label} has no array '{spec.name}'; it has: {', '.join(sorted(arrays))}")
+            raise DataError(f"{label} has no array '{spec.name}'; it has: {', '.join(sorted(arrays)) or 'none'}")
+        if not spec.dims:
+            raise DataError(f"input '{spec.name}' is a scalar, without an axis for samples; give --data module:function")
         chosen[spec.name] = _fitting(arrays[spec.name], spec, label)
     counts = {name: len(a) for name, a in chosen.items()}
     if len(set(counts.values())) > 1:
@@ -140,6 +143,9 @@ def _from_arrays(
     feeds = [{name: a[s : s + size] for name, a in chosen.items()} for s in starts]
     wanted = _labels(arrays, labels, label)
     if wanted is not None:
+        total = next(iter(counts.values()))
+        if len(wanted) != total:
+            raise DataError(f"{label}: there are {len(wanted)} labels for {total} samples")
         wanted = wanted[: sum(len(next(iter(f.values()))) for f in feeds)]
     return Dataset(feeds, wanted)
 
@@ -149,6 +155,8 @@ def _labels(arrays: dict[str, np.ndarray], name: str | None, label: str) -> np.n
         return None
     if name not in arrays:
         raise DataError(f"{label} has no array '{name}' for the labels; it has: {', '.join(sorted(arrays))}")
+    if arrays[name].dtype.kind not in "iub":
+        raise DataError(f"{label}: the labels '{name}' are {arrays[name].dtype}, not integers")
     return arrays[name].reshape(-1)
 
 
@@ -174,7 +182,7 @@ def _from_function(text: str, specs: Sequence[InputSpec], labels: str | None, li
     try:
         function = getattr(importlib.import_module(module_name), function_name)
         feeds = function()
-    except Exception as e:  # anything may happen in the user's own code
+    except (Exception, SystemExit) as e:  # anything may happen in the user's own code
         raise DataError(f"--data {text} cannot be used: {type(e).__name__}: {e}") from None
     finally:
         sys.path.pop(0)
@@ -202,7 +210,7 @@ def _from_feeds(
                 break
     except DataError:
         raise
-    except Exception as e:
+    except (Exception, SystemExit) as e:
         raise DataError(f"{label} failed: {type(e).__name__}: {e}") from None
     if not taken:
         raise DataError(f"{label} yields no samples")

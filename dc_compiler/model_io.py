@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from dc_compiler.errors import ModelError, OutputError
 
 # protobuf refuses messages of 2 GiB; a little below it leaves room for the message's own fields
 MAX_MESSAGE_BYTES = 2**31 - 2**20
+PAGE = 4096  # alignment of tensors in external data files
 
 
 @dataclass
@@ -38,6 +39,10 @@ class SourceModel:
         """How messages call this model."""
         return str(self.path) if self.path is not None else "the given model"
 
+    def files(self) -> list[Path]:
+        """The files that hold the model: the .onnx file, if it came from one, and the external data files it names."""
+        return ([] if self.path is None else [self.path]) + _external_files(self.proto, self.base_dir)
+
 
 def read_model(source: str | os.PathLike[str] | onnx.ModelProto) -> SourceModel:
     """Read a model without its external data (:func:`tensor_array` reads that tensor by tensor).
@@ -49,7 +54,7 @@ def read_model(source: str | os.PathLike[str] | onnx.ModelProto) -> SourceModel:
         proto = onnx.ModelProto()
         proto.CopyFrom(source)  # the caller's message is never changed
         check_is_model(proto, "the given model")
-        return SourceModel(proto, None, Path.cwd(), _message_size(source))
+        return SourceModel(proto, None, Path.cwd(), message_size(source))
     path = Path(source)
     data = read_bytes(path)
     proto = onnx.ModelProto()
@@ -58,7 +63,8 @@ def read_model(source: str | os.PathLike[str] | onnx.ModelProto) -> SourceModel:
     except DecodeError:
         raise ModelError(f"{path} is not an ONNX model, or it is truncated") from None
     check_is_model(proto, str(path))
-    return SourceModel(proto, path, path.parent, len(data) + _external_bytes(proto, path.parent))
+    external = sum(f.stat().st_size for f in _external_files(proto, path.parent))
+    return SourceModel(proto, path, path.parent, len(data) + external)
 
 
 def read_bytes(path: Path) -> bytes:
@@ -67,11 +73,11 @@ def read_bytes(path: Path) -> bytes:
     Raises:
         ModelError: the path is missing, a folder, empty, or not readable.
     """
-    if not path.exists():
-        raise ModelError(f"{path} does not exist")
-    if not path.is_file():
-        raise ModelError(f"{path} is not a file; give the path of an .onnx file")
     try:
+        if not path.exists():
+            raise ModelError(f"{path} does not exist")
+        if not path.is_file():
+            raise ModelError(f"{path} is not a file; give the path of an .onnx file")
         data = path.read_bytes()
     except OSError as e:
         raise ModelError(f"{path} cannot be read: {e.strerror}") from None
@@ -123,25 +129,34 @@ def embed_external_data(source: SourceModel) -> None:
             tensor.CopyFrom(numpy_helper.from_array(array, name))
 
 
-def check_output_path(output: Path, source: SourceModel) -> None:
-    """Refuse an output that cannot be written or that would destroy the input.
+def check_output_path(output: Path, inputs: Iterable[Path]) -> None:
+    """Refuse an output that cannot be written or that would destroy one of the input files.
 
     Raises:
-        OutputError: the output is the input, a folder, or lies in a folder that is missing or not writable.
+        OutputError: the output is an input, a folder, a device or pipe, or lies in a folder that is missing or not
+            writable.
     """
-    if source.path is not None and output.exists() and output.samefile(source.path):
-        raise OutputError(f"{output} is the input file; choose another output")
+    try:
+        exists = output.exists()
+        folder = output.resolve().parent
+        if exists and any(f.exists() and output.samefile(f) for f in inputs):
+            raise OutputError(f"{output} is an input file; choose another output")
+    except (OSError, RuntimeError) as e:  # names too long, links in a circle
+        raise OutputError(f"{output} cannot be written: {e}") from None
     if output.is_dir():
         raise OutputError(f"{output} is a folder; give the path of the file to write")
-    folder = output.resolve().parent
+    if exists and not output.is_file():
+        raise OutputError(f"{output} is not a regular file; give the path of the file to write")
     if not folder.is_dir():
         raise OutputError(f"the folder {folder} does not exist; make it first")
-    if not os.access(folder, os.W_OK) or (output.exists() and not os.access(output, os.W_OK)):
+    if not os.access(folder, os.W_OK) or (exists and not os.access(output, os.W_OK)):
         raise OutputError(f"{output} cannot be written: permission denied")
 
 
 def write_model(proto: onnx.ModelProto, output: Path) -> int:
     """Write a model atomically; initializers go to ``<output>.data`` when the message would pass 2 GiB.
+
+    The message is the same afterwards.
 
     Returns:
         Bytes on disk, external data included.
@@ -149,25 +164,42 @@ def write_model(proto: onnx.ModelProto, output: Path) -> int:
     Raises:
         OutputError: writing failed. Nothing is left behind.
     """
-    external_size = 0
-    if _message_size(proto) > MAX_MESSAGE_BYTES:
-        data_file = output.with_name(output.name + ".data")
-        external_size = write_atomically(data_file, _split_external(proto, data_file.name))
-    return external_size + write_atomically(output, [proto.SerializeToString(deterministic=True)])
+    if message_size(proto) <= MAX_MESSAGE_BYTES:
+        return write_atomically(output, [proto.SerializeToString(deterministic=True)])
+    data_file = output.with_name(output.name + ".data")
+    moved = _split_external(proto, data_file.name)
+    try:
+        skeleton = proto.SerializeToString(deterministic=True)
+    finally:
+        for tensor, data in moved:
+            tensor.raw_data = data
+            tensor.ClearField("external_data")
+            tensor.ClearField("data_location")
+    # the data first: a model that is there has all its data
+    external_size = write_atomically(data_file, _aligned(data for _, data in moved))
+    try:
+        return external_size + write_atomically(output, [skeleton])
+    except BaseException:
+        data_file.unlink(missing_ok=True)
+        raise
 
 
-def write_atomically(output: Path, chunks: list[bytes]) -> int:
+def write_atomically(output: Path, chunks: Iterable[bytes]) -> int:
     """Write bytes to a temporary file beside ``output`` and rename it; a killed process leaves no output.
+
+    Returns:
+        Bytes written.
 
     Raises:
         OutputError: the system refused.
     """
     temporary = None
+    size = 0
     try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{output.name}.", suffix=".tmp", dir=output.resolve().parent)
+        handle, temporary = tempfile.mkstemp(prefix=".dcc.", suffix=".tmp", dir=output.resolve().parent)
         with os.fdopen(handle, "wb") as file:
             for chunk in chunks:
-                file.write(chunk)
+                size += file.write(chunk)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
@@ -178,7 +210,7 @@ def write_atomically(output: Path, chunks: list[bytes]) -> int:
         if temporary is not None:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary)
-    return sum(map(len, chunks))
+    return size
 
 
 def file_size(path: Path) -> int:
@@ -192,38 +224,49 @@ def _umask() -> int:
     return mask
 
 
-def _message_size(proto: onnx.ModelProto) -> int:
+def message_size(proto: onnx.ModelProto) -> int:
+    """Serialized size in bytes; more than ``MAX_MESSAGE_BYTES`` when protobuf cannot count it."""
     try:
         return int(proto.ByteSize())
     except (ValueError, RuntimeError):  # larger than protobuf can count
         return MAX_MESSAGE_BYTES + 1
 
 
-def _external_bytes(proto: onnx.ModelProto, base_dir: Path) -> int:
-    files = {
+def _external_files(proto: onnx.ModelProto, base_dir: Path) -> list[Path]:
+    """External data files that the model names and that exist."""
+    names = {
         entry.value
         for tensor in all_tensors(proto)
         if external_data_helper.uses_external_data(tensor)
         for entry in tensor.external_data
         if entry.key == "location"
     }
-    return sum((base_dir / f).stat().st_size for f in files if (base_dir / f).is_file())
+    return [base_dir / name for name in sorted(names) if (base_dir / name).is_file()]
 
 
-def _split_external(proto: onnx.ModelProto, location: str) -> list[bytes]:
-    """Move large initializers out of the message; offsets are page-aligned so that they can be mapped."""
-    chunks: list[bytes] = []
+def _split_external(proto: onnx.ModelProto, location: str) -> list[tuple[onnx.TensorProto, bytes]]:
+    """Move large initializers out of the message, to where :func:`_aligned` puts them in the file; what was moved."""
+    moved: list[tuple[onnx.TensorProto, bytes]] = []
     offset = 0
     for tensor in proto.graph.initializer:
         data = tensor.raw_data
         if len(data) < 1024:
             continue
-        padding = -offset % 4096
-        chunks += [bytes(padding), data]
-        external_data_helper.set_external_data(tensor, location, offset + padding, len(data))
+        offset += -offset % PAGE
+        external_data_helper.set_external_data(tensor, location, offset, len(data))
         tensor.ClearField("raw_data")
-        offset += padding + len(data)
-    return chunks
+        moved.append((tensor, data))
+        offset += len(data)
+    return moved
+
+
+def _aligned(parts: Iterable[bytes]) -> Iterator[bytes]:
+    """The parts, each starting at a page so that it can be mapped."""
+    offset = 0
+    for part in parts:
+        yield bytes(-offset % PAGE)
+        yield part
+        offset += -offset % PAGE + len(part)
 
 
 def _first_line(error: Exception) -> str:

@@ -200,7 +200,7 @@ def _from_file(path: Path) -> Recipe:
     for key, value in content.items():
         if key not in kinds:
             raise InvalidArgumentError(f"recipe {path}: unknown key '{key}'; known: {', '.join(kinds)}")
-        if not isinstance(value, kinds[key]):
+        if not isinstance(value, kinds[key]) or isinstance(value, bool):
             raise InvalidArgumentError(f"recipe {path}: '{key}' must be a {kinds[key].__name__}")
     if "pipeline" in content and "preset" in content:
         raise InvalidArgumentError(f"recipe {path}: give only one of 'pipeline' and 'preset'")

@@ -2,7 +2,6 @@
 #include "dequantize.h"
 
 #include <algorithm>
-#include <cmath>
 
 #include "byte_stream.h"
 #include "isa.h"
@@ -43,11 +42,12 @@ std::vector<uint64_t> grid_table(const Header& header) {
   return table;
 }
 
-template <typename T>
-void check_scale_values(Span bytes) {
-  for (size_t at = 0; at < bytes.size; at += sizeof(T)) {
-    const T scale = load<T>(bytes.data + at);
-    require(std::isfinite(scale) && scale > 0, "a scale is not finite and above zero");
+// By their bits, as a caller's thread may take subnormal numbers for zero: those of 0 < x < infinity lie in between.
+template <typename Bits>
+void check_scale_values(Span bytes, Bits infinity) {
+  for (size_t at = 0; at < bytes.size; at += sizeof(Bits)) {
+    const Bits scale = load<Bits>(bytes.data + at);
+    require(scale > 0 && scale < infinity, "a scale is not finite and above zero");
   }
 }
 
@@ -92,7 +92,11 @@ Span checked_scales(const Frame& frame) {
   if (header.scale_kind == DCC_SCALE_VALUES) {
     require(bytes.size % header.compute_size() == 0 && bytes.size / header.compute_size() == header.channels,
             "its scales have a wrong length");
-    (header.compute_size() == 8 ? check_scale_values<double> : check_scale_values<float>)(bytes);
+    if (header.compute_size() == 8) {
+      check_scale_values<uint64_t>(bytes, 0x7FF0000000000000);
+    } else {
+      check_scale_values<uint32_t>(bytes, 0x7F800000);
+    }
   }
   return bytes;
 }

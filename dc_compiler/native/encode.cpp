@@ -2,7 +2,6 @@
 //
 // Sizes are computed from histograms, in integers, before anything is encoded: the bytes written depend on the request alone.
 #include <algorithm>
-#include <cmath>
 #include <optional>
 
 #include "bit_io.h"

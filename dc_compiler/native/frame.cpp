@@ -34,7 +34,7 @@ void check_codebook_fields(const Header& header) {
   require(header.zero <= header.k, "its zero entry is not in the codebook");
   require(header.zero != 0 || header.nnz == header.n, "it has zeros but no zero entry");
   if (header.codebook_kind == DCC_CODEBOOK_GRID) {
-    require(std::abs(header.lo) <= kGridLimit && header.lo + static_cast<int64_t>(header.k) - 1 <= kGridLimit,
+    require(header.lo >= -kGridLimit && header.lo <= kGridLimit + 1 - static_cast<int64_t>(header.k),
             "its grid is out of range");
     require(header.zero == 0 || header.lo + static_cast<int64_t>(header.zero) == 1, "its zero entry is not zero");
   }

@@ -1,6 +1,5 @@
 // ort_ops.cpp: RegisterCustomOps, and the operator dcc:DecodeWeights (FORMAT.md 9.1).
 #include <array>
-#include <climits>
 #include <cstdlib>
 #include <cstring>
 #include <mutex>
@@ -11,9 +10,8 @@
 namespace dcc::ort {
 namespace {
 
-// Buffers that weights are decoded into. Graph optimization merges the nodes that make the buffers of two weights when
-// these nodes are equal; both outputs would then be the same memory. Never destroyed: kernels may outlive static
-// objects.
+// Buffers that weights are decoded into. Graph optimization merges equal nodes, so two weights can be given one buffer,
+// and their outputs would be the same memory. Never destroyed: kernels may outlive static objects.
 class ClaimedBuffers {
  public:
   bool claim(const void* buffer) {
@@ -66,9 +64,9 @@ std::string weight_text(const Api& api, const OrtKernelInfo* info) {
 void check_output_type(const Api& api, const OrtKernelInfo* info, const TensorType& frame, const std::string& what) {
   const Owned<OrtTypeInfo> owner(get<OrtTypeInfo*>(api, api.KernelInfo_GetOutputTypeInfo, info, size_t{0}),
                                  api.ReleaseTypeInfo);
+  const OrtTypeInfo* info_of_output = owner.get();
   const TensorType type =
-      read_type(api, get<const OrtTensorTypeAndShapeInfo*>(api, api.CastTypeInfoToTensorInfo,
-                                                           const_cast<const OrtTypeInfo*>(owner.get())));
+      read_type(api, get<const OrtTensorTypeAndShapeInfo*>(api, api.CastTypeInfoToTensorInfo, info_of_output));
   if (type.element != frame.element)
     throw Failure(what + ": the graph has element type " + std::to_string(type.element) + ", the payload " +
                   std::to_string(frame.element));
@@ -79,8 +77,7 @@ void check_output_type(const Api& api, const OrtKernelInfo* info, const TensorTy
     throw Failure(what + ": the graph has shape " + dims_text(type.dims) + ", the payload " + dims_text(frame.dims));
 }
 
-// The buffer of input 1 when it is a constant of the frame's type; null when there is none or it is made anew in every
-// run.
+// The buffer of input 1 when it is a constant; null when there is none or it is made anew in every run.
 uint8_t* constant_buffer(const Api& api, const OrtKernelInfo* info, const TensorType& frame, const std::string& what) {
   if (get<size_t>(api, api.KernelInfo_GetInputCount, info) < 2) return nullptr;
   int is_constant = 0;
@@ -127,17 +124,15 @@ class DecodeWeights {
   WeightMemory memory_;
 };
 
-// The output is typed like the buffer. Without one the type comes from the graph (value_info). Errors are left to the
-// kernel.
+// The output is typed like the buffer; without one the graph's value_info says it. Errors are left to the kernel.
 OrtStatus* infer_like_buffer(const OrtCustomOp* op, OrtShapeInferContext* context) {
   const Api& api = static_cast<const Operator*>(op)->registration->api;
   const OrtShapeInferContext* node = context;
   OrtStatus* status = guarded(api, [&] {
     if (get<size_t>(api, api.ShapeInferContext_GetInputCount, node) < 2) return;
-    // The context owns what it hands out here.
-    check(api,
-          api.ShapeInferContext_SetOutputTypeShape(
-              node, 0, get<OrtTensorTypeAndShapeInfo*>(api, api.ShapeInferContext_GetInputTypeShape, node, size_t{1})));
+    // The context owns the type it hands out.
+    auto* buffer = get<OrtTensorTypeAndShapeInfo*>(api, api.ShapeInferContext_GetInputTypeShape, node, size_t{1});
+    check(api, api.ShapeInferContext_SetOutputTypeShape(node, 0, buffer));
   });
   if (status) api.ReleaseStatus(status);
   return nullptr;
@@ -208,24 +203,28 @@ int decode_threads(const Api& api, const OrtSessionOptions* options) {
   return static_cast<int>(threads);
 }
 
-void register_operators(OrtSessionOptions* options, const Registration& source) {
-  const Api& api = source.api;
-  if (has_entry(api, options, kRegisteredKey)) return;  // a second domain of the same name would be refused
-  auto operators = std::make_unique<Operators>(source);
-  Registration& registration = operators->registration;
-  registration.threads = decode_threads(api, options);
-  auto* domain = get<OrtCustomOpDomain*>(api, api.CreateCustomOpDomain, "dcc");
-  for (const Operator& op : operators->all) check(api, api.CustomOpDomain_Add(domain, &op));
-  check(api, api.AddCustomOpDomain(options, domain));
-  check(api, api.AddSessionConfigEntry(options, kRegisteredKey, "1"));
-  registration.options =
-      get<OrtSessionOptions*>(api, api.CloneSessionOptions, const_cast<const OrtSessionOptions*>(options));
-
-  // The domain must outlive every session made with these options, and nothing tells when that is.
+// Keeps operators for good: they must outlive every session made with the options they are registered on, and nothing
+// tells when the last one ends.
+Operators& keep(std::unique_ptr<Operators> operators) {
   static auto& kept = *new std::vector<std::unique_ptr<Operators>>;
   static std::mutex mutex;
   const std::lock_guard<std::mutex> lock(mutex);
   kept.push_back(std::move(operators));
+  return *kept.back();
+}
+
+void register_operators(OrtSessionOptions* options, const Registration& source) {
+  const Api& api = source.api;
+  if (has_entry(api, options, kRegisteredKey)) return;  // a second domain of the same name would be refused
+  const int threads = decode_threads(api, options);
+  Operators& operators = keep(std::make_unique<Operators>(source));
+  operators.registration.threads = threads;
+  auto* domain = get<OrtCustomOpDomain*>(api, api.CreateCustomOpDomain, "dcc");
+  for (const Operator& op : operators.all) check(api, api.CustomOpDomain_Add(domain, &op));
+  check(api, api.AddCustomOpDomain(options, domain));
+  check(api, api.AddSessionConfigEntry(options, kRegisteredKey, "1"));
+  const OrtSessionOptions* registered = options;
+  operators.registration.options = get<OrtSessionOptions*>(api, api.CloneSessionOptions, registered);
 }
 
 }  // namespace

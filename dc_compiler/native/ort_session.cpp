@@ -1,5 +1,4 @@
 // ort_session.cpp: the operator dcc:CompiledModel, a whole model run by an inner session (FORMAT.md 9.2).
-#include <climits>
 #include <cstring>
 #include <new>
 
@@ -21,19 +20,16 @@ struct Topology {
   size_t model_size;
 };
 
-// Appended to a ModelProto, this adds a node `released = dcc:ReleaseWeights()` to its graph: protobuf merges what is
-// concatenated.
+// Appended to a ModelProto, this adds a node `dcc.released = dcc:ReleaseWeights()` to its graph, as protobuf merges
+// messages that are concatenated.
+// clang-format off
 constexpr char kReleaseNode[] =
-    "\x3a\x25\x0a\x23"  // ModelProto.graph, GraphProto.node
-    "\x12\x0c"
-    "dcc.released"  // output
-    "\x22\x0e"
-    "ReleaseWeights"  // op_type
-    "\x3a\x03"
-    "dcc"  // domain
-    "\x42\x07\x0a\x03"
-    "dcc"
-    "\x10\x01";  // ModelProto.opset_import
+    "\x3a\x25\x0a\x23"                     // ModelProto.graph, GraphProto.node
+    "\x12\x0c" "dcc.released"              // NodeProto.output
+    "\x22\x0e" "ReleaseWeights"            // NodeProto.op_type
+    "\x3a\x03" "dcc"                       // NodeProto.domain
+    "\x42\x07\x0a\x03" "dcc" "\x10\x01";  // ModelProto.opset_import: domain, version
+// clang-format on
 constexpr size_t kReleaseNodeSize = sizeof kReleaseNode - 1;
 
 // Reads the manifest in front of the ModelProto; every read is checked against the end.
@@ -136,8 +132,7 @@ std::vector<Buffer> decode_weights(const std::vector<Frame>& frames, const std::
   return buffers;
 }
 
-// Gives the decoded weights to a session about to be made. onnxruntime takes only memory that stays the caller's, and
-// copies it.
+// Gives the decoded weights to a session about to be made. onnxruntime takes only memory that stays the caller's.
 void add_weights(const Api& api, OrtSessionOptions* options, const std::vector<Weight>& weights,
                  const std::vector<Frame>& frames, const std::vector<Buffer>& buffers) {
   if (weights.empty()) return;
@@ -173,15 +168,15 @@ Owned<OrtEnv> open_env(const Registration& owner) {
     return {get<OrtEnv*>(owner.api, owner.api.CreateEnv, kLogWarning, "dcc"), owner.api.ReleaseEnv};
   } catch (const Failure& failure) {
     throw Failure("onnxruntime " + owner.runtime +
-                  " cannot open a session inside a session (in Python that takes 1.23); use a "
-                  "newer onnxruntime, or compile with --emit graph (" +
+                  " cannot open a session inside a session (in Python that takes 1.23); use a newer onnxruntime, "
+                  "or compile with --emit graph (" +
                   failure.message + ")");
   }
 }
 
-// The weights of the session that this thread is opening. onnxruntime copies them first and packs its copies for its
-// kernels later, which is when memory use peaks: the kernel of ReleaseWeights, created in between, frees what is no
-// longer needed.
+// The weights of the session that this thread is opening. By contract onnxruntime copies them before it optimizes the
+// graph; memory use peaks later, when it packs the copies for its kernels. The kernel of ReleaseWeights, created in
+// between, frees what is no longer needed.
 class LoadingWeights {
  public:
   explicit LoadingWeights(std::vector<Buffer> buffers) : buffers_(std::move(buffers)), outer_(current_) {

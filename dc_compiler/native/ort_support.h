@@ -4,8 +4,9 @@
 
 #include <exception>
 #include <memory>
+#include <new>
 #include <string>
-#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "codec.h"
@@ -34,6 +35,8 @@ OrtStatus* guarded(const Api& api, const Body& body) noexcept {
   try {
     body();
     return nullptr;
+  } catch (const std::bad_alloc&) {
+    return api.CreateStatus(kFail, "out of memory");
   } catch (const std::exception& error) {
     return api.CreateStatus(kFail, error.what());
   }
@@ -79,8 +82,7 @@ inline TensorType type_of(const Api& api, const OrtValue* value) {
   return read_type(api, info.get());
 }
 
-// The tensor's bytes. Old versions of the C ABI have no const accessor; callers write only to what they made or were
-// lent.
+// The tensor's bytes. Old versions of the C ABI have no const accessor.
 inline uint8_t* data_of(const Api& api, const OrtValue* value) {
   return static_cast<uint8_t*>(get<void*>(api, api.GetTensorMutableData, const_cast<OrtValue*>(value)));
 }

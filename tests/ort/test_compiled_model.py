@@ -118,7 +118,10 @@ def test_scalars_and_other_types_pass_through() -> None:
 def test_model_without_inputs() -> None:
     w = models.random_weights(1)[0]
     model = models.make_model(
-        [helper.make_node("Neg", ["w"], ["y"])], [], [models.value("y", FLOAT, [8, 8])], [numpy_helper.from_array(w, "w")]
+        [helper.make_node("Neg", ["w"], ["y"])],
+        [],
+        [models.value("y", FLOAT, [8, 8])],
+        [numpy_helper.from_array(w, "w")],
     )
     assert_same(model, {"w"}, {})
 

@@ -34,7 +34,7 @@ def weight_output(array: models.Array, fill: int = 1) -> onnx.ModelProto:
 
 
 def refusal(model: onnx.ModelProto) -> str:
-    with pytest.raises(Exception, match="node 'w.decode', weight 'w'") as caught:
+    with pytest.raises(Exception, match=r"node 'w\.decode', weight 'w'") as caught:
         models.open_session(model)
     return str(caught.value)
 
