@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dc_compiler import data, model_io, packed, verify
-from dc_compiler.errors import DccError, ModelError
+from dc_compiler.errors import DccError, InvalidArgumentError, ModelError
 
 LOAD_RUNS = 5
 LATENCY_SECONDS = 2.0  # at least this long, and at least LATENCY_RUNS pairs
@@ -61,7 +61,10 @@ def bench(original: Path, compiled: Path, *, threads: int = 1, seed: int = 0) ->
 
     Raises:
         ModelError: a model is missing, or onnxruntime cannot run it.
+        InvalidArgumentError: fewer than one thread.
     """
+    if threads < 1:
+        raise InvalidArgumentError(f"threads {threads} is not valid; give 1 or more")
     sources = [model_io.read_model(p) for p in (original, compiled)]
     registers = [packed.is_compiled(s.proto) for s in sources]
     rows = [_row("file size", "bytes", [float(sources[0].size)], [float(sources[1].size)])]

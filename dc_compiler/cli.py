@@ -9,12 +9,13 @@ import json
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from dc_compiler import model_io
-from dc_compiler.errors import DccError, QualityError
+from dc_compiler.errors import DccError, OutputError, QualityError
 
 OK, MISSED_QUALITY, BAD_INPUT = 0, 1, 2
 
@@ -30,6 +31,7 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 done, 1 quality missed, 2 bad usage or input."""
     signal.signal(signal.SIGTERM, _interrupt)
+    warnings.simplefilter("ignore", RuntimeWarning)  # NumPy's, of figures that overflow
     for stream in (sys.stdout, sys.stderr):  # names that the terminal's encoding lacks must not end in a traceback
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -68,7 +70,7 @@ def _compile(a: argparse.Namespace) -> int:
 
     written = [path for path in (a.output, a.report, a.json) if path is not None]
     if len({path.absolute() for path in written}) < len(written):
-        raise model_io.OutputError("--output, --report and --json must name different files")
+        raise OutputError("--output, --report and --json must name different files")
     for path in written[1:]:
         model_io.check_output_path(path, [a.input])
     with console.progress_bar(Console(stderr=True)) as progress:

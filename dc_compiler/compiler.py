@@ -218,9 +218,9 @@ def verify_models(
     """
     if labels is not None and data is None:
         raise DataError("--labels needs --data")
-    return verify.verify(
-        model_io.read_model(original), model_io.read_model(compiled).proto, inputs=data, labels=labels, seed=seed
-    )
+    second = model_io.read_model(compiled)
+    model_io.embed_external_data(second)
+    return verify.verify(model_io.read_model(original), second.proto, inputs=data, labels=labels, seed=seed)
 
 
 def unpack_model(compiled: str | os.PathLike[str], output: str | os.PathLike[str] | None = None) -> onnx.ModelProto:

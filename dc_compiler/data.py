@@ -127,7 +127,7 @@ def _from_arrays(
         if spec.name not in arrays:
             raise DataError(f"{label} has no array '{spec.name}'; it has: {', '.join(sorted(arrays)) or 'none'}")
         if not spec.dims:
-            raise DataError(f"input '{spec.name}' is a scalar, without an axis for samples; give --data module:function")
+            raise DataError(f"input '{spec.name}' is a scalar, without an axis for samples; give module:function")
         chosen[spec.name] = _fitting(arrays[spec.name], spec, label)
     counts = {name: len(a) for name, a in chosen.items()}
     if len(set(counts.values())) > 1:

@@ -14,6 +14,7 @@ from dc_compiler import ir, packed, runtime
 from dc_compiler.importer import DOMAIN, restore_data
 from dc_compiler.recipe import Form
 
+POOL_MIN_SIZE = 16  # elements of a tensor worth an entry in the list of weights
 # Element types that onnxruntime hands through custom operators
 _CARRIED = frozenset(
     {
@@ -53,7 +54,8 @@ def session_obstacle(program: ir.Program) -> str | None:
                 return f"{kind} '{value.name}' is a {case.removesuffix('_type') if case else 'value without a type'}"
             elem_type = value.type.tensor_type.elem_type
             if elem_type not in _CARRIED:
-                return f"{kind} '{value.name}' has element type {TensorProto.DataType.Name(elem_type).lower()}"
+                type_names = {number: name.lower() for name, number in TensorProto.DataType.items()}
+                return f"{kind} '{value.name}' has element type {type_names.get(elem_type, elem_type)}"
     return None
 
 
@@ -136,20 +138,66 @@ def _buffer_nodes(
 ) -> list[onnx.NodeProto]:
     """Nodes that onnxruntime folds into one real buffer of the weight's type and shape; empty when it cannot.
 
-    Buffers of one type and shape get different fill values: equal nodes would be merged into one buffer.
+    Buffers of one type and shape get different fill values: equal nodes would be merged into one buffer. Which operator
+    makes the buffer depends on the operator set and the element type.
     """
-    if record.elem_type == TensorProto.BFLOAT16 or opset < 9:
+    if opset < 7 or (record.elem_type != TensorProto.FLOAT and opset < 9):
         return []
-    shape = f"{name}.shape"
-    graph.initializer.append(onnx.numpy_helper.from_array(np.array(record.shape, np.int64), shape))
-    dtype = record.values.dtype
-    fill = np.array([number + 1], f"u{dtype.itemsize}").view(dtype)  # a bit pattern of its own
-    node = helper.make_node("ConstantOfShape", [shape], [name], name=name, value=onnx.numpy_helper.from_array(fill))
-    return [node]
+    if record.elem_type == TensorProto.BFLOAT16 and opset < 13:
+        return []
+    is_bfloat = record.elem_type == TensorProto.BFLOAT16
+    dtype = np.dtype(np.float32) if is_bfloat else record.values.dtype
+    fill = onnx.numpy_helper.from_array(np.array([number + 1], f"u{dtype.itemsize}").view(dtype), f"{name}.fill")
+    if is_bfloat:  # a small integer, so that the values stay different after the cast
+        fill = onnx.numpy_helper.from_array(np.array([number + 1], dtype), fill.name)
+    shape = onnx.numpy_helper.from_array(np.array(record.shape, np.int64), f"{name}.shape")
+    graph.initializer.append(shape)
+    if opset >= 9:
+        first = name if not is_bfloat else f"{name}.float"
+        nodes = [helper.make_node("ConstantOfShape", [shape.name], [first], name=first, value=fill)]
+        if is_bfloat:
+            nodes.append(helper.make_node("Cast", [first], [name], name=name, to=TensorProto.BFLOAT16))
+        return nodes
+    if opset == 8:
+        graph.initializer.append(fill)
+        return [helper.make_node("Expand", [fill.name, shape.name], [name], name=name)]
+    ones = np.array([number + 1], np.uint32).view(np.float32).reshape([1] * len(record.shape))
+    graph.initializer.append(onnx.numpy_helper.from_array(ones, fill.name))
+    return [helper.make_node("Tile", [fill.name, shape.name], [name], name=name)]
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Tensors that were left alone, packed together without loss."""
+
+    weights: list[tuple[str, ir.WeightRecord]]
+    frame: bytes
+
+
+def _pool_kept(program: ir.Program) -> list[Pool]:
+    """Take the float tensors of the main graph that were left alone out of it: one lossless frame an element type."""
+    inputs = {i.name for i in program.proto.graph.input}
+    by_type: dict[int, list[tuple[ir.WeightRecord, ir.Site]]] = {}
+    for record, site in zip(program.records, program.sites, strict=True):
+        poolable = record.elem_type in ir.float_elem_types() and record.size >= POOL_MIN_SIZE
+        inside = site.graph is program.proto.graph and site.value_name not in inputs
+        if record.frame is None and poolable and inside:
+            by_type.setdefault(record.elem_type, []).append((record, site))
+    pools = []
+    for members in by_type.values():
+        arrays = [r.values for r, _ in members]
+        values = arrays[0] if len(arrays) == 1 else np.concatenate([a.reshape(-1) for a in arrays])
+        frame = runtime.encode_data(values)
+        if len(frame) < values.nbytes:
+            pools.append(Pool([(s.value_name, r) for r, s in members], frame))
+            for _, site in members:
+                _remove(site)
+    return pools
 
 
 def _session_form(program: ir.Program, placed: list[PlacedWeight]) -> onnx.ModelProto:
     """One CompiledModel node around the whole graph."""
+    pools = _pool_kept(program)
     inner = onnx.ModelProto(ir_version=max(program.proto.ir_version, 4))
     inner.opset_import.extend(program.proto.opset_import)
     inner.functions.extend(program.proto.functions)
@@ -171,17 +219,17 @@ def _session_form(program: ir.Program, placed: list[PlacedWeight]) -> onnx.Model
     graph.initializer.extend(defaults)
     _remove_where(inner.graph.initializer, lambda t: t.name in inputs)
 
-    for weight in placed:
-        inner.graph.initializer.append(packed.declare_external(weight.name, weight.record))
     names = Counter([*inputs, *(o.name for o in graph.output)])
     topology = unused_name(f"{DOMAIN}.topology", names)
-    content = packed.write_manifest([(w.name, w.record) for w in placed]) + inner.SerializeToString(deterministic=True)
+    manifest = packed.write_manifest([*([(w.name, w.record)] for w in placed), *(p.weights for p in pools)])
+    content = manifest + inner.SerializeToString(deterministic=True)
     frame = runtime.encode_data(np.frombuffer(content, np.uint8))
     graph.initializer.append(_payload(topology, frame))
     node_inputs = [i.name for i in graph.input] + [topology]
-    for weight in placed:
-        payload = unused_name(f"{weight.name}.{DOMAIN}", names)
-        graph.initializer.append(_payload(payload, weight.frame()))
+    payloads = [(f"{w.name}.{DOMAIN}", w.frame()) for w in placed] + [(f"{DOMAIN}.kept", p.frame) for p in pools]
+    for wanted, content in payloads:
+        payload = unused_name(wanted, names)
+        graph.initializer.append(_payload(payload, content))
         node_inputs.append(payload)
     graph.node.append(
         helper.make_node(

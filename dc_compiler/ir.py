@@ -20,7 +20,8 @@ COMPUTE_DTYPES: dict[int, np.dtype] = {
     TensorProto.DOUBLE: np.dtype(np.float64),
 }
 VECTOR_LIMIT = 1 << 16
-KEEP_ORIGINAL = 1 << 16  # elements up to which a weight's original values stay in reach
+# Elements up to which a weight's original values stay in reach: with more, no codebook outweighs what its indices save
+KEEP_ORIGINAL = 1 << 20
 BLOCK = 1 << 20  # elements handled at a time where a whole temporary array would cost too much memory
 
 
@@ -70,8 +71,8 @@ def nearest_log_step(values: np.ndarray) -> np.ndarray:
     Works on exact comparisons with the table only, so that every machine agrees.
     """
     mantissa, exponent = np.frexp(values.astype(np.float64))  # values = mantissa * 2**exponent, mantissa in [0.5, 1)
-    bounds = _OCTAVE.astype(np.float64) * 0.5 * 0.957603  # between neighbouring steps
-    eighth = np.searchsorted(bounds[1:], mantissa, side="right")
+    bounds = np.append(_OCTAVE[1:].astype(np.float64) * 0.5, 1.0) * 0.957603  # between neighbouring steps
+    eighth = np.searchsorted(bounds, mantissa, side="right")
     return np.asarray(np.clip((exponent.astype(np.int64) - 1) * 8 + eighth, -1008, 1015), np.int32)
 
 
@@ -203,10 +204,13 @@ class Program:
         return [r for r in self.eligible() if not r.is_vector]
 
     def signature(self) -> bytes:
-        """Inputs and outputs of the model: no pass may change them."""
+        """Inputs and outputs of the model, and the shape and type of its weights: no pass may change them."""
         names = {t.name for t in self.proto.graph.initializer}
         inputs = [i for i in self.proto.graph.input if i.name not in names]
-        return onnx.GraphProto(input=inputs, output=self.proto.graph.output).SerializeToString(deterministic=True)
+        weights = [helper.make_tensor_value_info(r.name, r.elem_type, r.shape) for r in self.records]
+        types = [r.dtype_name for r in self.records]
+        graph = onnx.GraphProto(input=inputs, output=self.proto.graph.output, value_info=weights, doc_string=str(types))
+        return graph.SerializeToString(deterministic=True)
 
 
 def walk_graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:

@@ -8,10 +8,12 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import DecodeError, Message
 from onnx import external_data_helper, numpy_helper
 
 from dc_compiler.errors import ModelError, OutputError
@@ -73,6 +75,8 @@ def read_bytes(path: Path) -> bytes:
     Raises:
         ModelError: the path is missing, a folder, empty, or not readable.
     """
+    if not _is_text(path):
+        raise ModelError(f"the name {path} is not UTF-8, which onnxruntime needs; rename the file")
     try:
         if not path.exists():
             raise ModelError(f"{path} does not exist")
@@ -90,6 +94,23 @@ def check_is_model(proto: onnx.ModelProto, label: str) -> None:
     """Refuse messages that parse (protobuf accepts many texts) but hold no graph."""
     if not proto.HasField("graph") or not proto.opset_import or not proto.graph.output:
         raise ModelError(f"{label} is not an ONNX model: it has no graph, no outputs or no operator set")
+    if _has_broken_text(proto):
+        raise ModelError(f"{label} is damaged: a name in it is not UTF-8")
+
+
+def _has_broken_text(message: Message) -> bool:
+    """Whether a string field holds other bytes than UTF-8, which protobuf hands over as bytes when it reads a file."""
+    value: Any
+    if isinstance(message, onnx.TensorProto):  # listing its fields would copy the data
+        value = message.name
+        return isinstance(value, bytes) or any(map(_has_broken_text, message.external_data))
+    for field, value in message.ListFields():
+        many = [value] if isinstance(value, str | bytes | Message) else value
+        if field.type == FieldDescriptor.TYPE_MESSAGE and any(map(_has_broken_text, many)):
+            return True
+        if field.type == FieldDescriptor.TYPE_STRING and any(isinstance(text, bytes) for text in many):
+            return True
+    return False
 
 
 def all_tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
@@ -136,6 +157,8 @@ def check_output_path(output: Path, inputs: Iterable[Path]) -> None:
         OutputError: the output is an input, a folder, a device or pipe, or lies in a folder that is missing or not
             writable.
     """
+    if not _is_text(output):
+        raise OutputError(f"the name {output} is not UTF-8, which onnxruntime needs; choose another output")
     try:
         exists = output.exists()
         folder = output.resolve().parent
@@ -216,6 +239,11 @@ def write_atomically(output: Path, chunks: Iterable[bytes]) -> int:
 def file_size(path: Path) -> int:
     """Bytes on disk of a model, external data included."""
     return read_model(path).size
+
+
+def _is_text(path: Path) -> bool:
+    """Whether the path is UTF-8 (Python keeps other bytes as lone surrogates)."""
+    return not any("\ud800" <= character <= "\udfff" for character in str(path))
 
 
 def _umask() -> int:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import onnx
 from onnx import TensorProto
 
@@ -18,12 +19,25 @@ MANIFEST_VERSION = 1
 
 @dataclass(frozen=True)
 class PackedWeight:
-    """One packed weight of a compiled model: its name, frame, element type and shape as the model declares them."""
+    """A packed weight of a compiled model: its name, element type and shape as the model declares them."""
 
     name: str
-    frame: bytes
     elem_type: int
     dims: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Payload:
+    """A frame and the weights it decodes to, one after another; usually one."""
+
+    frame: bytes
+    weights: tuple[PackedWeight, ...]
+
+    @property
+    def label(self) -> str:
+        """The weight's name; several weights share the name of the first."""
+        more = f" and {len(self.weights) - 1} more" if len(self.weights) > 1 else ""
+        return self.weights[0].name + more
 
 
 @dataclass(frozen=True)
@@ -31,7 +45,7 @@ class PackedModel:
     """A compiled model taken apart. ``inner`` is the graph that runs: the model itself in graph form."""
 
     form: str
-    weights: tuple[PackedWeight, ...]
+    payloads: tuple[Payload, ...]
     inner: onnx.ModelProto
     topology_bytes: int
 
@@ -63,7 +77,7 @@ def unpack(model: onnx.ModelProto, label: str) -> onnx.ModelProto:
         ModelError, CorruptFrameError: as :func:`open_packed`, or a weight does not decode.
     """
     opened = open_packed(model, label)
-    tensors = [_decode(w, label) for w in opened.weights]
+    tensors = [t for p in opened.payloads for t in _decode(p, label)]
     if opened.form == "session":
         result = _unpack_session(model, opened.inner)
     else:
@@ -76,22 +90,17 @@ def unpack(model: onnx.ModelProto, label: str) -> onnx.ModelProto:
     return result
 
 
-def declare_external(name: str, record: ir.WeightRecord) -> onnx.TensorProto:
-    """The inner model's declaration of a packed weight (FORMAT.md 9.2)."""
-    tensor = TensorProto(name=name, data_type=record.elem_type, dims=record.shape, data_location=TensorProto.EXTERNAL)
-    tensor.external_data.add(key="location", value=DOMAIN)
-    return tensor
-
-
-def write_manifest(weights: Sequence[tuple[str, ir.WeightRecord]]) -> bytes:
-    """The list of weights in front of the inner model (FORMAT.md 9.2)."""
-    out = bytearray(_varint(MANIFEST_VERSION) + _varint(len(weights)))
-    for name, record in weights:
-        encoded = name.encode()
-        out += _varint(len(encoded)) + encoded
-        out += bytes([record.elem_type, len(record.shape)])
-        for extent in record.shape:
-            out += _varint(extent)
+def write_manifest(payloads: Sequence[Sequence[tuple[str, ir.WeightRecord]]]) -> bytes:
+    """The list of weights in front of the inner model (FORMAT.md 9.2): for each payload, its weights' names."""
+    out = bytearray(_varint(MANIFEST_VERSION) + _varint(len(payloads)))
+    for weights in payloads:
+        out += _varint(len(weights))
+        for name, record in weights:
+            encoded = name.encode()
+            out += _varint(len(encoded)) + encoded
+            out += bytes([record.elem_type, len(record.shape)])
+            for extent in record.shape:
+                out += _varint(extent)
     return bytes(out)
 
 
@@ -119,6 +128,14 @@ class _Reader:
             if shift > 63:
                 raise CorruptFrameError("the topology holds a number of more than 64 bits")
 
+    def weight(self) -> PackedWeight:
+        name = self.take(self.varint())
+        elem_type, rank = self.take(2)
+        try:
+            return PackedWeight(name.decode(), elem_type, tuple(self.varint() for _ in range(rank)))
+        except UnicodeDecodeError:
+            raise CorruptFrameError("the topology holds a name that is not UTF-8") from None
+
 
 def _open_session(model: onnx.ModelProto, node: onnx.NodeProto, label: str) -> PackedModel:
     initializers = {t.name: t.raw_data for t in model.graph.initializer}
@@ -130,46 +147,56 @@ def _open_session(model: onnx.ModelProto, node: onnx.NodeProto, label: str) -> P
     reader = _Reader(content)
     if reader.varint() != MANIFEST_VERSION:
         raise ModelError(f"{label} was compiled by a newer dcc; update dc-compiler")
-    weights = []
     if reader.varint() != len(names) - 1:
         raise ModelError(f"{label}: the number of packed weights is not the number of payloads")
-    for payload in names[1:]:
-        name = reader.take(reader.varint()).decode()
-        elem_type, rank = reader.take(2)
-        dims = tuple(reader.varint() for _ in range(rank))
-        weights.append(PackedWeight(name, initializers[payload], elem_type, dims))
+    payloads = []
+    for name in names[1:]:
+        weights = tuple(reader.weight() for _ in range(reader.varint()))
+        if not weights:
+            raise CorruptFrameError(f"{label}: payload '{name}' holds no weights")
+        payloads.append(Payload(initializers[name], weights))
     inner = onnx.ModelProto()
     inner.ParseFromString(content[reader.position :])
-    return PackedModel("session", tuple(weights), inner, len(initializers[names[0]]))
+    return PackedModel("session", tuple(payloads), inner, len(initializers[names[0]]))
 
 
 def _open_graph(model: onnx.ModelProto, nodes: list[onnx.NodeProto], label: str) -> PackedModel:
     initializers = {t.name: t.raw_data for t in model.graph.initializer}
-    weights = []
+    payloads = []
     for node in nodes:
         if node.op_type != "DecodeWeights" or not node.input or node.input[0] not in initializers:
             raise ModelError(f"{label}: node '{node.name}' is not one that this version of dcc knows")
         frame = initializers[node.input[0]]
         info = runtime.frame_info(frame)
-        weights.append(PackedWeight(node.output[0], frame, info.elem_type, tuple(info.dims)))
-    return PackedModel("graph", tuple(weights), model, 0)
+        payloads.append(Payload(frame, (PackedWeight(node.output[0], info.elem_type, info.dims),)))
+    return PackedModel("graph", tuple(payloads), model, 0)
 
 
-def _decode(weight: PackedWeight, label: str) -> onnx.TensorProto:
-    info = runtime.frame_info(weight.frame)
-    if info.elem_type != weight.elem_type or tuple(info.dims) != weight.dims:
-        raise CorruptFrameError(f"{label}: weight '{weight.name}' is packed with another type or shape than declared")
+def _decode(payload: Payload, label: str) -> list[onnx.TensorProto]:
+    """The payload's weights as plain tensors.
+
+    Raises:
+        CorruptFrameError: the frame is damaged, or its type and shape are not those declared.
+    """
+    info = runtime.frame_info(payload.frame)
+    weights = payload.weights
+    sizes = [math.prod(w.dims) for w in weights]
+    dims = weights[0].dims if len(weights) == 1 else (sum(sizes),)
+    if info.dims != dims or any(info.elem_type != w.elem_type for w in weights):
+        raise CorruptFrameError(f"{label}: weight '{payload.label}' is packed with another type or shape than declared")
     try:
-        array = runtime.decode(weight.frame)
+        data = runtime.decode(payload.frame).reshape(-1)
     except CorruptFrameError as e:
-        raise CorruptFrameError(f"{label}: weight '{weight.name}': {e}") from None
-    return TensorProto(
-        name=weight.name, data_type=weight.elem_type, dims=weight.dims, raw_data=np.ascontiguousarray(array).tobytes()
-    )
+        raise CorruptFrameError(f"{label}: weight '{payload.label}': {e}") from None
+    ends = itertools.accumulate(sizes)
+    return [
+        TensorProto(name=w.name, data_type=w.elem_type, dims=w.dims, raw_data=data[end - size : end].tobytes())
+        for w, size, end in zip(weights, sizes, ends, strict=True)
+    ]
 
 
 def _unpack_session(model: onnx.ModelProto, inner: onnx.ModelProto) -> onnx.ModelProto:
-    """Outer metadata around the inner graph, whose external declarations are dropped."""
+    """Outer metadata around the inner graph."""
     result = onnx.ModelProto()
     result.CopyFrom(model)
     overridable = [t for t in model.graph.initializer if t.name in {i.name for i in model.graph.input}]
@@ -177,9 +204,7 @@ def _unpack_session(model: onnx.ModelProto, inner: onnx.ModelProto) -> onnx.Mode
     result.graph.doc_string = model.graph.doc_string
     result.graph.metadata_props.extend(model.graph.metadata_props)
     result.functions.extend(inner.functions)
-    plain = [t for t in inner.graph.initializer if t.data_location != TensorProto.EXTERNAL]
-    del result.graph.initializer[:]
-    result.graph.initializer.extend([*overridable, *plain])
+    result.graph.initializer.extend(overridable)
     return result
 
 
@@ -191,9 +216,14 @@ def _without_decoders(model: onnx.ModelProto) -> onnx.ModelProto:
     decoders = [n for n in graph.node if n.domain == DOMAIN]
     payloads = {n.input[0] for n in decoders}
     buffers = {n.input[1] for n in decoders if len(n.input) > 1}
-    fillers = [n for n in graph.node if any(o in buffers for o in n.output)]
-    payloads |= {i for n in fillers for i in n.input}
-    kept_nodes = [n for n in graph.node if n.domain != DOMAIN and not any(o in buffers for o in n.output)]
+    kept_nodes = []
+    for node in reversed(graph.node):  # a buffer may take two nodes
+        if buffers.intersection(node.output):
+            buffers.update(node.input)
+        elif node.domain != DOMAIN:
+            kept_nodes.append(node)
+    kept_nodes.reverse()
+    payloads |= buffers
     kept_tensors = [t for t in graph.initializer if t.name not in payloads]
     del graph.node[:]
     graph.node.extend(kept_nodes)

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Self, TypeVar
 import numpy as np
 
 from dc_compiler import importer, ir, runtime
-from dc_compiler.errors import DccError, InvalidArgumentError, PassError
+from dc_compiler.errors import CorruptFrameError, DccError, InvalidArgumentError, PassError
 
 ENTRY_POINT_GROUP = "dc_compiler.passes"
 ELEMENT_BITS = {"float32": np.uint32, "float64": np.uint64, "float16": np.uint16, "bfloat16": np.uint16}
@@ -46,7 +46,8 @@ class Context:
     @property
     def threads(self) -> int:
         """Worker threads: ``jobs``, or one per processor this process may use."""
-        return self.jobs or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        available = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+        return self.jobs or len(available)
 
     def each(self, name: str, records: Sequence[T], work: Callable[[T], R]) -> list[R]:
         """Apply ``work`` to every record on ``threads`` threads; results keep the order of the records."""
@@ -134,14 +135,13 @@ class Pass(ABC):
 
     def text(self) -> str:
         """The pass in pipeline text, options that differ from their defaults only."""
-        shown = [
-            f"{f.name}={getattr(self, f.name)}" for f in dataclasses.fields(self) if getattr(self, f.name) != f.default
-        ]
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if getattr(self, f.name) != f.default}
+        shown = [f"{k}={str(v).lower() if isinstance(v, bool) else v}" for k, v in values.items()]
         return f"{self.name}({','.join(shown)})" if shown else self.name
 
 
 def _convert(label: str, kind: Any, text: str) -> Any:
-    kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    kinds = typing.get_args(kind) if typing.get_origin(kind) in (types.UnionType, typing.Union) else (kind,)
     for k in kinds:
         try:
             if k is bool and text in ("true", "false"):
@@ -206,17 +206,23 @@ class PassManager:
         """Run every pass, checking the program's invariants after each.
 
         Raises:
-            DccError: what a pass raised, prefixed with nothing; PassError when an invariant is broken.
+            DccError: what a pass raised; PassError when a pass crashed or an invariant is broken.
         """
         signature = program.signature()
         reports = []
         ran: list[str] = []
         for step in self.passes:
             start = time.perf_counter()
+            left_alone = [(r, r.values) for r in program.records if r.reason is not None]
             try:
                 report = step.run(program, context)
                 report.seconds = time.perf_counter() - start
                 check_invariants(program, signature, context)
+                changed = [r.name for r, values in left_alone if r.values is not values]
+                if changed:
+                    raise PassError(f"weight '{changed[0]}': it changed although it is left alone")
+            except PassError as e:
+                raise PassError(f"pass '{step.text()}': {e}") from None
             except DccError:
                 raise
             except Exception as e:
@@ -253,7 +259,7 @@ def check_invariants(program: ir.Program, signature: bytes, context: Context) ->
             frame does not decode to ``values``.
     """
     if program.signature() != signature:
-        raise PassError("a pass changed the model's inputs or outputs")
+        raise PassError("it changed the model's inputs or outputs, or the shape or type of a weight")
     broken = [r for r in context.each("check", program.records, _broken) if r]
     if broken:
         raise PassError(broken[0])
@@ -269,7 +275,11 @@ def _broken(record: ir.WeightRecord) -> str | None:
         if any((flat[s] * ~mask[s]).any() for s in ir.blocks(record.size)):
             return f"weight '{record.name}': a pruned element is not +0.0"
     if record.frame is not None:
-        if not np.array_equal(runtime.decode(record.frame, threads=1).reshape(-1).view(bits), flat):
+        try:
+            decoded = runtime.decode(record.frame, threads=1)
+        except CorruptFrameError as e:
+            return f"weight '{record.name}': {e}"
+        if decoded.shape != record.shape or not np.array_equal(decoded.reshape(-1).view(bits), flat):
             return f"weight '{record.name}': its frame does not decode to its values"
     elif record.clustered is not None:
         dtype = record.values.dtype

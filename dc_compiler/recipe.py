@@ -79,27 +79,27 @@ def make_recipe(
     if sum(x is not None for x in (preset, pipeline, recipe)) > 1:
         raise InvalidArgumentError("give only one of --preset, --pipeline and --recipe")
     base = _from_file(Path(recipe)) if recipe is not None else _from_text(preset, pipeline)
-    if emit is not None and emit not in FORMS:
-        raise InvalidArgumentError(f"--emit {emit} is not valid; give session or graph")
-    if min_size is not None and min_size < 0:
-        raise InvalidArgumentError(f"--min-size {min_size} is not valid; give 0 or more")
-    if seed is not None and not 0 <= seed < 2**63:
-        raise InvalidArgumentError(f"--seed {seed} is not valid; give 0 or more")
     result = replace(
         base,
         overrides=base.overrides + tuple(parse_override(t) for t in overrides),
         skip=base.skip + tuple(skip),
-        emit=emit or base.emit,
+        emit=base.emit if emit is None else emit,  # type: ignore[arg-type]  # checked below
         min_size=base.min_size if min_size is None else min_size,
         seed=base.seed if seed is None else seed,
     )
+    if result.emit not in FORMS:
+        raise InvalidArgumentError(f"emit {result.emit} is not valid; give session or graph")
+    if result.min_size < 0:
+        raise InvalidArgumentError(f"min-size {result.min_size} is not valid; give 0 or more")
+    if not 0 <= result.seed < 2**63:
+        raise InvalidArgumentError(f"seed {result.seed} is not valid; give 0 or more")
     return _with_shortcuts(result, density, bits)
 
 
 def _from_text(preset: str | None, pipeline: str | None) -> Recipe:
     if pipeline is not None:
         return Recipe(pipeline, explicit=True)
-    name = preset or "default"
+    name = "default" if preset is None else preset
     if name not in PRESETS:
         raise InvalidArgumentError(f"unknown preset '{name}'; known: {', '.join(PRESETS)}")
     return Recipe(PRESETS[name], preset=name, explicit=name == "deep-compression")

@@ -144,8 +144,8 @@ def record_row(record: ir.WeightRecord) -> TensorRow:
 
 
 def packed_rows(model: packed.PackedModel) -> list[TensorRow]:
-    """Rows of every packed weight of a compiled model."""
-    return [frame_row(w.name, w.frame) for w in model.weights]
+    """Rows of every payload of a compiled model."""
+    return [frame_row(p.label, p.frame) for p in model.payloads]
 
 
 COLUMNS: tuple[tuple[str, str], ...] = (

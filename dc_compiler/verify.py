@@ -193,16 +193,17 @@ def _first_that_runs(
     return None
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def compare(name: str, before: Sequence[Any], after: Sequence[Any]) -> OutputComparison:
     """Compare one output over all feeds; values that are not number arrays compare by equality."""
     result = OutputComparison(name)
     signal = noise = dot = other = 0.0
     same = total = 0
     for old, new in zip(before, after, strict=True):
-        if not isinstance(old, np.ndarray) or old.dtype.kind not in "fiubV" or old.dtype != new.dtype:
+        if not isinstance(old, np.ndarray) or old.dtype.kind not in "fiubV":
             result.identical &= _equal(old, new)
             continue
-        if old.shape != new.shape:
+        if not isinstance(new, np.ndarray) or old.dtype != new.dtype or old.shape != new.shape:
             return OutputComparison(name, False, float("inf"), float("-inf"), 0.0, 0.0)
         result.identical &= old.tobytes() == new.tobytes()
         x, y = old.astype(np.float64).ravel(), new.astype(np.float64).ravel()
@@ -225,8 +226,9 @@ def compare(name: str, before: Sequence[Any], after: Sequence[Any]) -> OutputCom
     if noise > 0:
         result.sqnr_db = float(10 * np.log10(signal / noise)) if signal > 0 else float("-inf")
     if signal > 0 or other > 0:
-        result.cosine = dot / np.sqrt(signal * other) if signal > 0 and other > 0 else 0.0
-        result.cosine = float(result.cosine)
+        cosine = float(dot / (np.sqrt(signal) * np.sqrt(other))) if signal > 0 and other > 0 else 0.0
+        unknown = 1.0 if result.identical else 0.0  # values whose squares overflow
+        result.cosine = cosine if np.isfinite(cosine) else unknown
     result.top1_agreement = same / total if total else None
     return result
 

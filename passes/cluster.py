@@ -66,8 +66,8 @@ class Cluster(Pass):
 
         def work(record: ir.WeightRecord) -> int:
             options = self.for_record(record, context)
-            if options.mode == "grid" and np.abs(record.values).max() > ml_dtypes.finfo(record.values.dtype).max / 4:
-                record.leave_alone("its values are too close to the largest float for a grid")
+            if options.mode == "grid" and not _fits_a_grid(record.values):
+                record.leave_alone("its values are too large or too small for a grid")
                 return 0
             clustered = options._cluster(record, context.seed, typical)
             record.clustered = clustered
@@ -118,6 +118,13 @@ class Cluster(Pass):
             assert zero is not None
             indices[~mask] = zero
         return _without_unused(ir.Clustered(indices, len(codebook), codebook, zero=zero, scales=scales))
+
+
+def _fits_a_grid(values: np.ndarray) -> bool:
+    """Whether rounding cannot overflow and logarithmic scales (2**-126 to 2**127) reach the steps needed."""
+    magnitude = float(np.abs(values).max())
+    most = min(float(ml_dtypes.finfo(values.dtype).max) / 4, 2.0**110)  # type: ignore[no-untyped-call]
+    return magnitude == 0 or 2.0**-100 <= magnitude <= most
 
 
 def _typical_size(records: Sequence[ir.WeightRecord]) -> float:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from dc_compiler import ir, runtime
+from dc_compiler.errors import InvalidArgumentError
 from dc_compiler.pass_manager import Context, Pass, PassReport
 
 
@@ -18,7 +19,8 @@ class Encode(Pass):
             filler zeros and codebook indices, both Huffman-coded; ``rans`` codes indices with zero as a symbol;
             ``fixed`` packs bits; ``lossless`` codes the float bits by byte planes, vectors included. Clustered weights are coded by
             their indices unless ``lossless`` is asked for; others always losslessly.
-        position_bits: *huffman*: bits of a relative position, 1 to 16; 0 tries all and keeps the smallest.
+        position_bits: *huffman*: bits of a relative position, 1 to 16; 0 tries all and keeps the smallest. Weights
+            whose codebook has no zero are coded without positions.
     """
 
     name: ClassVar[str] = "encode"
@@ -45,6 +47,8 @@ class Encode(Pass):
             if record.is_vector and options.coder != "lossless":
                 record.leave_alone("a vector (bias, normalization or the like)")
                 return 0
+            if record.clustered is None and options.needs:
+                raise InvalidArgumentError(f"encode: coder={options.coder} needs '{record.name}' to be clustered")
             frame = options._frame(record)
             if len(frame) >= record.nbytes:
                 record.leave_alone(f"packing would not make it smaller ({len(frame)} against {record.nbytes} bytes)")
@@ -72,6 +76,6 @@ class Encode(Pass):
             channels=0 if scales is None else scales.channels,
             inner=0 if scales is None else scales.inner,
             coder=self.coder,
-            position_bits=self.position_bits,
+            position_bits=0 if clustered.zero is None else self.position_bits,
             threads=1,
         )

@@ -176,7 +176,7 @@ struct Operators {
   explicit Operators(const Registration& source)
       : registration(source),
         all{decode_weights_operator(registration), compiled_model_operator(registration),
-            release_weights_operator(registration)} {}
+            release_model_operator(registration)} {}
   Registration registration;
   std::array<Operator, 3> all;
 };

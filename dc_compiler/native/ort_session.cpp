@@ -1,155 +1,88 @@
 // ort_session.cpp: the operator dcc:CompiledModel, a whole model run by an inner session (FORMAT.md 9.2).
 #include <cstring>
-#include <new>
 
+#include "inner_model.h"
 #include "ort_support.h"
 
 namespace dcc::ort {
 namespace {
 
-// A weight as the topology declares it.
-struct Weight {
-  std::string name;
-  TensorType type;
-};
-
-struct Topology {
-  std::unique_ptr<uint8_t[]> bytes;
-  std::vector<Weight> weights;
-  const void* model;  // ModelProto with kReleaseNode, inside bytes
-  size_t model_size;
-};
-
-// Appended to a ModelProto, this adds a node `dcc.released = dcc:ReleaseWeights()` to its graph, as protobuf merges
-// messages that are concatenated.
-// clang-format off
-constexpr char kReleaseNode[] =
-    "\x3a\x25\x0a\x23"                     // ModelProto.graph, GraphProto.node
-    "\x12\x0c" "dcc.released"              // NodeProto.output
-    "\x22\x0e" "ReleaseWeights"            // NodeProto.op_type
-    "\x3a\x03" "dcc"                       // NodeProto.domain
-    "\x42\x07\x0a\x03" "dcc" "\x10\x01";  // ModelProto.opset_import: domain, version
-// clang-format on
-constexpr size_t kReleaseNodeSize = sizeof kReleaseNode - 1;
-
-// Reads the manifest in front of the ModelProto; every read is checked against the end.
-class ManifestReader {
- public:
-  ManifestReader(const uint8_t* data, size_t size) : next_(data), end_(data + size) {}
-
-  const uint8_t* take(uint64_t count) {
-    if (count > left()) throw Failure("the manifest ends early");
-    const uint8_t* start = next_;
-    next_ += count;
-    return start;
-  }
-  uint64_t varint() {
-    uint64_t value = 0;
-    for (unsigned shift = 0; shift < 64; shift += 7) {
-      const uint8_t byte = *take(1);
-      if ((shift == 63 && byte > 1) || (shift && byte == 0)) break;  // over 64 bits, or not the shortest form
-      value |= static_cast<uint64_t>(byte & 127) << shift;
-      if (byte < 128) return value;
-    }
-    throw Failure("the manifest has a bad number");
-  }
-  Weight weight() {
-    Weight weight;
-    const uint64_t length = varint();
-    const uint8_t* name = take(length);
-    weight.name.assign(reinterpret_cast<const char*>(name), static_cast<size_t>(length));
-    weight.type.element = *take(1);
-    for (unsigned rank = *take(1); rank; --rank) {
-      const uint64_t extent = varint();
-      if (extent > INT64_MAX) throw Failure("weight '" + weight.name + "' has too large a dimension");
-      weight.type.dims.push_back(static_cast<int64_t>(extent));
-    }
-    return weight;
-  }
-  size_t left() const { return static_cast<size_t>(end_ - next_); }
-
- private:
-  const uint8_t* next_;
-  const uint8_t* end_;
-};
-
-void decode(const std::vector<DecodeJob>& jobs, int threads, const std::vector<Weight>* weights) {
+void decode(const std::vector<DecodeJob>& jobs, int threads, const std::vector<Payload>* payloads) {
   std::string error;
   size_t failed = 0;
   if (decode_all(jobs.data(), jobs.size(), threads, error, &failed) == DCC_OK) return;
-  throw Failure(weights && failed < weights->size() ? "weight '" + (*weights)[failed].name + "': " + error : error);
+  throw Failure(payloads && failed < payloads->size() ? (*payloads)[failed].label() + ": " + error : error);
 }
 
-Topology read_topology(const Registration& owner, const OrtKernelInfo* info, size_t index) {
+Bytes read_topology(const Registration& owner, const OrtKernelInfo* info, size_t index, size_t& size) {
   const Frame frame = read_frame(owner.api, info, index, "topology");
   if (frame.type.element != kUint8 || frame.type.dims.size() != 1)
     throw Failure("topology: the frame is not a uint8 vector");
-  Topology topology{std::unique_ptr<uint8_t[]>(new uint8_t[frame.bytes + kReleaseNodeSize]), {}, nullptr, 0};
-  decode({{frame.data, frame.size, topology.bytes.get(), frame.bytes}}, owner.threads, nullptr);
-
-  ManifestReader reader(topology.bytes.get(), frame.bytes);
-  const uint64_t version = reader.varint();
-  if (version != 1) throw Failure("this library reads manifest version 1, not " + std::to_string(version));
-  for (uint64_t count = reader.varint(); count; --count) topology.weights.push_back(reader.weight());
-  topology.model_size = reader.left() + kReleaseNodeSize;
-  topology.model = reader.take(reader.left());
-  std::memcpy(topology.bytes.get() + frame.bytes, kReleaseNode, kReleaseNodeSize);
-  return topology;
+  Bytes bytes = allocate(frame.bytes);
+  decode({{frame.data, frame.size, bytes.get(), frame.bytes}}, owner.threads, nullptr);
+  size = frame.bytes;
+  return bytes;
 }
 
-// The frames of all weights, each of the type that the manifest declares.
+// The frames of all payloads, each of the type that the manifest declares.
 std::vector<Frame> read_frames(const Api& api, const OrtKernelInfo* info, size_t first_payload,
-                               const std::vector<Weight>& weights) {
+                               const std::vector<Payload>& payloads) {
   std::vector<Frame> frames;
-  for (size_t i = 0; i < weights.size(); ++i) {
-    const std::string what = "weight '" + weights[i].name + "'";
-    const TensorType& declared = weights[i].type;
-    frames.push_back(read_frame(api, info, first_payload + i, what));
+  for (size_t i = 0; i < payloads.size(); ++i) {
+    const TensorType declared = payloads[i].type();
+    frames.push_back(read_frame(api, info, first_payload + i, payloads[i].label()));
     const TensorType& stored = frames.back().type;
     if (stored.element != declared.element || stored.dims != declared.dims)
-      throw Failure(what + ": the model has element type " + std::to_string(declared.element) + " and shape " +
-                    dims_text(declared.dims) + ", the payload " + std::to_string(stored.element) + " and " +
-                    dims_text(stored.dims));
+      throw Failure(payloads[i].label() + ": the model has element type " + std::to_string(declared.element) +
+                    " and shape " + dims_text(declared.dims) + ", the payload " + std::to_string(stored.element) +
+                    " and " + dims_text(stored.dims));
   }
   return frames;
 }
 
-// Memory of decoded weights, aligned for any vector instruction.
-struct BufferDelete {
-  void operator()(uint8_t* buffer) const { ::operator delete[](buffer, kAlignment); }
-  static constexpr std::align_val_t kAlignment{64};
-};
-using Buffer = std::unique_ptr<uint8_t[], BufferDelete>;
-
-std::vector<Buffer> decode_weights(const std::vector<Frame>& frames, const std::vector<Weight>& weights, int threads) {
-  std::vector<Buffer> buffers;
+// Decodes every payload to where its weights lie; payloads of several weights go through a buffer.
+void decode_weights(const std::vector<Frame>& frames, const std::vector<Payload>& payloads, int threads) {
+  std::vector<Bytes> buffers;
   std::vector<DecodeJob> jobs;
-  for (const Frame& frame : frames) {
-    buffers.emplace_back(new (BufferDelete::kAlignment) uint8_t[frame.bytes]);
-    jobs.push_back({frame.data, frame.size, buffers.back().get(), frame.bytes});
+  for (size_t i = 0; i < frames.size(); ++i) {
+    uint8_t* out = payloads[i].weights.front().data;
+    if (payloads[i].weights.size() > 1) {
+      buffers.push_back(allocate(frames[i].bytes));
+      out = buffers.back().get();
+    }
+    jobs.push_back({frames[i].data, frames[i].size, out, frames[i].bytes});
   }
-  decode(jobs, threads, &weights);
-  return buffers;
+  decode(jobs, threads, &payloads);
+  for (size_t i = 0; i < frames.size(); ++i) {
+    if (payloads[i].weights.size() == 1) continue;
+    const auto* next = static_cast<const uint8_t*>(jobs[i].out);
+    for (const Weight& weight : payloads[i].weights) {
+      std::memcpy(weight.data, next, weight.bytes);
+      next += weight.bytes;
+    }
+  }
 }
 
-// Gives the decoded weights to a session about to be made. onnxruntime takes only memory that stays the caller's.
-void add_weights(const Api& api, OrtSessionOptions* options, const std::vector<Weight>& weights,
-                 const std::vector<Frame>& frames, const std::vector<Buffer>& buffers) {
-  if (weights.empty()) return;
+// Gives the external weights to a session about to be made. onnxruntime copies them out of memory that stays ours.
+void add_weights(const Api& api, OrtSessionOptions* options, const std::vector<Payload>& payloads) {
   const Owned<OrtMemoryInfo> memory(get<OrtMemoryInfo*>(api, api.CreateCpuMemoryInfo, kDeviceAllocator, kDefaultMemory),
                                     api.ReleaseMemoryInfo);
   std::vector<const char*> names;
   std::vector<Owned<OrtValue>> owned;
   std::vector<const OrtValue*> values;
-  for (size_t i = 0; i < weights.size(); ++i) {
-    const TensorType& type = frames[i].type;
-    names.push_back(weights[i].name.c_str());
-    owned.emplace_back(get<OrtValue*>(api, api.CreateTensorWithDataAsOrtValue, memory.get(), buffers[i].get(),
-                                      frames[i].bytes, type.dims.data(), type.dims.size(), type.element),
-                       api.ReleaseValue);
-    values.push_back(owned.back().get());
+  for (const Payload& payload : payloads) {
+    for (const Weight& weight : payload.weights) {
+      if (!weight.external) continue;
+      const TensorType& type = weight.type;
+      names.push_back(weight.name.c_str());
+      owned.emplace_back(get<OrtValue*>(api, api.CreateTensorWithDataAsOrtValue, memory.get(), weight.data,
+                                        weight.bytes, type.dims.data(), type.dims.size(), type.element),
+                         api.ReleaseValue);
+      values.push_back(owned.back().get());
+    }
   }
-  check(api, api.AddExternalInitializers(options, names.data(), values.data(), names.size()));
+  if (!names.empty())
+    check(api, api.AddExternalInitializers(options, names.data(), values.data(), names.size()));
 }
 
 // The registered options, but without what would make inner and outer session write the same files.
@@ -174,32 +107,35 @@ Owned<OrtEnv> open_env(const Registration& owner) {
   }
 }
 
-// The weights of the session that this thread is opening. By contract onnxruntime copies them before it optimizes the
-// graph; memory use peaks later, when it packs the copies for its kernels. The kernel of ReleaseWeights, created in
-// between, frees what is no longer needed.
-class LoadingWeights {
+// The memory that only the opening of a session needs, freed as early as onnxruntime allows; its memory use peaks later,
+// when it packs weights for its kernels. The node ReleaseModel, appended to the model, tells how far it has come: its
+// first shape inference follows parsing, which copies the message; its kernel is made when all weights were copied.
+class OpeningModel {
  public:
-  explicit LoadingWeights(std::vector<Buffer> buffers) : buffers_(std::move(buffers)), outer_(current_) {
+  explicit OpeningModel(InnerModel::Serialized memory) : memory_(std::move(memory)), outer_(current_) {
     current_ = this;
   }
-  ~LoadingWeights() { current_ = outer_; }
-  LoadingWeights(const LoadingWeights&) = delete;
-  LoadingWeights& operator=(const LoadingWeights&) = delete;
-  const std::vector<Buffer>& buffers() const { return buffers_; }
-  static void release_current() {
-    if (current_) current_->buffers_.clear();
+  ~OpeningModel() { current_ = outer_; }
+  OpeningModel(const OpeningModel&) = delete;
+  OpeningModel& operator=(const OpeningModel&) = delete;
+  const uint8_t* message() const { return memory_.message.get(); }
+  static void parsed() {
+    if (current_) current_->memory_.message.reset();
+  }
+  static void copied() {
+    if (current_) current_->memory_.external.reset();
   }
 
  private:
-  std::vector<Buffer> buffers_;
-  LoadingWeights* outer_;
-  static thread_local LoadingWeights* current_;
+  InnerModel::Serialized memory_;
+  OpeningModel* outer_;
+  static thread_local OpeningModel* current_;
 };
-thread_local LoadingWeights* LoadingWeights::current_ = nullptr;
+thread_local OpeningModel* OpeningModel::current_ = nullptr;
 
-class ReleaseWeights {
+class ReleaseModel {
  public:
-  ReleaseWeights(const Registration&, const OrtKernelInfo*) { LoadingWeights::release_current(); }
+  ReleaseModel(const Registration&, const OrtKernelInfo*) { OpeningModel::copied(); }
   void compute(OrtKernelContext*) const {}  // nothing uses the output
 };
 
@@ -208,16 +144,20 @@ Owned<OrtSession> open_session(const Registration& owner, const OrtKernelInfo* i
   const Api& api = owner.api;
   const size_t inputs = get<size_t>(api, api.KernelInfo_GetInputCount, info);
   if (model_inputs >= inputs) throw Failure("the topology input is missing");
-  const Topology topology = read_topology(owner, info, model_inputs);
-  if (topology.weights.size() != inputs - model_inputs - 1)
-    throw Failure("the model has " + std::to_string(topology.weights.size()) + " packed weights, but " +
+  size_t topology_size = 0;
+  const Bytes topology = read_topology(owner, info, model_inputs, topology_size);
+  InnerModel model(topology.get(), topology_size);
+  if (model.payloads().size() != inputs - model_inputs - 1)
+    throw Failure("the model has " + std::to_string(model.payloads().size()) + " packed weights, but " +
                   std::to_string(inputs - model_inputs - 1) + " payloads are given");
-  const std::vector<Frame> frames = read_frames(api, info, model_inputs + 1, topology.weights);
-  const LoadingWeights weights(decode_weights(frames, topology.weights, owner.threads));
+  const std::vector<Frame> frames = read_frames(api, info, model_inputs + 1, model.payloads());
+  const OpeningModel memory(model.serialize());
+  decode_weights(frames, model.payloads(), owner.threads);
   const Owned<OrtSessionOptions> options = inner_options(owner);
-  add_weights(api, options.get(), topology.weights, frames, weights.buffers());
+  add_weights(api, options.get(), model.payloads());
   const OrtSessionOptions* final_options = options.get();
-  return {get<OrtSession*>(api, api.CreateSessionFromArray, env, topology.model, topology.model_size, final_options),
+  const void* message = memory.message();
+  return {get<OrtSession*>(api, api.CreateSessionFromArray, env, message, model.serialized_size(), final_options),
           api.ReleaseSession};
 }
 
@@ -313,13 +253,17 @@ Operator compiled_model_operator(const Registration& owner) {
   return op;
 }
 
-Operator release_weights_operator(const Registration& owner) {
-  Operator op(owner, [](const OrtCustomOp*) { return "ReleaseWeights"; });
+Operator release_model_operator(const Registration& owner) {
+  Operator op(owner, [](const OrtCustomOp*) { return "ReleaseModel"; });
   op.GetInputTypeCount = [](const OrtCustomOp*) -> size_t { return 0; };
   op.GetOutputTypeCount = [](const OrtCustomOp*) -> size_t { return 1; };  // a node without any would be dropped
   op.GetOutputType = [](const OrtCustomOp*, size_t) { return kUint8; };
   op.GetOutputCharacteristic = [](const OrtCustomOp*, size_t) { return kCharacteristicRequired; };
-  use_kernel<ReleaseWeights>(op);
+  op.InferOutputShapeFn = [](const OrtCustomOp*, OrtShapeInferContext*) -> OrtStatus* {
+    OpeningModel::parsed();
+    return nullptr;
+  };
+  use_kernel<ReleaseModel>(op);
   return op;
 }
 

@@ -176,7 +176,7 @@ inline std::string node_text(const Api& api, const OrtKernelInfo* info) {
 
 Operator decode_weights_operator(const Registration& owner);   // ort_ops.cpp
 Operator compiled_model_operator(const Registration& owner);   // ort_session.cpp
-Operator release_weights_operator(const Registration& owner);  // ort_session.cpp; used inside compiled models only
+Operator release_model_operator(const Registration& owner);  // ort_session.cpp; used inside compiled models only
 
 }  // namespace dcc::ort
 #endif  // DCC_ORT_SUPPORT_H_

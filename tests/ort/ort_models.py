@@ -123,23 +123,21 @@ def varint(number: int) -> bytes:
 
 
 def manifest(weights: Mapping[str, tuple[int, Sequence[int]]]) -> bytes:
+    """One payload for each weight."""
     out = varint(1) + varint(len(weights))
     for name, (dtype, dims) in weights.items():
-        out += varint(len(name.encode())) + name.encode() + bytes([dtype, len(dims)])
+        out += varint(1) + varint(len(name.encode())) + name.encode() + bytes([dtype, len(dims)])
         out += b"".join(varint(d) for d in dims)
     return out
 
 
-def external(model: onnx.ModelProto, names: Collection[str]) -> onnx.ModelProto:
-    """The model with the named initializers declared external, as the topology has them."""
+def without(model: onnx.ModelProto, names: Collection[str]) -> onnx.ModelProto:
+    """The model without the named initializers, as the topology has it."""
     result = onnx.ModelProto()
     result.CopyFrom(model)
-    for tensor in result.graph.initializer:
-        if tensor.name in names:
-            declared = TensorProto(name=tensor.name, dims=tensor.dims, data_type=tensor.data_type)
-            declared.data_location = TensorProto.EXTERNAL
-            declared.external_data.add(key="location", value="dcc")
-            tensor.CopyFrom(declared)
+    kept = [t for t in model.graph.initializer if t.name not in names]
+    del result.graph.initializer[:]
+    result.graph.initializer.extend(kept)
     return result
 
 
@@ -162,7 +160,7 @@ def session_form(model: onnx.ModelProto, names: Collection[str]) -> onnx.ModelPr
     """The model in session form with the named initializers packed."""
     arrays = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer if t.name in names}
     declared = manifest({name: (element_type(a), a.shape) for name, a in arrays.items()})
-    topology = declared + external(model, names).SerializeToString()
+    topology = declared + without(model, names).SerializeToString()
     return wrap(
         model,
         runtime.encode_data(np.frombuffer(topology, np.uint8), "lz"),

@@ -31,7 +31,7 @@ def parts(weights: list[models.Array]) -> tuple[onnx.ModelProto, dict[str, bytes
     model = models.chain(weights)
     arrays = {f"w{i}": w for i, w in enumerate(weights)}
     declared = models.manifest({n: (models.element_type(a), a.shape) for n, a in arrays.items()})
-    topology = declared + models.external(model, arrays).SerializeToString()
+    topology = declared + models.without(model, arrays).SerializeToString()
     return model, {n: runtime.encode_data(a, "raw") for n, a in arrays.items()}, topology
 
 
@@ -178,7 +178,7 @@ def test_decoded_weights_are_not_kept_twice() -> None:
     zeros = np.zeros((4096, 4096), np.uint16)
     payload = runtime.encode_codebook(zeros, zeros.shape, np.float32, codebook=np.zeros(1, np.float32), zero=0)
     model = models.chain([np.zeros((4096, 4096), np.float32)])
-    topology = models.manifest({"w0": (FLOAT, zeros.shape)}) + models.external(model, {"w0"}).SerializeToString()
+    topology = models.manifest({"w0": (FLOAT, zeros.shape)}) + models.without(model, {"w0"}).SerializeToString()
     packed = models.wrap(model, lz(topology), {"w0": payload})
     del model
     before = models.resident_bytes()
@@ -250,10 +250,12 @@ MANIFEST_DAMAGE: list[tuple[str, Callable[[bytes], bytes], str]] = [
     ("version", lambda t: b"\2" + t[1:], "manifest version 1, not 2"),
     ("empty", lambda t: b"", "manifest ends early"),
     ("ends in a name", lambda t: t[:4], "manifest ends early"),
-    ("count too large", lambda t: t[:1] + b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\1" + t[2:], "manifest"),
+    ("count too large", lambda t: t[:1] + b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\1" + t[2:], "name is not utf-8"),
     ("number over 64 bits", lambda t: t[:1] + b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\2" + t[2:], "bad number"),
     ("number not in shortest form", lambda t: b"\x81\0" + t[1:], "bad number"),
-    ("name longer than the rest", lambda t: t[:2] + b"\xff\xff\3" + t[3:], "manifest ends early"),
+    ("name longer than the rest", lambda t: t[:3] + b"\xff\xff\3" + t[4:], "manifest ends early"),
+    ("payload without weights", lambda t: t[:2] + b"\0" + t[3:], "payload without weights"),
+    ("weight of no known type", lambda t: t[:6] + b"\xc8" + t[7:], "bad type"),
     ("model is no protobuf", lambda t: t[: len(models.manifest(SPEC))] + b"\xff" * 40, "protobuf"),
 ]
 SPEC: dict[str, tuple[int, tuple[int, ...]]] = {"w0": (FLOAT, (8, 8)), "w1": (FLOAT, (8, 8))}

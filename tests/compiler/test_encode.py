@@ -1,0 +1,182 @@
+"""Encoding: sizes of the coders against each other, weights that do not shrink, and bytes that never vary."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from models.graphs import GRAPHS
+from small_programs import CONV, DTYPES, Array, apply, bits, normal, record
+
+from dc_compiler import compile_model, runtime
+from dc_compiler.errors import InvalidArgumentError
+from dc_compiler.ir import WeightRecord
+from dc_compiler.pass_manager import Override
+from passes.cluster import Cluster
+from passes.encode import Encode
+from passes.prune import Prune
+
+INDEX_CODERS = ("huffman", "rans", "fixed")
+
+
+def packed(passes: list[Any], values: Array, **context: Any) -> WeightRecord:
+    weight = record(values.copy(), use=CONV)
+    apply(passes, weight, **context)
+    return weight
+
+
+def frame_size(coder: str, density: float, options: dict[str, Any], values: Array) -> int:
+    weight = packed([Prune(density=density), Cluster(**options), Encode(coder=coder)], values)  # type: ignore[arg-type]
+    return len(weight.frame) if weight.frame is not None else values.nbytes
+
+
+@given(
+    st.sampled_from(DTYPES),
+    st.sampled_from([0.05, 0.3, 1.0]),
+    st.sampled_from([{"mode": "grid"}, {"bits": 2}, {"bits": 7, "scales": "channel"}]),
+    st.integers(0, 1000),
+)
+@settings(deadline=None, max_examples=25)
+def test_auto_is_the_smallest(dtype: Any, density: float, options: dict[str, Any], seed: int) -> None:
+    values = normal(40, 70, dtype=dtype, seed=seed)
+    sizes = {coder: frame_size(coder, density, options, values) for coder in (*INDEX_CODERS, "auto")}
+    assert sizes["auto"] == min(sizes.values())
+    assert sizes["auto"] < values.nbytes
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("coder", [*INDEX_CODERS, "auto"])
+def test_frames_hold_the_values(dtype: Any, coder: Any) -> None:
+    values = normal(40, 70, dtype=dtype)
+    weight = packed([Cluster(mode="kmeans", bits=4), Encode(coder=coder)], values)
+    assert weight.frame is not None
+    assert runtime.frame_info(weight.frame).coder in (INDEX_CODERS if coder == "auto" else (coder,))
+    decoded = runtime.decode(weight.frame)
+    assert decoded.shape == values.shape
+    assert np.array_equal(bits(decoded), bits(weight.values))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_lossless_changes_no_bit(dtype: Any) -> None:
+    values = normal(40, 70, dtype=dtype)
+    values[0, :4] = np.array([0.0, -0.0, np.finfo(np.float16).smallest_subnormal, 1.0]).astype(dtype)
+    weight = packed([Encode(coder="lossless")], values)
+    assert weight.frame is not None
+    assert np.array_equal(bits(runtime.decode(weight.frame)), bits(values))
+    assert len(weight.frame) < values.nbytes
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(20, 20), (700, 110)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, np.float64])
+def test_a_weight_that_does_not_shrink_gets_its_values_back(dtype: Any, rows: int, columns: int) -> None:
+    """Left alone means: as it was in the input. 14 bits and their codebook exceed 16 bits at such sizes."""
+    values = normal(rows, columns, dtype=dtype)
+    width = {400: {2: 8, 4: 9, 8: 9}, 77_000: {2: 14, 4: 16, 8: 16}}[values.size][values.dtype.itemsize]
+    weight = packed([Cluster(mode="kmeans", bits=width, init="density"), Encode(coder="fixed")], values)
+    if weight.reason is None:
+        assert weight.frame is not None
+        assert len(weight.frame) < values.nbytes
+        return
+    assert "would not make it smaller" in weight.reason
+    assert weight.frame is None
+    assert np.array_equal(bits(weight.values), bits(values))
+    assert (weight.signal, weight.noise) == (None, 0.0)
+
+
+def test_something_does_not_shrink() -> None:
+    """The test above meets both cases."""
+    small = packed([Cluster(bits=8, init="density"), Encode(coder="fixed")], normal(20, 20, dtype=np.float16))
+    large = packed([Cluster(bits=14, init="density"), Encode(coder="fixed")], normal(700, 110, dtype=np.float16))
+    assert [w.reason is not None for w in (small, large)] == [True, True]
+
+
+def test_random_bits_are_left_alone() -> None:
+    noise = np.random.default_rng(0).integers(0, 2**16, (50, 50)).astype(np.uint16).view(np.float16)
+    values = np.where(np.isfinite(noise), noise, np.float16(1))
+    weight = packed([Encode(coder="lossless")], values)
+    assert weight.frame is None
+    assert weight.reason is not None
+    assert np.array_equal(bits(weight.values), bits(values))
+
+
+def test_vectors_are_coded_only_losslessly() -> None:
+    bias = record(normal(1, 5000))
+    apply([Cluster(mode="grid"), Encode()], bias)
+    assert bias.frame is None
+    assert bias.reason is not None
+    assert "vector" in bias.reason
+    bias = record(normal(1, 5000))
+    apply(Encode(coder="lossless"), bias)
+    assert bias.frame is not None
+
+
+def test_overrides_choose_the_coder() -> None:
+    first, second = record(normal(40, 70), "a"), record(normal(40, 70), "b")
+    steps = [Cluster(mode="kmeans", bits=3), Encode(coder="rans")]
+    apply(steps, first, second, overrides=[Override("b", {"coder": "huffman", "position_bits": "3"})])
+    infos = [runtime.frame_info(w.frame) for w in (first, second) if w.frame is not None]
+    assert [i.coder for i in infos] == ["rans", "huffman"]
+
+
+def test_an_index_coder_for_a_weight_without_indices_is_refused() -> None:
+    weight = record(normal(40, 70))
+    with pytest.raises(InvalidArgumentError, match="clustered"):
+        apply(Encode(coder="lossless"), weight, overrides=[Override("w", {"coder": "huffman"})])
+
+
+PIPELINES = (
+    "encode(lossless)",
+    "cluster(grid),encode",
+    "prune(density=0.2),cluster(kmeans,bits=5,init=forgy),encode(huffman)",
+    "prune(threshold=0.7),cluster(kmeans,bits=6,scales=channel,init=density),encode(rans)",
+)
+
+
+@pytest.fixture
+def free_isa() -> Iterator[None]:
+    yield
+    runtime.select_isa("auto")
+
+
+@pytest.mark.parametrize("pipeline", PIPELINES)
+@pytest.mark.parametrize("name", ["opset_18", "float16_raw", "bfloat16_raw", "float64_raw"])
+def test_bytes_depend_on_the_request_alone(name: str, pipeline: str, free_isa: None) -> None:
+    """Not on the number of threads, not on the processor's kernels, not on the run."""
+
+    def content(jobs: int, isa: str, seed: int = 3) -> bytes:
+        runtime.select_isa(isa)
+        net, _ = GRAPHS[name]()
+        result = compile_model(net, pipeline=pipeline, min_size=64, jobs=jobs, seed=seed)
+        return bytes(result.model.SerializeToString(deterministic=True))
+
+    expected = content(1, "portable")
+    assert content(2, "portable") == expected
+    for isa in ("avx2", "avx512"):
+        try:
+            runtime.select_isa(isa)
+        except InvalidArgumentError:
+            continue
+        assert content(2, isa) == expected
+    if "forgy" in pipeline:
+        assert content(1, "portable", seed=4) != expected
+
+
+def test_rows_of_the_report_add_up() -> None:
+    """Kept share, bits and bytes of the report are those of the frame."""
+    net, _ = GRAPHS["matmul"]()
+    result = compile_model(net, pipeline="prune(density=0.25),cluster(kmeans,bits=4),encode(huffman)")
+    (row,) = result.report.tensors
+    assert row.kept is not None
+    assert abs(row.kept - 0.25) < 0.01
+    assert (row.bits, row.coder, row.shape, row.raw_bytes) == (4, "huffman", (64, 48), 12_288)
+    frame = next(t.raw_data for t in result.model.graph.initializer if t.name == "w.dcc")
+    assert row.bytes == len(frame)
+    assert row.ratio == pytest.approx(12_288 / len(frame))
+    assert row.coded_index_bits is not None
+    assert 0 < row.coded_index_bits <= 4
+    assert dataclasses.asdict(row)["reason"] is None

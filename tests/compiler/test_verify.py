@@ -1,0 +1,367 @@
+"""Verification: the comparison itself, inputs from files and functions, made-up inputs, and refusing what is worse."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import onnx
+import pytest
+from models.graphs import F32, GRAPHS, I64, info, model, node, sample, tensor, weight, x_in, y_out
+
+from dc_compiler import compile_model, verify, verify_models
+from dc_compiler.cli import main
+from dc_compiler.data import InputSpec, load_dataset, made_up_feeds
+from dc_compiler.errors import DataError, ModelError, QualityError
+from dc_compiler.verify import accuracy, compare
+
+NAN, INF = math.nan, math.inf
+X = InputSpec("x", np.dtype(np.float32), (None, 4))
+
+
+def one(before: Any, after: Any) -> verify.OutputComparison:
+    return compare("y", [np.asarray(before)], [np.asarray(after)])
+
+
+# Comparison ----------------------------------------------------------------------------------------------------------
+
+
+def test_known_differences() -> None:
+    result = one([[3.0, 4.0]], [[3.0, 3.0]])
+    assert not result.identical
+    assert result.max_abs_error == 1
+    assert result.sqnr_db == pytest.approx(10 * math.log10(25))
+    assert result.cosine == pytest.approx(21 / (5 * math.sqrt(18)))
+    assert result.top1_agreement == 0.0
+
+
+def test_all_feeds_count() -> None:
+    before = [np.array([[1.0, 0.0]]), np.array([[0.0, 1.0]])]
+    after = [np.array([[1.0, 0.0]]), np.array([[2.0, 1.0]])]
+    result = compare("y", before, after)
+    assert (result.identical, result.max_abs_error, result.top1_agreement) == (False, 2.0, 0.5)
+    assert result.cosine == pytest.approx(2 / math.sqrt(2 * 6))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [1.0, NAN, INF, -INF],
+        [1e300, 1e-300],
+        [[True, False]],
+        [[1, 2]],
+        [],
+        3.0,
+        ["a", "b"],
+        np.array([1, 2], ml_dtypes.bfloat16),
+    ],
+    ids=str,
+)
+def test_equal_is_identical(values: Any) -> None:
+    result = one(values, np.array(values).copy())
+    assert result.identical
+    assert (result.max_abs_error, result.sqnr_db) == (0.0, None)
+    assert result.cosine is None or result.cosine == pytest.approx(1.0)
+
+
+def test_negative_zero_is_not_identical_but_equal() -> None:
+    result = one([0.0, 1.0], [-0.0, 1.0])
+    assert not result.identical
+    assert result.max_abs_error == 0
+    assert result.sqnr_db is None
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ([1.0, 2.0], [1.0, NAN]),
+        ([1.0, NAN], [1.0, 2.0]),
+        ([1.0, INF], [1.0, -INF]),
+        ([1.0, 2.0], [NAN, NAN]),
+        ([1.0, 2.0], [1.0, INF]),
+        ([1.0, 2.0], [[1.0, 2.0]]),
+        ([1.0, 2.0], [1.0]),
+        ([1.0, 2.0], np.array([1, 2], np.float32)),
+        ([1.0, 2.0], np.array([1, 2], np.int64)),
+        ([0.0, 0.0], [0.0, 1.0]),
+        ([0.0, 1.0], [0.0, 0.0]),
+        ([1e300, 1e300], [1e300, -1e300]),
+    ],
+    ids=str,
+)
+def test_catastrophes_have_the_worst_cosine(before: Any, after: Any) -> None:
+    """Else an output that became NaN would pass for good."""
+    result = one(before, after)
+    assert not result.identical
+    assert result.cosine == 0.0
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "error"),
+    [
+        ([[1, 2]], [[1, 5]], 3.0),
+        ([[True, False]], [[True, True]], 1.0),
+        (np.zeros((1, 1), np.uint8), np.full((1, 1), 255, np.uint8), 255.0),
+    ],
+    ids=str,
+)
+def test_numbers_that_are_not_floats(before: Any, after: Any, error: float) -> None:
+    result = one(before, after)
+    assert (result.identical, result.max_abs_error, result.cosine, result.sqnr_db) == (False, error, None, None)
+
+
+def test_values_that_are_not_arrays() -> None:
+    a, b = np.array([1.0, 2.0]), np.array([1.0, 3.0])
+    assert compare("y", [[a, b]], [[a.copy(), b.copy()]]).identical
+    assert not compare("y", [[a, b]], [[a, a]]).identical
+    assert not compare("y", [[a, b]], [[a]]).identical
+    assert compare("y", [[{1: 0.5}]], [[{1: 0.5}]]).identical
+    assert not compare("y", [[{1: 0.5}]], [[{2: 0.5}]]).identical
+    assert compare("y", [None], [None]).identical
+    assert not compare("y", [a], [None]).identical
+    assert not compare("y", [np.array(["a"], object)], [np.array(["b"], object)]).identical
+
+
+def test_accuracy() -> None:
+    outputs = [np.array([[0.1, 0.9], [0.8, 0.2]]), np.array([[0.0, 1.0]])]
+    assert accuracy(outputs, np.array([1, 0, 0])) == pytest.approx(2 / 3)
+    with pytest.raises(DataError, match="2 labels for 3 samples"):
+        accuracy(outputs, np.array([1, 0]))
+    with pytest.raises(DataError, match="no axis of classes"):
+        accuracy([np.array([1, 0])], np.array([1, 0]))
+
+
+# Data ----------------------------------------------------------------------------------------------------------------
+
+
+def total(feeds: list[dict[str, np.ndarray]]) -> int:
+    return sum(len(f["x"]) for f in feeds)
+
+
+def test_an_archive_is_cut_into_batches(tmp_path: Path) -> None:
+    x, labels = sample(70, 4), np.arange(70)
+    np.savez(tmp_path / "d.npz", x=x, label=labels, other=np.zeros(3))
+    loaded = load_dataset(tmp_path / "d.npz", [X], "label")
+    assert [len(f["x"]) for f in loaded] == [32, 32, 6]
+    assert np.array_equal(np.concatenate([f["x"] for f in loaded]), x)
+    assert loaded.labels is not None
+    assert np.array_equal(loaded.labels, labels)
+
+
+def test_a_fixed_batch_drops_the_rest(tmp_path: Path) -> None:
+    """And the labels of the rest."""
+    x, labels = sample(10, 4), np.arange(10)
+    loaded = load_dataset({"x": x, "label": labels}, [InputSpec("x", np.dtype(np.float32), (3, 4))], "label")
+    assert [f["x"].shape for f in loaded] == [(3, 4)] * 3
+    assert loaded.labels is not None
+    assert np.array_equal(loaded.labels, labels[:9])
+    with pytest.raises(DataError, match="2 samples, but the model takes 3 at a time"):
+        load_dataset({"x": x[:2]}, [InputSpec("x", np.dtype(np.float32), (3, 4))])
+
+
+def test_a_limit_on_samples() -> None:
+    loaded = load_dataset({"x": sample(2000, 4), "label": np.zeros(2000, int)}, [X], "label")
+    assert total(loaded.feeds) == 512
+    assert loaded.labels is not None
+    assert len(loaded.labels) == 512
+
+
+def test_a_folder(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", sample(5, 4))
+    np.save(tmp_path / "label.npy", np.arange(5))
+    loaded = load_dataset(tmp_path, [X], "label")
+    assert total(loaded.feeds) == 5
+    assert np.array_equal(loaded.feeds[0]["x"], sample(5, 4))
+    (tmp_path / "label.npy").write_text("no array")
+    with pytest.raises(DataError, match="not readable"):
+        load_dataset(tmp_path, [X], "label")
+
+
+def test_a_function(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_feeds.py").write_text(
+        "import numpy as np\n"
+        "def feeds():\n"
+        "    for i in range(1000):\n"
+        "        yield {'x': np.full((8, 4), i, np.float32), 'label': np.full(8, i), 'extra': None}\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    loaded = load_dataset("own_feeds:feeds", [X], "label")
+    assert total(loaded.feeds) == 512
+    assert loaded.labels is not None
+    assert np.array_equal(loaded.labels, np.repeat(np.arange(64), 8))
+    assert list(loaded.feeds[0]) == ["x"]
+
+
+def test_feeds_of_the_caller() -> None:
+    def feeds() -> Iterator[dict[str, np.ndarray]]:
+        yield {"x": sample(2, 4)}
+        yield {"x": sample(3, 4)}
+
+    assert [len(f["x"]) for f in load_dataset(feeds(), [X])] == [2, 3]
+
+
+@pytest.mark.parametrize(("given", "wanted"), [("f8", "f4"), ("f4", "f2"), ("i4", "i8"), ("u1", "i4")])
+def test_number_types_are_converted_within_their_kind(given: Any, wanted: Any) -> None:
+    loaded = load_dataset({"x": np.ones((2, 4), given)}, [InputSpec("x", np.dtype(wanted), (None, 4))])
+    assert loaded.feeds[0]["x"].dtype == wanted
+
+
+def test_labels_that_are_no_class_numbers() -> None:
+    with pytest.raises(DataError, match="are float64, not integers"):
+        load_dataset({"x": sample(3, 4), "label": np.zeros(3)}, [X], "label")
+    with pytest.raises(DataError, match="12 labels for 3 samples"):
+        load_dataset({"x": sample(3, 4), "label": np.zeros((3, 4), int)}, [X], "label")
+
+
+def classifier() -> onnx.ModelProto:
+    return model(
+        [node("MatMul", ["x", "w"], ["y"])], [x_in("batch", 64)], [y_out("batch", 10)], [tensor("w", weight(64, 10))]
+    )
+
+
+def test_accuracy_before_and_after(tmp_path: Path) -> None:
+    """The original's own guesses as labels: right every time before; after heavy pruning, not."""
+    net = classifier()
+    x = np.random.default_rng(0).standard_normal((300, 64)).astype(np.float32)
+    guesses = (x @ weight(64, 10)).argmax(1)
+    data = {"x": x, "label": guesses}
+    result = compile_model(net, pipeline="prune(0.02),encode", min_size=1, data=data, labels="label")
+    check = result.report.verification
+    assert check is not None
+    assert check.source == "data"
+    assert check.accuracy_before == 1.0
+    assert check.accuracy_after is not None
+    assert check.accuracy_after < 0.8
+    assert check.outputs[0].top1_agreement == check.accuracy_after
+
+
+# Made-up inputs ------------------------------------------------------------------------------------------------------
+
+
+def test_made_up_inputs_are_reproducible_and_fit() -> None:
+    net, _ = GRAPHS["gather_embedding"]()
+    ids = InputSpec("ids", np.dtype(np.int64), (None, 7))
+    first, again = (next(made_up_feeds([X, ids], net, seed=3)) for _ in range(2))
+    other = next(made_up_feeds([X, ids], net, seed=4))
+    assert len(first) == 4
+    assert all(f["x"].shape == (1, 4) and f["ids"].shape == (1, 7) for f in first)
+    assert all(np.array_equal(a["x"], b["x"]) for a, b in zip(first, again, strict=True))
+    assert not np.array_equal(first[0]["x"], other[0]["x"])
+
+
+def test_made_up_indices_stay_inside_their_table() -> None:
+    table = tensor("table", weight(5, 300))
+    net = model(
+        [node("Gather", ["table", "ids"], ["y"])],
+        [info("ids", I64, "batch", 400)],
+        [info("y", F32, "batch", 400, 300)],
+        [table],
+    )
+    feeds = next(made_up_feeds([InputSpec("ids", np.dtype(np.int64), (None, 400))], net, 0))
+    assert [f["ids"].max() for f in feeds] == [4] * 4
+    check = compile_model(net).report.verification
+    assert check is not None
+    assert check.skipped is None
+    assert check.feeds == 4
+
+
+def test_random_models_are_not_compared() -> None:
+    net, _ = GRAPHS["matmul"]()
+    net.graph.node[0].output[0] = "h"
+    net.graph.node.append(node("RandomUniformLike", ["h"], ["noise"]))
+    net.graph.node.append(node("Add", ["h", "noise"], ["y"]))
+    check = compile_model(net).report.verification
+    assert check is not None
+    assert check.skipped == "the original gives other outputs each time it runs"
+
+
+def test_inputs_that_cannot_be_made_up_are_said_so() -> None:
+    net, _ = GRAPHS["string_input"]()
+    result = compile_model(net, min_size=16)
+    assert result.report.verification is not None
+    assert result.report.verification.skipped is not None
+    assert "for which no data can be given" in result.report.verification.skipped
+    with pytest.raises(DataError):
+        compile_model(net, min_size=16, data={"x": np.zeros((1, 2))})
+
+
+def test_models_with_other_outputs_are_not_comparable(tmp_path: Path) -> None:
+    for name in ("matmul", "overridable_default"):
+        onnx.save(GRAPHS[name]()[0], tmp_path / f"{name}.onnx")
+    with pytest.raises(ModelError, match="does not have the outputs"):
+        verify_models(tmp_path / "matmul.onnx", tmp_path / "overridable_default.onnx")
+
+
+# Refusal -------------------------------------------------------------------------------------------------------------
+
+
+def sensitive() -> onnx.ModelProto:
+    """A model that lives from tiny differences: the grid's rounding errors are all that is left of ``x @ (a - b)``."""
+    base = weight(64, 48)
+    return model(
+        [node("MatMul", ["x", "a"], ["p"]), node("MatMul", ["x", "b"], ["q"]), node("Sub", ["p", "q"], ["y"])],
+        [x_in("batch", 64)],
+        [y_out("batch", 48)],
+        [tensor("a", base), tensor("b", base + weight(64, 48, seed=2) * np.float32(1e-3))],
+    )
+
+
+def test_a_result_that_is_bad_is_not_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    net = sensitive()
+    onnx.save(net, tmp_path / "in.onnx")
+    with pytest.raises(QualityError, match="cosine"):
+        compile_model(net, tmp_path / "out.onnx")
+    argv = ["compile", str(tmp_path / "in.onnx"), "-o", str(tmp_path / "out.onnx"), "--json", str(tmp_path / "r.json")]
+    assert main(argv) == 1
+    shown = capsys.readouterr()
+    assert shown.err.count("\n") == 1
+    assert "cosine" in shown.err
+    assert "--force" in shown.err
+    assert [p.name for p in tmp_path.iterdir()] == ["in.onnx"]
+    assert main([*argv, "--force"]) == 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in.onnx", "out.onnx", "r.json"]
+
+
+def test_what_else_is_allowed(tmp_path: Path) -> None:
+    """Lossless is exact on the same model; an explicit pipeline asks for no quality; force only notes."""
+    net = sensitive()
+    exact = compile_model(net, preset="lossless").report.verification
+    assert exact is not None
+    assert exact.identical
+    explicit = compile_model(net, pipeline="cluster(grid),encode").report
+    assert explicit.verification is not None
+    assert explicit.verification.worst_cosine is not None
+    assert explicit.verification.worst_cosine < 0.5
+    forced = compile_model(net, force=True).report
+    assert any("cosine" in note for note in forced.notes)
+
+
+def test_data_sets_a_stricter_bound() -> None:
+    assert verify.MIN_COSINE["data"] > verify.MIN_COSINE["made-up inputs"] > 0
+
+
+@pytest.mark.parametrize("form", ["session", "graph"])
+def test_an_output_that_becomes_nan_is_refused(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """sqrt(x*x @ w) for the smallest weights: what rounds below zero becomes NaN."""
+    values = np.abs(weight(64, 48)) + np.float32(1e-6)
+    values[:, 1] = np.float32(1e-6)
+    values[0, 1] = np.float32(1e-3)
+    net = model(
+        [
+            node("MatMul", ["x", "w"], ["p"]),
+            node("Sub", ["p", "p"], ["zero"]),
+            node("MatMul", ["x", "w2"], ["q"]),
+            node("Sub", ["p", "q"], ["d"]),
+            node("Sqrt", ["d"], ["y"]),
+        ],
+        [x_in("batch", 64)],
+        [y_out("batch", 48)],
+        [tensor("w", values), tensor("w2", values)],
+    )
+    data = {"x": np.ones((1, 64), np.float32)}
+    with pytest.raises(QualityError, match="cosine"):
+        compile_model(net, emit=form, set="w2:step=0.5", data=data)
