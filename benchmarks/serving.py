@@ -23,19 +23,15 @@ ALEXNET_KEPT = {
 MODELS = ("bvlc_alexnet", "resnet50", "squeezenet")
 
 
-def paper_options(name: str) -> dict[str, object]:
-    """Keywords for compile_model."""
-    if name != "bvlc_alexnet":
-        return {}
-    return {"pipeline": "prune,cluster,encode", "set": [f"{k}:density={v}" for k, v in ALEXNET_KEPT.items()]}
-
-
 def measure(name: str, form: str, threads: int, folder: Path) -> None:
     """Compile, unpack and compare one model in one form."""
     original, compiled, dense = (folder / f"{name}.{kind}.onnx" for kind in ("original", form, "dense"))
     if not original.exists():
         onnx.save(filled(name), original)
-    report = compile_model(original, compiled, emit=form, force=True, **paper_options(name)).report
+    paper = name == "bvlc_alexnet"
+    kept = [f"{k}:density={v}" for k, v in ALEXNET_KEPT.items()] if paper else []
+    pipeline = "prune,cluster,encode" if paper else None
+    report = compile_model(original, compiled, emit=form, force=True, pipeline=pipeline, set=kept).report
     unpack_model(compiled, dense)
     identical = verify_models(dense, compiled).identical
     print(f"{name}, {form} form: {report.ratio:.2f}x smaller, outputs {'identical' if identical else 'rounded'}")

@@ -1,4 +1,4 @@
-"""Builds a Program from a model: brings weights to reach, takes their data out of the graph, and says which stay alone."""
+"""Builds a Program from a model: takes the weights out of the graph and says which are left alone."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def _drop_redundant_inputs(proto: onnx.ModelProto) -> None:
 
 
 def _drop_unused(proto: onnx.ModelProto) -> list[str]:
-    """Remove initializers of the main graph that nothing uses, as onnxruntime does when it loads a model; their notes."""
+    """Remove initializers of the main graph that nothing uses, as onnxruntime does on loading; one note each."""
     used = {name for g in ir.walk_graphs(proto.graph) for n in g.node for name in n.input}
     used |= {o.name for g in ir.walk_graphs(proto.graph) for o in g.output} | {i.name for i in proto.graph.input}
     unused = [i for i, t in enumerate(proto.graph.initializer) if t.name not in used]

@@ -1,4 +1,4 @@
-"""Program, the object that travels through the passes: a graph skeleton and one WeightRecord per stored tensor. No I/O."""
+"""Program, the object that travels through the passes: a graph skeleton and one record per stored tensor."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ _OCTAVE = np.array(
 
 def log_step_values(steps: np.ndarray) -> np.ndarray:
     """``2**(steps / 8)`` by the table of FORMAT.md section 3, float64 (exact), same shape as ``steps``."""
-    return np.ldexp(_OCTAVE[steps & 7].astype(np.float64), steps >> 3)
+    return np.asarray(np.ldexp(_OCTAVE[steps & 7].astype(np.float64), steps >> 3))
 
 
 def nearest_log_step(values: np.ndarray) -> np.ndarray:
@@ -107,7 +107,7 @@ class Clustered:
             else:
                 position = np.arange(start, start + len(index))
                 result *= factors[(position // self.scales.inner) % self.scales.channels]
-        return result.astype(dtype, copy=False)
+        return np.asarray(result.astype(dtype, copy=False))
 
 
 def compute_dtype(dtype: np.dtype) -> np.dtype:
@@ -177,7 +177,7 @@ class Site:
     @property
     def value_name(self) -> str:
         if self.node is not None:
-            return self.node.output[0]
+            return str(self.node.output[0])
         assert self.tensor is not None
         return self.tensor.name
 
@@ -210,7 +210,7 @@ class Program:
         weights = [helper.make_tensor_value_info(r.name, r.elem_type, r.shape) for r in self.records]
         types = [r.dtype_name for r in self.records]
         graph = onnx.GraphProto(input=inputs, output=self.proto.graph.output, value_info=weights, doc_string=str(types))
-        return graph.SerializeToString(deterministic=True)
+        return bytes(graph.SerializeToString(deterministic=True))
 
 
 def walk_graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
@@ -237,11 +237,12 @@ def constant_tensor(node: onnx.NodeProto) -> onnx.TensorProto | None:
     attribute = node.attribute[0]
     if attribute.ref_attr_name:
         return None
+    tensor: onnx.TensorProto | None = None
     if attribute.name == "value":
-        return attribute.t
-    if attribute.name == "value_floats":
-        return helper.make_tensor("", TensorProto.FLOAT, [len(attribute.floats)], attribute.floats)
-    return None
+        tensor = attribute.t
+    elif attribute.name == "value_floats":
+        tensor = helper.make_tensor("", TensorProto.FLOAT, [len(attribute.floats)], attribute.floats)
+    return tensor
 
 
 def weight_sites(graph: onnx.GraphProto) -> Iterator[Site]:

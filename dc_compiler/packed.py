@@ -78,10 +78,7 @@ def unpack(model: onnx.ModelProto, label: str) -> onnx.ModelProto:
     """
     opened = open_packed(model, label)
     tensors = [t for p in opened.payloads for t in _decode(p, label)]
-    if opened.form == "session":
-        result = _unpack_session(model, opened.inner)
-    else:
-        result = _without_decoders(opened.inner)
+    result = _unpack_session(model, opened.inner) if opened.form == "session" else _without_decoders(opened.inner)
     result.graph.initializer.extend(tensors)
     _remove_imports(result)
     kept = [p for p in result.metadata_props if not p.key.startswith(f"{DOMAIN}.")]

@@ -243,9 +243,8 @@ class PassManager:
                 )
             present = step.forbids & established
             if present:
-                raise InvalidArgumentError(
-                    f"pass '{step.text()}' must come before the pass that makes the weights {', '.join(sorted(present))}"
-                )
+                made = ", ".join(sorted(present))
+                raise InvalidArgumentError(f"pass '{step.text()}' must come before the pass that makes weights {made}")
             established |= step.establishes
         if "encoded" not in established:
             raise InvalidArgumentError("the pipeline does not encode anything; end it with 'encode'")

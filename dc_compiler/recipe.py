@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
-
-import tomllib
 
 from dc_compiler.errors import InvalidArgumentError
 from dc_compiler.pass_manager import Override, Pass, PassManager, available_passes
@@ -183,7 +182,7 @@ def parse_override(text: str) -> Override:
 
 
 def _from_file(path: Path) -> Recipe:
-    """Read a TOML recipe: ``pipeline`` or ``preset``, ``emit``, ``min_size``, ``seed``, ``skip``, ``[layers."GLOB"]`` tables.
+    """Read a TOML recipe: ``pipeline`` or ``preset``, ``emit``, ``min_size``, ``seed``, ``skip``, ``[layers."GLOB"]``.
 
     Raises:
         InvalidArgumentError: unreadable, not TOML, unknown keys, or wrong types.

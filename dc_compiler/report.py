@@ -19,9 +19,9 @@ from dc_compiler.verify import Verification
 class TensorRow:
     """One weight, in the form of the paper's Tables 2 to 5.
 
-    ``kept`` is the share of non-zero elements. ``bits`` is the width of a codebook index and ``position_bits`` that of a
-    relative position; ``coded_index_bits`` and ``coded_position_bits`` are what each takes per kept weight after entropy
-    coding (position columns are None where positions are not stored apart). ``bytes`` is the whole frame.
+    ``kept`` is the share of non-zero elements. ``bits`` is the width of a codebook index and ``position_bits`` that of
+    a relative position; ``coded_index_bits`` and ``coded_position_bits`` are what each takes per kept weight after
+    entropy coding (position columns are None where positions are not stored apart). ``bytes`` is the whole frame.
     """
 
     name: str
@@ -168,8 +168,8 @@ def cells(row: TensorRow) -> list[str]:
         f"{row.bytes:,}",
         f"{row.ratio:.2f}x",
         _number(row.sqnr_db, 1),
-        row.coder if row.reason is None else f"left alone: {row.reason}",
-    ]  # type: ignore[list-item]
+        (row.coder or "") if row.reason is None else f"left alone: {row.reason}",
+    ]
 
 
 def total_cells(rows: Sequence[TensorRow]) -> list[str]:

@@ -15,8 +15,8 @@ from dc_compiler import data, model_io, packed, runtime
 from dc_compiler.errors import DataError, ModelError
 
 # Results of the presets that promise quality are refused when an output is further from the original than this: the
-# bounds catch catastrophes. Made-up inputs are unlike anything a model has seen, and feedback (decoders that consume their
-# own output) magnifies differences even on good data.
+# bounds catch catastrophes. Made-up inputs are unlike anything a model has seen, and feedback (decoders that consume
+# their own output) magnifies differences even on good data.
 MIN_COSINE = {"data": 0.8, "made-up inputs": 0.5}
 
 

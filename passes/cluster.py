@@ -1,4 +1,4 @@
-"""cluster: replaces weights by codebook entries (trained quantization without the training; arXiv 1510.00149, section 3)."""
+"""cluster: replaces weights by codebook entries (weight sharing; arXiv 1510.00149, section 3)."""
 
 from __future__ import annotations
 
@@ -221,7 +221,7 @@ def _within_range(steps: np.ndarray, used: np.ndarray) -> np.ndarray:
     if not used.any():
         return np.zeros_like(steps)
     strongest = steps[used].max()
-    return np.where(used, np.maximum(steps, strongest - 255), strongest)
+    return np.asarray(np.where(used, np.maximum(steps, strongest - 255), strongest))
 
 
 def _normalised(flat: np.ndarray, scales: ir.Scales) -> np.ndarray:

@@ -17,8 +17,8 @@ class Encode(Pass):
     Options:
         coder: ``auto`` keeps the smallest for each weight. ``huffman`` is the paper's form: relative positions with
             filler zeros and codebook indices, both Huffman-coded; ``rans`` codes indices with zero as a symbol;
-            ``fixed`` packs bits; ``lossless`` codes the float bits by byte planes, vectors included. Clustered weights are coded by
-            their indices unless ``lossless`` is asked for; others always losslessly.
+            ``fixed`` packs bits; ``lossless`` codes the float bits by byte planes, vectors included. Clustered weights
+            are coded by their indices unless ``lossless`` is asked for; others always losslessly.
         position_bits: *huffman*: bits of a relative position, 1 to 16; 0 tries all and keeps the smallest. Weights
             whose codebook has no zero are coded without positions.
     """

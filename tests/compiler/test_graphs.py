@@ -1,4 +1,4 @@
-"""Every hand-built graph and every fixture compiles in both forms, verifies, and unpacks to what the library decodes."""
+"""Every hand-built graph and fixture compiles in both forms and unpacks to what the library decodes."""
 
 from __future__ import annotations
 
