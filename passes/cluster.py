@@ -112,11 +112,13 @@ class Cluster(Pass):
         centroids = kmeans(ordered, _initial(ordered, count, self.init, seed, record.name)).astype(dtype)
         codebook = np.unique(np.append(centroids, np.zeros(1, dtype)) if mask is not None else centroids)
         codebook += np.zeros(1, dtype)  # turns a -0.0 into +0.0
-        indices = nearest(flat, codebook)
         zero = _zero_entry(codebook)
-        if mask is not None:
+        if mask is None:
+            indices = nearest(flat, codebook)
+        else:
             assert zero is not None
-            indices[~mask] = zero
+            indices = np.full(flat.size, zero, np.uint16)
+            indices[mask] = nearest(kept, codebook)
         return _without_unused(ir.Clustered(indices, len(codebook), codebook, zero=zero, scales=scales))
 
 
@@ -274,7 +276,8 @@ def _balance(row: np.ndarray, error: np.ndarray) -> None:
 def _exact(flat: np.ndarray, limit: int) -> ir.Clustered | None:
     """The weight's own values as codebook when there are at most ``limit``, compared bit for bit; else None."""
     bits = flat.view(f"u{flat.dtype.itemsize}")
-    if len(np.unique(bits[: 4 * limit + 64])) > limit:
+    sample = bits[:: max(1, bits.size // (1 << 18))]  # sorting all of a large weight takes seconds
+    if len(np.unique(sample)) > limit:
         return None
     values = np.unique(bits)
     if len(values) > limit:
