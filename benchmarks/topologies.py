@@ -11,6 +11,12 @@ from onnx import numpy_helper
 
 NAMES = ("bvlc_alexnet", "vgg19", "resnet50", "squeezenet", "densenet121", "inception_v1", "shufflenet", "zfnet512")
 
+# Kept share of each layer, arXiv 1510.00149, Table 4; codebooks of 8 bits for convolutions and 5 bits otherwise
+ALEXNET_KEPT = {
+    "conv1_w_0": 0.84, "conv2_w_0": 0.38, "conv3_w_0": 0.35, "conv4_w_0": 0.37, "conv5_w_0": 0.37,
+    "fc6_w_0": 0.09, "fc7_w_0": 0.09, "fc8_w_0": 0.25,
+}  # fmt: skip
+
 
 def filled(name: str, seed: int = 0) -> onnx.ModelProto:
     """The topology ``light_<name>.onnx`` with every generated weight replaced by an initializer.

@@ -168,10 +168,10 @@ size_t aligned(size_t size) { return (size + kAlignment - 1) / kAlignment * kAli
 // shape inference may want to read them. `order` is by size, largest first.
 size_t choose_external(const std::vector<Weight*>& order, size_t total, bool fits_message) {
   constexpr size_t kSmallest = size_t{1} << 20;
+  const size_t wanted = order.empty() || order.front()->bytes < total / 2 ? 0 : total / 8;
   size_t outside = 0;
   for (Weight* weight : order) {
-    const bool wanted = weight->bytes >= kSmallest && outside + weight->bytes <= total / 8;
-    weight->external = fits_message ? wanted : weight->bytes >= kSmallest;
+    weight->external = weight->bytes >= kSmallest && (!fits_message || outside + weight->bytes <= wanted);
     if (weight->external) outside += aligned(weight->bytes);
   }
   return outside;

@@ -40,8 +40,9 @@ class InnerModel {
 
   // The ModelProto with a node dcc:ReleaseModel and an initializer for every weight, whose bytes are still to be
   // written to Weight::data. While onnxruntime parses the message, every byte in it is in memory twice; then every
-  // external weight is, and stays so until the kernels are made. An eighth outside gives the least peak; where the
-  // message would pass protobuf's limit, all weights are outside.
+  // external weight is, and stays so until the kernels are made. Measured, the least peak has an eighth outside when one
+  // weight is most of the model, and nothing otherwise. Where the message would pass protobuf's limit, all large weights
+  // are outside.
   struct Serialized {
     Bytes message;
     Bytes external;  // the memory of the external weights
