@@ -55,9 +55,9 @@ def serve(
     onnx.save(model, tmp_path / "model.onnx")
     np.savez(tmp_path / "feed.npz", **feed)  # type: ignore[arg-type]
     out = tmp_path / "out.npz"
-    arguments = [version, runtime.get_library_path(), str(tmp_path / "model.onnx"), str(tmp_path / "feed.npz"), str(out)]
+    paths = [runtime.get_library_path(), *(str(tmp_path / name) for name in ("model.onnx", "feed.npz", "out.npz"))]
     done = subprocess.run(
-        [sys.executable, "-c", SERVE, *arguments],
+        [sys.executable, "-c", SERVE, version, *paths],
         env=os.environ | {"PYTHONPATH": str(installed(folder, version))},
         cwd=tmp_path,
         capture_output=True,

@@ -1,0 +1,55 @@
+"""The README's and the samples' code runs as printed."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dc_compiler import cli
+
+ROOT = Path(__file__).parents[1]
+SAMPLES = ROOT / "samples"
+
+
+def python_block(page: Path) -> str:
+    match = re.search(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    assert match is not None
+    return match[1]
+
+
+@pytest.mark.parametrize("name", ["lenet300", "lenet5"])
+def test_sample_script(name: str, tmp_path: Path) -> None:
+    command = [sys.executable, str(SAMPLES / "compile_and_run.py"), name, "-o", str(tmp_path / "out.onnx")]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    rows = re.findall(r"^(original|compiled)\s+([\d,]+)\s+([\d.]+)%", text, re.MULTILINE)
+    (_, bytes_before, before), (_, bytes_after, after) = rows
+    assert int(bytes_after.replace(",", "")) == (tmp_path / "out.onnx").stat().st_size
+    assert int(bytes_before.replace(",", "")) > 5 * int(bytes_after.replace(",", ""))
+    assert abs(float(before) - float(after)) <= 0.5
+
+
+def test_readme_serves_as_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["compile", str(SAMPLES / "lenet5.onnx"), "-o", "lenet5.dcc.onnx"]) == 0
+    names: dict[str, object] = {}
+    exec(python_block(ROOT / "README.md"), names)
+    session = names["session"]
+    outputs = session.run(None, {"x": np.zeros((2, 1, 28, 28), np.float32)})  # type: ignore[attr-defined]
+    assert outputs[0].shape == (2, 10)
+
+
+def test_readme_commands_are_accepted(tmp_path: Path) -> None:
+    """Every `dcc compile` line of the README, on a sample with names that fit the globs."""
+    text = (ROOT / "README.md").read_text().replace("\\\n", " ")
+    lines = re.findall(r"^    dcc (compile .*?)(?:   .*)?$", text, re.MULTILINE)
+    assert len(lines) == 4
+    for line in lines:
+        line = re.sub(r"\s{2,}", " ", line).replace("head.weight", "fc2.weight")
+        words = [w.strip("'") for w in re.findall(r"'[^']*'|\S+", line)]
+        words[1:4] = [str(SAMPLES / "lenet5.onnx"), "-o", str(tmp_path / "out.onnx")]
+        assert cli.main(words) == 0, line
