@@ -11,6 +11,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -155,6 +156,7 @@ def _print_json(value: Any) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="dcc", description="Compile ONNX models into much smaller ONNX models.", allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"dcc {metadata.version('dc-compiler')}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
     _add_compile(commands)
     p = _command(commands, "inspect", _inspect, "show every weight of a compiled model, or of one to be compiled")

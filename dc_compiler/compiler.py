@@ -97,6 +97,8 @@ def compile_model(
     report.notes += program.rounding
     del program
     report.output_bytes = model_io.message_size(model)
+    if form == "session":
+        report.topology_bytes = packed.open_packed(model, "the compiled model").topology_bytes
     report.verification = verify.verify(
         original, model, inputs=data, labels=labels, seed=chosen.seed, threads=context.threads
     )

@@ -36,6 +36,9 @@ def compile_summary(report: reporting.CompileReport) -> list[Any]:
     lines += [f"note: {n}" for n in report.notes]
     if report.verification is not None:
         lines += verification_lines(report.verification)
+    if report.topology_bytes:
+        kept = report.output_bytes - report.topology_bytes - sum(r.bytes for r in report.tensors if r.reason is None)
+        lines.append(f"graph {report.topology_bytes:,} bytes; names, metadata and what was left alone {kept:,} bytes")
     where = f" -> {report.output}" if report.output else ""
     lines.append(
         f"{report.source}{where}: {report.original_bytes:,} -> {report.output_bytes:,} bytes, {report.ratio:.2f}x, "

@@ -49,7 +49,8 @@ class TensorRow:
 
 @dataclass
 class CompileReport:
-    """The whole story of one compile; sizes in bytes, times in seconds."""
+    """The whole story of one compile; sizes in bytes, times in seconds. ``topology_bytes`` is the packed graph of the
+    session form, 0 otherwise."""
 
     source: str
     pipeline: str
