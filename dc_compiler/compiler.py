@@ -14,7 +14,7 @@ from typing import Any
 import onnx
 
 from dc_compiler import emit as emitter
-from dc_compiler import importer, ir, model_io, packed, runtime, verify
+from dc_compiler import importer, ir, model_io, packed, runtime, training, verify
 from dc_compiler.errors import DataError, InvalidArgumentError, QualityError
 from dc_compiler.pass_manager import Context, PassReport
 from dc_compiler.recipe import Form, Recipe, make_recipe
@@ -84,6 +84,8 @@ def compile_model(
     context = Context(chosen.seed, jobs or 0, chosen.overrides, progress)
     program = importer.build_program(source, min_size=chosen.min_size, skip=chosen.skip)
     original = _reference(model_or_path, source, program)
+    if data is not None:
+        context.samples = training.TrainingData(data, labels, original, context.threads)
     manager = chosen.manager()
     manager.check_overrides(program, chosen.overrides)
     passes = manager.run(program, context)

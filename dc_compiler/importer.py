@@ -45,6 +45,7 @@ def build_program(source: model_io.SourceModel, *, min_size: int, skip: Sequence
         site_uses = uses.get(site.value_name, [])
         record = ir.WeightRecord(site.value_name, array, elem_type, tuple(site_uses), max(1, len(site_uses)))
         record.reason = _reason(record, site, proto, min_size)
+        record.trainable = site.graph is proto.graph and _is_finite_float(record)
         records.append(record)
         kept_sites.append(site)
     _make_names_unique(records)
@@ -65,10 +66,15 @@ def _reason(record: ir.WeightRecord, site: ir.Site, proto: onnx.ModelProto, min_
         return f"{record.size} elements, fewer than the minimum of {min_size}"
     if site.graph is not proto.graph and any(o.name == site.value_name for o in site.graph.output):
         return "it is itself an output of its If, Loop or Scan body"
-    flat = record.values.reshape(-1)
-    if not all(np.isfinite(flat[s]).all() for s in ir.blocks(record.size)):
+    if not _is_finite_float(record):
         return "it contains NaN or Inf"
     return None
+
+
+def _is_finite_float(record: ir.WeightRecord) -> bool:
+    flat = record.values.reshape(-1)
+    is_float = record.elem_type in ir.float_elem_types()
+    return is_float and all(np.isfinite(flat[s]).all() for s in ir.blocks(record.size))
 
 
 def _apply_skip(records: list[ir.WeightRecord], skip: Sequence[str]) -> None:
@@ -78,6 +84,7 @@ def _apply_skip(records: list[ir.WeightRecord], skip: Sequence[str]) -> None:
             raise InvalidArgumentError(f"--skip '{pattern}' matches no weight; 'dcc inspect' lists their names")
         for record in found:
             record.reason = record.reason or f"skipped by '{pattern}'"
+            record.trainable = False
 
 
 def _make_names_unique(records: list[ir.WeightRecord]) -> None:

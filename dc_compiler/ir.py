@@ -120,7 +120,7 @@ class WeightRecord:
     """One stored tensor and what the passes have established about it.
 
     ``values`` always holds the current dense values (read-only array of the tensor's shape). ``reason`` says why a
-    tensor is left alone; such a tensor is never changed.
+    tensor is left alone; such a tensor is never changed, but by training where ``trainable`` (small tensors are).
     """
 
     name: str
@@ -135,6 +135,7 @@ class WeightRecord:
     signal: float | None = None  # sum of squares of the original values, None while unchanged
     noise: float = 0.0  # sum of squared changes
     original: np.ndarray | None = None  # values before the first change, for small weights
+    trainable: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -348,6 +349,14 @@ def add_change(record: WeightRecord, new: np.ndarray) -> None:
         record.original = record.values if record.size <= KEEP_ORIGINAL else None
     record.noise += noise
     record.values = new
+
+
+def rebuild(clustered: Clustered, record: WeightRecord) -> np.ndarray:
+    """The whole tensor that the indices stand for, in the record's dtype and shape."""
+    result = np.empty(record.size, record.values.dtype)
+    for s in blocks(record.size):
+        result[s] = clustered.values(record.values.dtype, s.start, s.stop)
+    return result.reshape(record.shape)
 
 
 @functools.cache

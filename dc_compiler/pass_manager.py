@@ -13,12 +13,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib import metadata
-from typing import Any, ClassVar, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 import numpy as np
 
 from dc_compiler import importer, ir, runtime
 from dc_compiler.errors import CorruptFrameError, DccError, InvalidArgumentError, PassError
+
+if TYPE_CHECKING:
+    from dc_compiler.training import TrainingData
 
 ENTRY_POINT_GROUP = "dc_compiler.passes"
 ELEMENT_BITS = {"float32": np.uint32, "float64": np.uint64, "float16": np.uint16, "bfloat16": np.uint16}
@@ -36,12 +39,16 @@ class Override:
 
 @dataclass
 class Context:
-    """What a run gives to every pass. ``progress(pass name, done, total)`` is called after each weight."""
+    """What a run gives to every pass. ``progress(pass name, done, total)`` is called after each weight or training step.
+
+    ``samples`` are those of ``--data``, or None.
+    """
 
     seed: int = 0
     jobs: int = 0
     overrides: Sequence[Override] = ()
     progress: Callable[[str, int, int], None] | None = None
+    samples: TrainingData | None = None
 
     @property
     def threads(self) -> int:
@@ -213,7 +220,7 @@ class PassManager:
         ran: list[str] = []
         for step in self.passes:
             start = time.perf_counter()
-            left_alone = [(r, r.values) for r in program.records if r.reason is not None]
+            left_alone = [(r, r.values) for r in program.records if r.reason is not None and not r.trainable]
             try:
                 report = step.run(program, context)
                 report.seconds = time.perf_counter() - start

@@ -71,7 +71,7 @@ class Cluster(Pass):
                 return 0
             clustered = options._cluster(record, context.seed, typical)
             record.clustered = clustered
-            ir.add_change(record, _rebuild(clustered, record))
+            ir.add_change(record, ir.rebuild(clustered, record))
             return clustered.size
 
         sizes = context.each(self.name, records, work)
@@ -306,11 +306,3 @@ def _without_unused(clustered: ir.Clustered) -> ir.Clustered:
     zero = None if clustered.zero is None else int(renumber[clustered.zero])
     codebook = clustered.codebook[used]
     return ir.Clustered(renumber[clustered.indices], len(codebook), codebook, zero=zero, scales=clustered.scales)
-
-
-def _rebuild(clustered: ir.Clustered, record: ir.WeightRecord) -> np.ndarray:
-    dtype = record.values.dtype
-    result = np.empty(record.size, dtype)
-    for s in ir.blocks(record.size):
-        result[s] = clustered.values(dtype, s.start, s.stop)
-    return result.reshape(record.shape)

@@ -1,0 +1,246 @@
+"""Turns a model with a scalar output into one that also gives that output's gradients: onnx-ad, and rules of our own.
+
+onnx-ad (PyPI) writes the reverse graph. It carries several gradients at once on a trailing axis, which costs a training
+step several times the arithmetic in transposes, and it lacks what real models use: weights of grouped convolutions, automatic
+padding, symbolic extents. A loss has one gradient and training knows every extent, so the operators that take the time
+(Conv, Gemm, MatMul, MaxPool) get rules here that use plain ONNX operators at full speed.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, inliner, version_converter
+from onnx_ad import UnsupportedOperator, reverse
+from onnx_ad.rules import REVERSE
+
+from dc_compiler.errors import ModelError
+
+Rule = Callable[[Any, onnx.NodeProto, list[str | None]], list[str | None]]
+
+GRADIENT = "adj_"  # prefix of gradient outputs
+OPSET = 18  # the rules' operators; older models are converted where possible
+_PATCHING = threading.Lock()
+
+
+def add_gradients(model: onnx.ModelProto, inputs: Sequence[str], output: str) -> onnx.ModelProto:
+    """A model that also computes d output / d input for each of ``inputs``.
+
+    Args:
+        model: every input has a fully known shape; ``output`` is a float scalar.
+        inputs: names of float inputs.
+
+    Returns:
+        A model with the outputs ``GRADIENT + name``, of the input's element type and shape [*shape, 1].
+
+    Raises:
+        ModelError: an operator between an input and the output has no gradient; its node is named.
+    """
+    model = _newer(inliner.inline_local_functions(model)) if model.functions else _newer(model)
+    try:
+        with _own_rules():
+            result = reverse(model, list(inputs), [output], prefix=GRADIENT, dim=f"n{GRADIENT}", layout="onnx")
+    except UnsupportedOperator as e:
+        raise ModelError(f"the model cannot be trained: {e}") from None
+    seed = GRADIENT + output
+    kept = [i for i in result.graph.input if i.name != seed]
+    del result.graph.input[:]
+    result.graph.input.extend(kept)
+    dtype = next(o for o in result.graph.output if o.name == output).type.tensor_type.elem_type
+    one = np.ones(1, helper.tensor_dtype_to_np_dtype(dtype))
+    result.graph.initializer.append(onnx.numpy_helper.from_array(one, seed))
+    return onnx.ModelProto.FromString(result.SerializeToString())
+
+
+def _newer(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model for operator set 18 where the converter manages; else as it is."""
+    if any(o.domain in ("", "ai.onnx") and o.version >= OPSET for o in model.opset_import):
+        return model
+    try:
+        return version_converter.convert_version(model, OPSET)
+    except Exception:  # the converter knows not every operator and raises bare RuntimeError
+        return model
+
+
+@contextmanager
+def _own_rules() -> Iterator[None]:
+    """onnx-ad's table with our rules in it, and with every refusal naming its node."""
+    with _PATCHING:
+        saved = dict(REVERSE)
+        REVERSE.update({kind: _named(RULES.get(kind, rule)) for kind, rule in saved.items()})
+        try:
+            yield
+        finally:
+            REVERSE.update(saved)
+
+
+def _named(rule: Rule) -> Rule:
+    def run(ctx: Any, node: onnx.NodeProto, grads: list[str | None]) -> list[str | None]:
+        try:
+            return rule(ctx, node, grads)
+        except UnsupportedOperator as e:
+            name = node.name or node.output[0]
+            raise UnsupportedOperator(f"node '{name}' ({node.op_type}) has no gradient: {e}") from None
+
+    return run
+
+
+def _attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
+    found = next((helper.get_attribute_value(a) for a in node.attribute if a.name == name), default)
+    return found.decode() if isinstance(found, bytes) else found
+
+
+def _shape(ctx: Any, name: str) -> list[int]:
+    shape = ctx.shapes.static(name)
+    if shape is None:
+        raise UnsupportedOperator(f"the shape of '{name}' is not known")
+    return list(shape)
+
+
+def _reshape(ctx: Any, value: str, shape: Sequence[int]) -> str:
+    return str(ctx.b.op("Reshape", [value, ctx.b.ints(shape)]))
+
+
+def _plain(ctx: Any, gradient: str | None, of: str) -> str:
+    """A gradient without onnx-ad's trailing axis, in the shape of the value it belongs to."""
+    return _reshape(ctx, ctx.full(gradient, of), _shape(ctx, of))
+
+
+def _seeded(ctx: Any, gradient: str, of: str) -> str:
+    """The reverse of :func:`_plain`."""
+    return _reshape(ctx, gradient, [*_shape(ctx, of), 1])
+
+
+def _wants(ctx: Any, node: onnx.NodeProto, index: int) -> bool:
+    return len(node.input) > index and bool(node.input[index]) and bool(ctx.asked_for(node.input[index]))
+
+
+class _Window:
+    """Extents of a sliding-window node: kernel, strides, dilations and explicit pads, one entry an axis."""
+
+    def __init__(self, node: onnx.NodeProto, extents: Sequence[int], kernel: Sequence[int]) -> None:
+        rank = len(kernel)
+        self.kernel = list(kernel)
+        self.strides = list(_attribute(node, "strides", [1] * rank))
+        self.dilations = list(_attribute(node, "dilations", [1] * rank))
+        self.reach = [(k - 1) * d + 1 for k, d in zip(self.kernel, self.dilations, strict=True)]
+        mode = _attribute(node, "auto_pad", "NOTSET")
+        if mode in ("SAME_UPPER", "SAME_LOWER"):
+            total = [
+                max(0, (math.ceil(n / s) - 1) * s + r - n)
+                for n, s, r in zip(extents, self.strides, self.reach, strict=True)
+            ]
+            small, large = [t // 2 for t in total], [t - t // 2 for t in total]
+            self.pads = small + large if mode == "SAME_UPPER" else large + small
+        else:
+            self.pads = list(_attribute(node, "pads", [0] * (2 * rank)))
+        self.padded = [n + a + b for n, a, b in zip(extents, self.pads[:rank], self.pads[rank:], strict=True)]
+
+
+def _conv(ctx: Any, node: onnx.NodeProto, grads: list[str | None]) -> list[str | None]:
+    """y = x * w + b: dx is the transposed convolution of dy, dw the convolution of x by dy over the batch."""
+    x, w, y = node.input[0], node.input[1], node.output[0]
+    extents, outputs = _shape(ctx, x)[2:], _shape(ctx, y)[2:]
+    window = _Window(node, extents, _shape(ctx, w)[2:])
+    dy = _plain(ctx, grads[0], y)
+    result: list[str | None] = [None, None, None]
+    if _wants(ctx, node, 0):
+        ends = [(o - 1) * s + r for o, s, r in zip(outputs, window.strides, window.reach, strict=True)]
+        rest = [p - e for p, e in zip(window.padded, ends, strict=True)]  # padded input that no window touches
+        dx = ctx.b.op(
+            "ConvTranspose", [dy, w], group=_attribute(node, "group", 1), strides=window.strides, pads=window.pads,
+            dilations=window.dilations, output_padding=rest,
+        )  # fmt: skip
+        result[0] = _seeded(ctx, dx, x)
+    if _wants(ctx, node, 1):
+        result[1] = _conv_weight(ctx, node, window, dy)
+    if _wants(ctx, node, 2):
+        axes = [0, *range(2, 2 + len(extents))]
+        result[2] = _seeded(ctx, ctx.reduce_sum(dy, axes, keepdims=0), node.input[2])
+    return result
+
+
+def _conv_weight(ctx: Any, node: onnx.NodeProto, window: _Window, dy: str) -> str:
+    """dw: batch and channels change places, strides and dilations too.
+
+    With g groups of c input channels each, x [n, g c, ...] becomes [c, g n, ...] and dy [n, m, ...] becomes [m, n, ...];
+    their convolution in g groups is [c, m, kernel].
+    """
+    x, w = node.input[0], node.input[1]
+    (n, channels, *extents), (m, c, *kernel) = _shape(ctx, x), _shape(ctx, w)
+    groups = channels // c
+    spatial = list(range(2, 2 + len(extents)))
+    grouped = _reshape(ctx, x, [n, groups, c, *extents])
+    turned = ctx.b.op("Transpose", [grouped], perm=[2, 1, 0, *(a + 1 for a in spatial)])
+    product = ctx.b.op(
+        "Conv", [_reshape(ctx, turned, [c, groups * n, *extents]), ctx.b.op("Transpose", [dy], perm=[1, 0, *spatial])],
+        group=groups, strides=window.dilations, dilations=window.strides, pads=window.pads,
+    )  # fmt: skip
+    # where the windows leave a rest of the padded input untouched, the product has rows that belong to no weight
+    cropped = ctx.slice(product, [0] * len(kernel), kernel, spatial)
+    return _seeded(ctx, ctx.b.op("Transpose", [cropped], perm=[1, 0, *spatial]), w)
+
+
+def _gemm(ctx: Any, node: onnx.NodeProto, grads: list[str | None]) -> list[str | None]:
+    """Y = alpha A' B' + beta C, where ' transposes or not: dA' = alpha dY B'^T, dB' = alpha A'^T dY."""
+    a, b = node.input[0], node.input[1]
+    alpha, beta = _attribute(node, "alpha", 1.0), _attribute(node, "beta", 1.0)
+    trans_a, trans_b = _attribute(node, "transA", 0), _attribute(node, "transB", 0)
+    dy = _plain(ctx, grads[0], node.output[0])
+
+    def product(left: str, right: str, flip_left: int, flip_right: int, of: str) -> str:
+        value = ctx.b.op("Gemm", [left, right], alpha=alpha, transA=flip_left, transB=flip_right)
+        return _seeded(ctx, value, of)
+
+    result: list[str | None] = [None, None, None]
+    if _wants(ctx, node, 0):
+        result[0] = product(b, dy, trans_b, 1, a) if trans_a else product(dy, b, 0, 1 - trans_b, a)
+    if _wants(ctx, node, 1):
+        result[1] = product(dy, a, 1, trans_a, b) if trans_b else product(a, dy, 1 - trans_a, 0, b)
+    if _wants(ctx, node, 2):
+        dc = ctx.unbroadcast(ctx.full(grads[0], node.output[0]), 2, node.input[2])
+        result[2] = dc if beta == 1 else ctx.b.op("Mul", [dc, ctx.constant(beta, ctx.dtype(node.output[0]))])
+    return result
+
+
+def _matmul(ctx: Any, node: onnx.NodeProto, grads: list[str | None]) -> list[str | None]:
+    """Y = A B for a matrix B: with the rows of all axes of A in one, dA = dY B^T and dB = A^T dY."""
+    a, b = node.input[0], node.input[1]
+    shapes = ctx.shapes.static(a), ctx.shapes.static(b)
+    if None in shapes or len(shapes[1]) != 2 or len(shapes[0]) < 2:
+        return _ONNX_AD["MatMul"](ctx, node, grads)
+    k, n = shapes[1]
+    dy = _reshape(ctx, ctx.full(grads[0], node.output[0]), [-1, n])
+    result: list[str | None] = [None, None]
+    if _wants(ctx, node, 0):
+        result[0] = _seeded(ctx, ctx.b.op("Gemm", [dy, b], transB=1), a)
+    if _wants(ctx, node, 1):
+        result[1] = _seeded(ctx, ctx.b.op("Gemm", [_reshape(ctx, a, [-1, k]), dy], transA=1), b)
+    return result
+
+
+def _max_pool(ctx: Any, node: onnx.NodeProto, grads: list[str | None]) -> list[str | None]:
+    """Every gradient goes to the place its window's maximum came from; those of overlapping windows add up."""
+    x, y = node.input[0], node.output[0]
+    kernel = list(_attribute(node, "kernel_shape", []))
+    window = _Window(node, _shape(ctx, x)[2:], kernel)
+    apart = all(s >= r for s, r in zip(window.strides, window.reach, strict=True))
+    if not apart or ctx.dtype(x) != TensorProto.FLOAT or _attribute(node, "storage_order", 0):
+        return _ONNX_AD["MaxPool"](ctx, node, grads)
+    options = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    indices = ctx.b.op("MaxPool", [x], outputs=2, **options)[1]
+    spread = ctx.b.op(
+        "MaxUnpool", [_plain(ctx, grads[0], y), indices, ctx.b.ints(_shape(ctx, x))],
+        kernel_shape=kernel, strides=window.strides,
+    )  # fmt: skip
+    return [_seeded(ctx, spread, x)]
+
+
+RULES: dict[str, Rule] = {"Conv": _conv, "Gemm": _gemm, "MatMul": _matmul, "MaxPool": _max_pool}
+_ONNX_AD: dict[str, Rule] = {kind: REVERSE[kind] for kind in RULES}
