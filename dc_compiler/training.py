@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from dc_compiler import data, gradients, importer, ir, model_io, verify
 from dc_compiler.errors import DataError, InvalidArgumentError, ModelError
+from dc_compiler.pass_manager import Context, Pass
 
 Array = np.ndarray
 Loss = Literal["auto", "labels", "distill", "mse"]
@@ -412,6 +413,33 @@ class Parameters:
             return flat
         return np.bincount(self._owner, flat, len(self.theta)).astype(np.float32)
 
+    def prune(self, masks: Sequence[Array | None]) -> Array:
+        """Drop parameters whose element is masked (None keeps all of a tensor); returns bool [p], the ones kept.
+
+        Only for tensors that are not clustered.
+        """
+        kept = np.ones(len(self.theta), bool)
+        for number, mask in enumerate(masks):
+            if mask is not None:
+                start, end, offset = self._starts[number], self._starts[number + 1], self._offset(number)
+                kept[start:end] = mask.reshape(-1)[self._members[start:end] - offset]
+                self.records[number].mask = None if mask.all() else mask.reshape(self.records[number].shape)
+        self._dense[self._members[~kept]] = 0
+        self.theta, self._members = self.theta[kept], self._members[kept]
+        self._starts = np.concatenate([[0], np.cumsum(kept)])[self._starts]
+        self._owner = np.arange(len(self.theta))
+        return kept
+
+    def _offset(self, number: int) -> int:
+        return int(self._ends[number]) - self.records[number].size
+
+    def scores(self, records: Sequence[ir.WeightRecord], values: Array) -> list[Array]:
+        """Spread one number a parameter over the elements of ``records``, float32 [n] each; pruned elements get 0."""
+        dense = np.zeros_like(self._dense)
+        dense[self._members] = values[self._owner]
+        parts = {id(r): f for r, f in zip(self.records, np.split(dense, self._ends[:-1]), strict=True)}
+        return [parts[id(r)] for r in records]
+
     def store(self) -> None:
         """Give the records their new values. What was measured against older values starts anew."""
         for record, flat, values in zip(self.records, self._flat, self._per_record(), strict=True):
@@ -538,9 +566,6 @@ def batches(rows: Array, batch: int, generator: np.random.Generator) -> Iterator
             yield order[start : start + batch]
 
 
-Progress = Callable[[int, int], None]
-
-
 @dataclass
 class Outcome:
     """Scores on the validation part before and after (of the epoch kept), which epoch that is, and steps taken."""
@@ -550,19 +575,36 @@ class Outcome:
     best_epoch: int
     steps: int
 
+    def facts(self) -> dict[str, Any]:
+        """What a report says about it."""
+        facts: dict[str, Any] = {"steps": self.steps, "best epoch": self.best_epoch}
+        for label, score in (("before", self.before), ("after", self.after)):
+            facts[f"validation loss {label}"] = score.loss
+            if score.error is not None:
+                facts[f"validation error {label}"] = score.error
+        return facts
+
 
 class Trainer:
-    """Trains records of a program. ``parameters`` may be replaced between steps.
+    """Trains ``records`` of a program on the run's samples, for the pass ``step``.
 
     Raises:
-        DataError: too few samples. ModelError: no gradients.
+        InvalidArgumentError: there are no samples, or nothing to train. DataError: too few samples.
+        ModelError: the model has no gradients.
     """
 
     def __init__(
-        self, program: ir.Program, records: Sequence[ir.WeightRecord], samples: TrainingData, options: Options,
-        seed: int,
-    ) -> None:  # fmt: skip
-        self.options, self.seed = options, seed
+        self, step: Pass, program: ir.Program, records: Sequence[ir.WeightRecord], context: Context, options: Options
+    ) -> None:
+        samples = context.samples
+        if samples is None:
+            raise InvalidArgumentError(f"{step.text()} trains, so it needs samples; give --data FILE")
+        if not records:
+            raise InvalidArgumentError(f"{step.text()} finds no weight that it could train")
+        self.options, self.seed = options, context.seed
+        self._report = context.progress or (lambda name, done, total: None)
+        self._name = step.name
+        seed = context.seed
         self.split = split(samples.count, options.validation, seed)
         batch = samples.fixed_batch or min(options.batch, len(self.split.training))
         if len(self.split.training) < max(batch, 1):
@@ -574,13 +616,10 @@ class Trainer:
         self.steps = max(1, round(options.epochs * self.steps_per_epoch))
         self.optimizer: Stepper = (Adam if options.optimizer == "adam" else Sgd)(len(self.parameters.theta))
 
-    def run(
-        self, progress: Progress | None = None, *, before_step: Callable[[int], None] | None = None, settled: int = 0
-    ) -> Outcome:
+    def run(self, *, before_step: Callable[[int], None] | None = None, settled: int = 0) -> Outcome:
         """Train and leave the best parameters in place.
 
         Args:
-            progress: called with (steps done, steps).
             before_step: called with the number of the step about to be taken.
             settled: the first step whose parameters may be chosen as the best.
         """
@@ -592,8 +631,7 @@ class Trainer:
             if before_step is not None:
                 before_step(step)
             self._step(next(draw), cosine_rate(self.options.rate, step, self.steps))
-            if progress is not None:
-                progress(step + 1, self.steps)
+            self._report(self._name, step + 1, self.steps)
             is_end = (step + 1) % self.steps_per_epoch == 0 or step + 1 == self.steps
             if is_end and step >= settled:
                 score = self.validate()
@@ -604,6 +642,10 @@ class Trainer:
         self.parameters.expand()
         assert best is not None
         return Outcome(before, best, best_epoch, self.steps)
+
+    def prune(self, masks: Mapping[str, Array]) -> None:
+        """Drop the parameters of masked elements; ``masks`` has bool arrays by record name."""
+        self.optimizer.keep(self.parameters.prune([masks.get(r.name) for r in self.parameters.records]))
 
     def validate(self) -> Score:
         """Score of the current parameters on the validation part."""

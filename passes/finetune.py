@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from dc_compiler import ir, training
-from dc_compiler.errors import InvalidArgumentError
 from dc_compiler.pass_manager import Context, Pass, PassReport
 
 
@@ -56,43 +55,12 @@ class Finetune(Pass):
             self.epochs, self.lr, self.batch, self.loss, self.optimizer, self.validation
         )
         records = [r for r in training.trainable(program) if self._trains(r)]
-        trainer = make_trainer(self, program, records, context, options)
-        outcome = trainer.run(progress_of(self, context))
+        trainer = training.Trainer(self, program, records, context, options)
+        outcome = trainer.run()
         trainer.parameters.store()
-        return PassReport(self.name, len(records), facts=outcome_facts(outcome))
+        return PassReport(self.name, len(records), facts=outcome.facts())
 
     def _trains(self, record: ir.WeightRecord) -> bool:
         if record.clustered is None:
             return True
         return self.what == "centroids" and record.clustered.codebook is not None
-
-
-def make_trainer(
-    step: Pass, program: ir.Program, records: list[ir.WeightRecord], context: Context, options: training.Options
-) -> training.Trainer:
-    """A trainer on the run's samples.
-
-    Raises:
-        InvalidArgumentError: there are no samples, or nothing to train.
-    """
-    if context.samples is None:
-        raise InvalidArgumentError(f"{step.text()} trains, so it needs samples; give --data FILE")
-    if not records:
-        raise InvalidArgumentError(f"{step.text()} finds no weight that it could train")
-    return training.Trainer(program, records, context.samples, options, context.seed)
-
-
-def progress_of(step: Pass, context: Context) -> training.Progress | None:
-    """Progress under the pass's name."""
-    report = context.progress
-    return None if report is None else lambda done, total: report(step.name, done, total)
-
-
-def outcome_facts(outcome: training.Outcome) -> dict[str, Any]:
-    """What the report says about a training."""
-    facts: dict[str, Any] = {"steps": outcome.steps, "best epoch": outcome.best_epoch}
-    for label, score in (("before", outcome.before), ("after", outcome.after)):
-        facts[f"validation loss {label}"] = score.loss
-        if score.error is not None:
-            facts[f"validation error {label}"] = score.error
-    return facts

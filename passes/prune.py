@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 
-from dc_compiler import ir
+from dc_compiler import ir, training
 from dc_compiler.pass_manager import ELEMENT_BITS, Context, Pass, PassReport
 
 # Kept share when none is asked for: what the paper keeps of AlexNet's middle convolutions and of its large
 # fully-connected layers (arXiv 1510.00149, Table 4)
 CONV_DENSITY, OTHER_DENSITY = 0.36, 0.10
+
+
+# Share of a gradual schedule in which weights are removed; in the rest the survivors settle
+REMOVING = 0.7
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,13 @@ class Prune(Pass):
         density: kept share of a weight, in (0, 1]. By default 0.36 for convolutions and 0.10 otherwise.
         scope: ``layer`` applies the density to each weight alone, ``global`` to all of them together.
         threshold: the paper's criterion instead of a density: keep ``|w| > threshold * std(w)`` of each weight.
+        criterion: ``magnitude``, or ``obd``: Optimal Brain Damage (LeCun et al. 1990), which keeps the weights of largest
+            ``w**2 h``, with the mean squared gradient over the samples of ``--data`` for the diagonal h of the Hessian.
+        schedule: ``once``; or ``gradual`` trains on ``--data`` meanwhile (as ``finetune`` does) and removes weights in
+            ``steps`` steps, after which the kept share is ``density + (1 - density) (1 - step/steps)**3`` (Zhu & Gupta,
+            arXiv 1710.01878). The last 30 % of the training leaves the density alone.
+        steps: *gradual*: number of removals.
+        epochs, lr, loss: *gradual*, *obd*: as in ``finetune``.
 
     Zeros of the input that are kept count as kept. Among equal magnitudes the first in memory order are kept, so the
     number kept is exactly ``round(density * n)``, at least 1.
@@ -37,57 +48,137 @@ class Prune(Pass):
     density: float | None = None
     scope: Literal["layer", "global"] = "layer"
     threshold: float | None = None
+    criterion: Literal["magnitude", "obd"] = "magnitude"
+    schedule: Literal["once", "gradual"] = "once"
+    steps: int = 30
+    epochs: float = 8.0
+    lr: float = 1e-3
+    loss: training.Loss = "auto"
 
     def __post_init__(self) -> None:
         self.check(self.density is None or 0 < self.density <= 1, "density", "give a number in (0, 1]")
         self.check(self.threshold is None or 0 <= self.threshold < float("inf"), "threshold", "give 0 or more")
         self.check(self.density is None or self.threshold is None, "threshold", "give either density or threshold")
         self.check(self.scope == "layer" or self.density is not None, "scope", "give a density with it")
+        with_density = self.threshold is None
+        self.check(self.schedule == "once" or with_density, "schedule", "a threshold is applied once")
+        self.check(self.criterion == "magnitude" or with_density, "criterion", "a threshold is one of magnitudes")
+        self.check(self.steps >= 1, "steps", "give 1 or more")
+        self.check(0 < self.epochs <= 10_000, "epochs", "give a number above 0")
+        self.check(0 < self.lr < float("inf"), "lr", "give a number above 0")
 
     def run(self, program: ir.Program, context: Context) -> PassReport:
         records = program.weights()
-        options = {id(r): self.for_record(r, context) for r in records}
-        together = [r for r in records if options[id(r)].scope == "global"]
-        bounds = {id(r): b for r, b in zip(together, self._global_counts(together), strict=True)} if together else {}
-        changed = context.each(self.name, records, lambda r: options[id(r)]._apply(r, bounds.get(id(r))))
+        options = [self.for_record(r, context) for r in records]
+        facts: dict[str, Any] = {}
+        if self.schedule == "gradual":
+            facts, changed = self._gradually(program, records, options, context)
+        else:
+            scores: list[np.ndarray] = [r.values for r in records]
+            if self.criterion == "obd":
+                scores = self._obd_once(program, records, context)
+            masks = _masks(options, records, scores, 1.0, context)
+            changed = context.each(self.name, list(zip(records, masks, strict=True)), lambda rm: _apply(*rm))
         kept = sum(int(np.count_nonzero(r.mask)) for r in records if r.mask is not None)
         total = sum(r.size for r in records)
-        return PassReport(self.name, sum(changed), facts={"density": kept / total if total else 1.0})
+        facts["density"] = kept / total if total else 1.0
+        return PassReport(self.name, sum(changed), facts=facts)
 
-    def _global_counts(self, records: Sequence[ir.WeightRecord]) -> list[int]:
-        """Weights each record keeps when ``density`` holds over all of them: [len(records)]."""
-        assert self.density is not None
-        magnitudes = np.concatenate([np.abs(r.values.reshape(-1).astype(np.float32)) for r in records])
-        keep = max(1, round(self.density * magnitudes.size))
-        cut = np.partition(magnitudes, magnitudes.size - keep)[magnitudes.size - keep]
-        ends = np.cumsum([r.size for r in records])
-        counts = [int(np.count_nonzero(part > cut)) for part in np.split(magnitudes, ends[:-1])]
-        spare = keep - sum(counts)
-        for i, part in enumerate(np.split(magnitudes, ends[:-1])):
-            ties = min(spare, int(np.count_nonzero(part == cut)))
-            counts[i] += ties
-            spare -= ties
-        return counts
+    def _trainer(self, program: ir.Program, context: Context, lr: float) -> training.Trainer:
+        free = [r for r in training.trainable(program) if r.clustered is None]
+        options = training.Options(self.epochs, lr, loss=self.loss)
+        return training.Trainer(self, program, free, context, options)
 
-    def _keep_count(self, record: ir.WeightRecord) -> int:
-        if self.density is not None:
-            return max(1, round(self.density * record.size))
-        is_conv = any(u.op_type.startswith("Conv") for u in record.uses)
-        return max(1, round((CONV_DENSITY if is_conv else OTHER_DENSITY) * record.size))
+    def _gradually(
+        self, program: ir.Program, records: Sequence[ir.WeightRecord], options: Sequence[Self], context: Context
+    ) -> tuple[dict[str, Any], list[bool]]:
+        trainer = self._trainer(program, context, self.lr)
+        every = max(1, int(trainer.steps * REMOVING) // self.steps)
+        last = min(self.steps * every, trainer.steps - 1)
 
-    def _apply(self, record: ir.WeightRecord, keep: int | None) -> bool:
-        flat = record.values.reshape(-1)
-        if self.threshold is not None:
-            mask = _above_threshold(flat, self.threshold)
-        else:
-            mask = largest(flat, self._keep_count(record) if keep is None else keep)
-        if mask.all():
-            return False
-        bits: Any = ELEMENT_BITS[record.dtype_name]
-        new = (flat.view(bits) * mask).view(record.values.dtype).reshape(record.shape)
-        ir.add_change(record, new)
-        record.mask = mask.reshape(record.shape)
-        return True
+        def remove(step: int) -> None:
+            if step > last or (step % every and step != last) or step == 0:
+                return
+            progress = 1 - (1 - step / last) ** 3
+            scores = trainer.parameters.scores(records, self._saliency(trainer))
+            masks = _masks(options, records, scores, progress, context)
+            trainer.prune({r.name: m for r, m in zip(records, masks, strict=True)})
+
+        outcome = trainer.run(before_step=remove, settled=last)
+        trainer.parameters.store()
+        return outcome.facts(), [r.mask is not None for r in records]
+
+    def _saliency(self, trainer: training.Trainer) -> np.ndarray:
+        """How much each parameter matters, float32 [p]. Adam's second moment is the mean squared gradient."""
+        theta = trainer.parameters.theta
+        assert isinstance(trainer.optimizer, training.Adam)
+        return np.abs(theta) if self.criterion == "magnitude" else theta * theta * trainer.optimizer.square
+
+    def _obd_once(
+        self, program: ir.Program, records: Sequence[ir.WeightRecord], context: Context
+    ) -> list[np.ndarray]:
+        trainer = self._trainer(program, context, 0.0)
+        trainer.run()
+        return trainer.parameters.scores(records, self._saliency(trainer))
+
+    def _keep_count(self, record: ir.WeightRecord, progress: float) -> int:
+        density = self.density
+        if density is None:
+            is_conv = any(u.op_type.startswith("Conv") for u in record.uses)
+            density = CONV_DENSITY if is_conv else OTHER_DENSITY
+        return max(1, round((1 + (density - 1) * progress) * record.size))
+
+
+def _masks(
+    options: Sequence[Prune], records: Sequence[ir.WeightRecord], scores: Sequence[np.ndarray], progress: float,
+    context: Context,
+) -> list[np.ndarray]:  # fmt: skip
+    """Which elements of every record stay, bool [n] each, when ``progress`` (0 to 1) of the removal is done.
+
+    Args:
+        scores: one array a record; elements of larger magnitude stay.
+    """
+    together = [i for i, o in enumerate(options) if o.scope == "global"]
+    counts: dict[int, int] = {}
+    if together:
+        density = options[together[0]].density
+        assert density is not None
+        chosen = [scores[i] for i in together]
+        counts = dict(zip(together, _global_counts(chosen, 1 + (density - 1) * progress), strict=True))
+
+    def work(i: int) -> np.ndarray:
+        flat = scores[i].reshape(-1)
+        threshold = options[i].threshold
+        if threshold is not None:
+            return _above_threshold(flat, threshold)
+        return largest(flat, counts[i] if i in counts else options[i]._keep_count(records[i], progress))
+
+    return context.each("prune", range(len(records)), work)
+
+
+def _global_counts(scores: Sequence[np.ndarray], density: float) -> list[int]:
+    """Weights each record keeps when ``density`` holds over all of them: [len(scores)]."""
+    magnitudes = np.concatenate([np.abs(s.reshape(-1).astype(np.float32)) for s in scores])
+    keep = max(1, round(density * magnitudes.size))
+    cut = np.partition(magnitudes, magnitudes.size - keep)[magnitudes.size - keep]
+    ends = np.cumsum([s.size for s in scores])
+    counts = [int(np.count_nonzero(part > cut)) for part in np.split(magnitudes, ends[:-1])]
+    spare = keep - sum(counts)
+    for i, part in enumerate(np.split(magnitudes, ends[:-1])):
+        ties = min(spare, int(np.count_nonzero(part == cut)))
+        counts[i] += ties
+        spare -= ties
+    return counts
+
+
+def _apply(record: ir.WeightRecord, mask: np.ndarray) -> bool:
+    if mask.all():
+        return False
+    bits: Any = ELEMENT_BITS[record.dtype_name]
+    new = (record.values.reshape(-1).view(bits) * mask).view(record.values.dtype).reshape(record.shape)
+    ir.add_change(record, new)
+    record.mask = mask.reshape(record.shape)
+    return True
 
 
 def largest(flat: np.ndarray, keep: int) -> np.ndarray:
