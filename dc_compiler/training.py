@@ -368,6 +368,8 @@ class Parameters:
     Attributes:
         theta: float32 [p], the parameters; change it in place, then call :meth:`expand`.
         weights: the tensors themselves, views of one float32 vector (copies for float64).
+        transform: what the tensors hold instead of the parameters, a function of ``theta``; None for the same. Gradients
+            pass through it unchanged.
     """
 
     def __init__(self, records: Sequence[ir.WeightRecord]) -> None:
@@ -389,6 +391,7 @@ class Parameters:
         self._owner = np.concatenate(owners)
         self._factor = np.concatenate(factors) if any((f != 1).any() for f in factors) else None
         self._shared = any(r.clustered is not None for r in records)
+        self.transform: Callable[[Array], Array] | None = None
         self.expand()
 
     @property
@@ -401,7 +404,9 @@ class Parameters:
 
     def expand(self) -> None:
         """Write the parameters into the tensors."""
-        values = self.theta[self._owner] if self._shared else self.theta
+        values = self.theta if self.transform is None else self.transform(self.theta)
+        if self._shared:
+            values = values[self._owner]
         self._dense[self._members] = values if self._factor is None else values * self._factor
 
     def reduce(self, gradients: Sequence[Array]) -> Array:
@@ -429,6 +434,11 @@ class Parameters:
         self._starts = np.concatenate([[0], np.cumsum(kept)])[self._starts]
         self._owner = np.arange(len(self.theta))
         return kept
+
+    def span(self, record: ir.WeightRecord) -> slice:
+        """Where the parameters of a record lie."""
+        number = next(i for i, r in enumerate(self.records) if r is record)
+        return slice(int(self._starts[number]), int(self._starts[number + 1]))
 
     def _offset(self, number: int) -> int:
         return int(self._ends[number]) - self.records[number].size

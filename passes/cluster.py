@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import ml_dtypes
 import numpy as np
 
-from dc_compiler import ir
+from dc_compiler import ir, rate, training
 from dc_compiler.pass_manager import Context, Pass, PassReport
 
 # Codebook bits when none are asked for: the paper's choice (section 5)
@@ -21,6 +21,9 @@ ERROR_UNIT = 1 << 20  # a rounding error of one grid step, as an integer
 MAX_ITERATIONS = 1_000_000
 # Steps grow with size to this power: 1/2 by theory, a little less on the models measured
 SIZE_EXPONENT = 0.375
+# Share of the training that raises the price of bits and moves the codebook; in the rest only the weights move
+RAISING = 0.7
+FITS = 50  # how often the codebook is fitted meanwhile
 # A grid step of 0.08 standard deviations keeps the metric of most real models within 0.2 point at about 5.6x
 DEFAULT_STEP = 0.08
 
@@ -32,8 +35,9 @@ class Cluster(Pass):
     Options:
         mode: ``kmeans`` minimises the squared error for a given number of entries; ``grid`` rounds to multiples of
             ``step`` times the standard deviation of the weight's output channel and leaves it to the coder to make
-            frequent values short.
-        bits: *kmeans*: the codebook has at most ``2**bits`` entries, the pruned zero included; 1 to 16. By default
+            frequent values short; ``rd`` minimises the squared error plus ``price`` x bits of an ideal code for the
+            indices, zero included, so it prunes as it clusters.
+        bits: *kmeans*, *rd*: the codebook has at most ``2**bits`` entries, the pruned zero included; 1 to 16. By default
             8 for convolutions and 5 otherwise.
         init: *kmeans*: where centroids start (the paper's section 3.2): ``linear`` between the extremes, ``density``
             at equal steps of the distribution, ``forgy`` at random weights.
@@ -41,6 +45,13 @@ class Cluster(Pass):
         step: *grid*: step in standard deviations, for a weight of typical size; smaller weights get a finer grid and
             larger ones a coarser grid. Every layer adds relative noise ``step**2`` and costs ``size * log(1/step)``
             bits, so the least noise for a number of bits has ``step**2`` grow with ``size``.
+        price: *rd*: the squared error that a bit is worth, in mean squares of the weight's non-zero elements. At low
+            error the result is as good as a grid of ``step = sqrt(8.66 price)``.
+        epochs: *rd*: train on ``--data`` meanwhile (as ``finetune`` does), on the error of the clustered weights: their
+            gradients move the weights behind them (Courbariaux et al., arXiv 1511.00363), which change clusters. The
+            price rises from 0 during the first 70 %; after that the codebook stays.
+        lr, loss: *rd* with epochs: as in ``finetune``.
+        vectors: cluster biases and other vectors too.
 
     A weight that already has few distinct values (2**bits, or 256 for a grid) keeps them exactly.
     """
@@ -50,18 +61,28 @@ class Cluster(Pass):
     forbids: ClassVar[frozenset[str]] = frozenset({"clustered", "encoded"})
     positional: ClassVar[str | None] = "mode"
 
-    mode: Literal["kmeans", "grid"] = "kmeans"
+    mode: Literal["kmeans", "grid", "rd"] = "kmeans"
     bits: int | None = None
     init: Literal["linear", "density", "forgy"] = "linear"
     scales: Literal["none", "channel"] = "none"
     step: float = DEFAULT_STEP
+    price: float = 0.05
+    epochs: float = 0.0
+    lr: float = 1e-3
+    loss: training.Loss = "auto"
+    vectors: bool = False
 
     def __post_init__(self) -> None:
         self.check(self.bits is None or 1 <= self.bits <= 16, "bits", "give a number from 1 to 16")
         self.check(0 < self.step <= 16, "step", "give a number above 0, at most 16")
+        self.check(self.mode != "rd" or (self.bits or 0) <= 10, "bits", "mode=rd has at most 10 bits")
+        self.check(0 <= self.price < float("inf"), "price", "give 0 or more")
+        self.check(0 <= self.epochs <= 10_000, "epochs", "give 0 or more")
+        self.check(self.epochs == 0 or self.mode == "rd", "epochs", "only mode=rd trains; put a finetune after this")
+        self.check(0 < self.lr < float("inf"), "lr", "give a number above 0")
 
     def run(self, program: ir.Program, context: Context) -> PassReport:
-        records = program.weights()
+        records = program.eligible() if self.vectors else program.weights()
         typical = _typical_size(records)
 
         def work(record: ir.WeightRecord) -> int:
@@ -74,12 +95,39 @@ class Cluster(Pass):
             ir.add_change(record, ir.rebuild(clustered, record))
             return clustered.size
 
-        sizes = context.each(self.name, records, work)
-        return PassReport(self.name, len(records), facts={"codebook entries": sum(sizes)})
+        modes = [self.for_record(r, context).mode for r in records]
+        rest = [r for r, mode in zip(records, modes, strict=True) if mode != "rd"]
+        facts: dict[str, Any] = {"codebook entries": sum(context.each(self.name, rest, work))}
+        priced = [r for r, mode in zip(records, modes, strict=True) if mode == "rd"]
+        if priced:
+            entries = facts["codebook entries"]
+            facts = self._price(program, priced, context)
+            facts["codebook entries"] += entries
+        return PassReport(self.name, len(records), facts=facts)
+
+    def _price(self, program: ir.Program, records: list[ir.WeightRecord], context: Context) -> dict[str, Any]:
+        """Cluster ``records`` by rate and distortion, training meanwhile when asked to; gives facts for the report."""
+        options = [self.for_record(r, context) for r in records]
+        if not self.epochs:
+            books = _Books(training.Parameters(records), records, options)
+            books.fit(1.0)
+            return {"codebook entries": books.store()}
+        free = [r for r in training.trainable(program) if r.clustered is None]
+        trainer = training.Trainer(self, program, free, context, training.Options(self.epochs, self.lr, loss=self.loss))
+        books = _Books(trainer.parameters, records, options)
+        last = max(1, int(trainer.steps * RAISING))
+        every = max(1, last // FITS)
+
+        def fit(step: int) -> None:
+            if step <= last and (step % every == 0 or step == last):
+                books.fit(step / last)
+
+        facts = trainer.run(before_step=fit, settled=last).facts()
+        trainer.parameters.store()
+        return facts | {"codebook entries": books.store()}
 
     def _cluster(self, record: ir.WeightRecord, seed: int, typical: float) -> ir.Clustered:
-        bits = self.bits or (CONV_BITS if any(u.op_type.startswith("Conv") for u in record.uses) else OTHER_BITS)
-        limit = 256 if self.mode == "grid" else 1 << bits
+        limit = 256 if self.mode == "grid" else 1 << self._bits(record)
         flat = record.values.reshape(-1)
         exact = _exact(flat, limit)
         if exact is not None:
@@ -87,6 +135,9 @@ class Cluster(Pass):
         if self.mode == "grid":
             return self._grid(record, self.step * (record.size / typical) ** SIZE_EXPONENT)
         return self._kmeans(record, limit, seed)
+
+    def _bits(self, record: ir.WeightRecord) -> int:
+        return self.bits or (CONV_BITS if any(u.op_type.startswith("Conv") for u in record.uses) else OTHER_BITS)
 
     def _grid(self, record: ir.WeightRecord, relative_step: float) -> ir.Clustered:
         channels, inner = ir.channel_layout(record.shape, record.uses)
@@ -120,6 +171,53 @@ class Cluster(Pass):
             indices = np.full(flat.size, zero, np.uint16)
             indices[mask] = nearest(kept, codebook)
         return _without_unused(ir.Clustered(indices, len(codebook), codebook, zero=zero, scales=scales))
+
+
+class _Books:
+    """Codebooks of ``records``, fitted to the parameters behind them; installs itself as the parameters' transform."""
+
+    def __init__(
+        self, parameters: training.Parameters, records: Sequence[ir.WeightRecord], options: Sequence[Cluster]
+    ) -> None:
+        self._parameters, self._records, self._options = parameters, records, options
+        self._spans = [parameters.span(r) for r in records]
+        self._quantizers: list[rate.Quantizer] = []
+
+    def fit(self, progress: float) -> None:
+        """Fit every codebook at this share of the price."""
+        theta = self._parameters.theta
+        old = self._quantizers
+        self._quantizers = []
+        for i, (record, options, span) in enumerate(zip(self._records, self._options, self._spans, strict=True)):
+            ordered = np.sort(theta[span])
+            power = float(np.cumsum(np.square(ordered, dtype=np.float64))[-1]) / max(1, np.count_nonzero(ordered))
+            start = old[i].entries if old else rate.spread(ordered, (1 << options._bits(record)) - 1)
+            price = options.price * power * progress
+            self._quantizers.append(rate.fit(ordered, record.size - len(ordered), price, start))
+        self._parameters.transform = self._values
+        self._parameters.expand()
+
+    def _values(self, theta: np.ndarray) -> np.ndarray:
+        values = theta.copy()
+        for span, quantizer in zip(self._spans, self._quantizers, strict=True):
+            values[span] = quantizer.values(theta[span])
+        return values
+
+    def store(self) -> int:
+        """Give every record its indices, codebook and mask; returns how many entries there are."""
+        theta = self._parameters.theta
+        total = 0
+        for record, span, quantizer in zip(self._records, self._spans, self._quantizers, strict=True):
+            indices = np.full(record.size, quantizer.zero, np.uint16)
+            kept = slice(None) if record.mask is None else record.mask.reshape(-1)
+            indices[kept] = quantizer.indices(theta[span])
+            codebook = quantizer.entries.astype(record.values.dtype)
+            clustered = _without_unused(ir.Clustered(indices, len(codebook), codebook, zero=quantizer.zero))
+            record.clustered = clustered
+            record.mask = (clustered.indices != clustered.zero).reshape(record.shape)
+            ir.add_change(record, ir.rebuild(clustered, record))
+            total += clustered.size
+        return total
 
 
 def _fits_a_grid(values: np.ndarray) -> bool:

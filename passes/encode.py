@@ -44,7 +44,7 @@ class Encode(Pass):
 
         def work(record: ir.WeightRecord) -> int:
             options = self.for_record(record, context)
-            if record.is_vector and options.coder != "lossless":
+            if record.is_vector and record.clustered is None and options.coder != "lossless":
                 record.leave_alone("a vector (bias, normalization or the like)")
                 return 0
             if record.clustered is None and options.needs:
