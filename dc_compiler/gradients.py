@@ -1,9 +1,9 @@
 """Turns a model with a scalar output into one that also gives that output's gradients: onnx-ad, and rules of our own.
 
 onnx-ad (PyPI) writes the reverse graph. It carries several gradients at once on a trailing axis, which costs a training
-step several times the arithmetic in transposes, and it lacks what real models use: weights of grouped convolutions, automatic
-padding, symbolic extents. A loss has one gradient and training knows every extent, so the operators that take the time
-(Conv, Gemm, MatMul, MaxPool) get rules here that use plain ONNX operators at full speed.
+step several times the arithmetic in transposes, and it lacks what real models use: weights of grouped convolutions,
+automatic padding, symbolic extents. A loss has one gradient and training knows every extent, so the operators that take
+the time (Conv, Gemm, MatMul, MaxPool) get rules here that use plain ONNX operators at full speed.
 """
 
 from __future__ import annotations
@@ -42,10 +42,12 @@ def add_gradients(model: onnx.ModelProto, inputs: Sequence[str], output: str) ->
     Raises:
         ModelError: an operator between an input and the output has no gradient; its node is named.
     """
-    model = _newer(inliner.inline_local_functions(model)) if model.functions else _newer(model)
+    newer = _newer(inliner.inline_local_functions(model)) if model.functions else _newer(model)
     try:
         with _own_rules():
-            result = reverse(model, list(inputs), [output], prefix=GRADIENT, dim=f"n{GRADIENT}", layout="onnx")
+            result: onnx.ModelProto = reverse(
+                newer, list(inputs), [output], prefix=GRADIENT, dim=f"n{GRADIENT}", layout="onnx"
+            )
     except UnsupportedOperator as e:
         raise ModelError(f"the model cannot be trained: {e}") from None
     seed = GRADIENT + output
@@ -55,7 +57,7 @@ def add_gradients(model: onnx.ModelProto, inputs: Sequence[str], output: str) ->
     dtype = next(o for o in result.graph.output if o.name == output).type.tensor_type.elem_type
     one = np.ones(1, helper.tensor_dtype_to_np_dtype(dtype))
     result.graph.initializer.append(onnx.numpy_helper.from_array(one, seed))
-    return onnx.ModelProto.FromString(result.SerializeToString())
+    return result
 
 
 def _newer(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -63,7 +65,8 @@ def _newer(model: onnx.ModelProto) -> onnx.ModelProto:
     if any(o.domain in ("", "ai.onnx") and o.version >= OPSET for o in model.opset_import):
         return model
     try:
-        return version_converter.convert_version(model, OPSET)
+        converted: onnx.ModelProto = version_converter.convert_version(model, OPSET)
+        return converted
     except Exception:  # the converter knows not every operator and raises bare RuntimeError
         return model
 
@@ -72,7 +75,7 @@ def _newer(model: onnx.ModelProto) -> onnx.ModelProto:
 def _own_rules() -> Iterator[None]:
     """onnx-ad's table with our rules in it, and with every refusal naming its node."""
     with _PATCHING:
-        saved = dict(REVERSE)
+        saved: dict[str, Rule] = dict(REVERSE)
         REVERSE.update({kind: _named(RULES.get(kind, rule)) for kind, rule in saved.items()})
         try:
             yield
@@ -169,11 +172,11 @@ def _conv(ctx: Any, node: onnx.NodeProto, grads: list[str | None]) -> list[str |
 def _conv_weight(ctx: Any, node: onnx.NodeProto, window: _Window, dy: str) -> str:
     """dw: batch and channels change places, strides and dilations too.
 
-    With g groups of c input channels each, x [n, g c, ...] becomes [c, g n, ...] and dy [n, m, ...] becomes [m, n, ...];
-    their convolution in g groups is [c, m, kernel].
+    With g groups of c input channels each, x [n, g c, ...] becomes [c, g n, ...] and dy [n, m, ...] becomes
+    [m, n, ...]; their convolution in g groups is [c, m, kernel].
     """
     x, w = node.input[0], node.input[1]
-    (n, channels, *extents), (m, c, *kernel) = _shape(ctx, x), _shape(ctx, w)
+    (n, channels, *extents), (_, c, *kernel) = _shape(ctx, x), _shape(ctx, w)
     groups = channels // c
     spatial = list(range(2, 2 + len(extents)))
     grouped = _reshape(ctx, x, [n, groups, c, *extents])

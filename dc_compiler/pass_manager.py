@@ -39,9 +39,8 @@ class Override:
 
 @dataclass
 class Context:
-    """What a run gives to every pass. ``progress(pass name, done, total)`` is called after each weight or training step.
-
-    ``samples`` are those of ``--data``, or None.
+    """What a run gives to every pass. ``progress(pass name, done, total)`` is called after each weight or
+    step of training. ``samples`` are those of ``--data``, or None.
     """
 
     seed: int = 0

@@ -26,7 +26,7 @@ class Quantizer:
 
     def indices(self, flat: np.ndarray) -> np.ndarray:
         """Index of the entry for every value, int64 [n]."""
-        return np.searchsorted(self.bounds, flat, side="left")
+        return np.asarray(np.searchsorted(self.bounds, flat, side="left"))
 
     def values(self, flat: np.ndarray) -> np.ndarray:
         """The entry for every value, float32 [n]."""
@@ -41,8 +41,8 @@ def spread(ordered: np.ndarray, count: int) -> np.ndarray:
 def fit(ordered: np.ndarray, zeros: int, price: float, entries: np.ndarray) -> Quantizer:
     """Choose entries and bounds that minimise, locally, squared error + ``price`` x bits.
 
-    The bits are those of an ideal code for the indices, ``-log2`` of their frequencies. An entry whose cell becomes empty
-    is dropped, so a higher price leaves fewer entries; zero always stays.
+    The bits are those of an ideal code for the indices, ``-log2`` of their frequencies. An entry whose cell becomes
+    empty is dropped, so a higher price leaves fewer entries; zero always stays.
 
     Args:
         ordered: values in ascending order, float32 [n].
@@ -113,7 +113,7 @@ def _cells(entries: np.ndarray, costs: np.ndarray) -> tuple[np.ndarray, np.ndarr
 def _code_lengths(counts: np.ndarray) -> np.ndarray:
     """``log2(total / count)`` of each count; of an empty one as if it were one."""
     total = int(counts.sum())
-    return log2(np.full(len(counts), total)) - log2(np.maximum(counts, 1))
+    return np.asarray(log2(np.full(len(counts), total)) - log2(np.maximum(counts, 1)))
 
 
 def log2(values: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Trains a Program's weights: training graphs, packed parameters, optimizers and the loop (arXiv 1510.00149, section 2)."""
+"""Trains a Program's weights: training graphs, packed parameters, optimizers and the loop."""
 
 from __future__ import annotations
 
@@ -63,9 +63,7 @@ class TrainingData:
     @cached_property
     def _dataset(self) -> data.Dataset:
         session = verify.make_session(self._original.path or self._original.proto, self.threads)
-        return data.load_dataset(
-            self._source, data.input_specs(session), self._label_name, limit=2**62, batch=2**62
-        )
+        return data.load_dataset(self._source, data.input_specs(session), self._label_name, limit=2**62, batch=2**62)
 
     @cached_property
     def inputs(self) -> data.Feed:
@@ -185,8 +183,8 @@ def _replace_by_inputs(graph: onnx.GraphProto, opened: Sequence[tuple[ir.WeightR
             inputs.append(helper.make_tensor_value_info(master, TensorProto.FLOAT, record.shape))
             casts.append(helper.make_node("Cast", [master], [value], to=record.elem_type))
     for field, items in ((graph.initializer, stored), (graph.node, [*casts, *nodes]), (graph.input, inputs)):
-        del field[:]  # type: ignore[attr-defined]
-        field.extend(items)  # type: ignore[attr-defined]
+        del field[:]
+        field.extend(items)
 
 
 def _input_name(record: ir.WeightRecord, value_name: str) -> str:
@@ -223,9 +221,9 @@ def log_softmax(logits: Array) -> Array:
 def make_objective(program: ir.Program, samples: TrainingData, loss: Loss) -> Objective:
     """Choose the value to train on: the first output, or what is below its softmax.
 
-    ``labels`` is cross-entropy with the labels; ``distill`` learns the original's outputs: cross-entropy between softmaxes
-    (which differs from KL by a constant) where the output is [n, classes], mean squared error elsewhere; ``mse`` is
-    the latter always; ``auto`` is ``labels`` where there are labels, else ``distill``.
+    ``labels`` is cross-entropy with the labels; ``distill`` learns the original's outputs: cross-entropy between
+    softmaxes (which differs from KL by a constant) where the output is [n, classes], mean squared error elsewhere;
+    ``mse`` is the latter always; ``auto`` is ``labels`` where there are labels, else ``distill``.
 
     Raises:
         InvalidArgumentError: ``labels`` without labels. DataError: labels do not fit the output.
@@ -368,8 +366,8 @@ class Parameters:
     Attributes:
         theta: float32 [p], the parameters; change it in place, then call :meth:`expand`.
         weights: the tensors themselves, views of one float32 vector (copies for float64).
-        transform: what the tensors hold instead of the parameters, a function of ``theta``; None for the same. Gradients
-            pass through it unchanged.
+        transform: what the tensors hold instead of the parameters, a function of ``theta``; None for the same.
+            Gradients pass through it unchanged.
     """
 
     def __init__(self, records: Sequence[ir.WeightRecord]) -> None:
@@ -416,7 +414,7 @@ class Parameters:
             flat *= self._factor
         if not self._shared:
             return flat
-        return np.bincount(self._owner, flat, len(self.theta)).astype(np.float32)
+        return np.asarray(np.bincount(self._owner, flat, len(self.theta)), np.float32)
 
     def prune(self, masks: Sequence[Array | None]) -> Array:
         """Drop parameters whose element is masked (None keeps all of a tensor); returns bool [p], the ones kept.
@@ -466,7 +464,7 @@ class Parameters:
 
 
 def _parameters_of(record: ir.WeightRecord) -> tuple[Array, Array, Array, Array]:
-    """A record's parameters [p], its kept elements' positions [m], which parameter each takes [m] and times what [m]."""
+    """A record's parameters [p], where its kept elements are [m], which parameter each takes [m], times what [m]."""
     clustered = record.clustered
     if clustered is None:
         kept = np.arange(record.size) if record.mask is None else np.flatnonzero(record.mask)

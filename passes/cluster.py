@@ -37,8 +37,8 @@ class Cluster(Pass):
             ``step`` times the standard deviation of the weight's output channel and leaves it to the coder to make
             frequent values short; ``rd`` minimises the squared error plus ``price`` x bits of an ideal code for the
             indices, zero included, so it prunes as it clusters.
-        bits: *kmeans*, *rd*: the codebook has at most ``2**bits`` entries, the pruned zero included; 1 to 16. By default
-            8 for convolutions and 5 otherwise.
+        bits: *kmeans*, *rd*: the codebook has at most ``2**bits`` entries, the pruned zero included; 1 to 16. By
+            default 8 for convolutions and 5 otherwise.
         init: *kmeans*: where centroids start (the paper's section 3.2): ``linear`` between the extremes, ``density``
             at equal steps of the distribution, ``forgy`` at random weights.
         scales: *kmeans*: ``channel`` divides each output channel by its root mean square before clustering.
@@ -190,7 +190,7 @@ class _Books:
         self._quantizers = []
         for i, (record, options, span) in enumerate(zip(self._records, self._options, self._spans, strict=True)):
             ordered = np.sort(theta[span])
-            power = float(np.cumsum(np.square(ordered, dtype=np.float64))[-1]) / max(1, np.count_nonzero(ordered))
+            power = float(np.cumsum(np.square(ordered, dtype=np.float64))[-1]) / max(1, int(np.count_nonzero(ordered)))
             start = old[i].entries if old else rate.spread(ordered, (1 << options._bits(record)) - 1)
             price = options.price * power * progress
             self._quantizers.append(rate.fit(ordered, record.size - len(ordered), price, start))

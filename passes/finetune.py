@@ -17,7 +17,7 @@ class Finetune(Pass):
     members; a grid has no codebook and stays as it is.
 
     Options:
-        what: ``weights`` trains what is not clustered, ``centroids`` needs clustered weights and trains their codebooks.
+        what: ``weights`` trains what is not clustered; ``centroids`` trains the codebooks of what is, too.
         epochs: passes over the training part of the data.
         lr: learning rate at the start; it falls to zero along half a cosine.
         loss: ``labels`` (cross-entropy), ``distill`` (the original model's outputs, no labels needed), ``mse`` (the
@@ -51,9 +51,7 @@ class Finetune(Pass):
         return frozenset({"clustered"}) if self.what == "centroids" else frozenset()
 
     def run(self, program: ir.Program, context: Context) -> PassReport:
-        options = training.Options(
-            self.epochs, self.lr, self.batch, self.loss, self.optimizer, self.validation
-        )
+        options = training.Options(self.epochs, self.lr, self.batch, self.loss, self.optimizer, self.validation)
         records = [r for r in training.trainable(program) if self._trains(r)]
         trainer = training.Trainer(self, program, records, context, options)
         outcome = trainer.run()

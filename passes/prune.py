@@ -28,8 +28,8 @@ class Prune(Pass):
         density: kept share of a weight, in (0, 1]. By default 0.36 for convolutions and 0.10 otherwise.
         scope: ``layer`` applies the density to each weight alone, ``global`` to all of them together.
         threshold: the paper's criterion instead of a density: keep ``|w| > threshold * std(w)`` of each weight.
-        criterion: ``magnitude``, or ``obd``: Optimal Brain Damage (LeCun et al. 1990), which keeps the weights of largest
-            ``w**2 h``, with the mean squared gradient over the samples of ``--data`` for the diagonal h of the Hessian.
+        criterion: ``magnitude``, or ``obd``: Optimal Brain Damage (LeCun et al. 1990), which keeps the weights of
+            largest ``w**2 h``, with the mean squared gradient over the samples of ``--data`` for the diagonal h of the Hessian.
         schedule: ``once``; or ``gradual`` trains on ``--data`` meanwhile (as ``finetune`` does) and removes weights in
             ``steps`` steps, after which the kept share is ``density + (1 - density) (1 - step/steps)**3`` (Zhu & Gupta,
             arXiv 1710.01878). The last 30 % of the training leaves the density alone.
@@ -112,11 +112,9 @@ class Prune(Pass):
         """How much each parameter matters, float32 [p]. Adam's second moment is the mean squared gradient."""
         theta = trainer.parameters.theta
         assert isinstance(trainer.optimizer, training.Adam)
-        return np.abs(theta) if self.criterion == "magnitude" else theta * theta * trainer.optimizer.square
+        return np.asarray(np.abs(theta) if self.criterion == "magnitude" else theta**2 * trainer.optimizer.square)
 
-    def _obd_once(
-        self, program: ir.Program, records: Sequence[ir.WeightRecord], context: Context
-    ) -> list[np.ndarray]:
+    def _obd_once(self, program: ir.Program, records: Sequence[ir.WeightRecord], context: Context) -> list[np.ndarray]:
         trainer = self._trainer(program, context, 0.0)
         trainer.run()
         return trainer.parameters.scores(records, self._saliency(trainer))
