@@ -14,11 +14,12 @@ from typing import Any
 import onnx
 
 from dc_compiler import emit as emitter
-from dc_compiler import importer, ir, model_io, packed, runtime, training, verify
+from dc_compiler import importer, ir, model_io, packed, runtime, verify
 from dc_compiler.errors import DataError, InvalidArgumentError, QualityError
 from dc_compiler.pass_manager import Context, PassReport
 from dc_compiler.recipe import Form, Recipe, make_recipe
 from dc_compiler.report import CompileReport, packed_rows, record_row
+from dc_compiler.training_data import TrainingData
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def compile_model(
     program = importer.build_program(source, min_size=chosen.min_size, skip=chosen.skip)
     original = _reference(model_or_path, source, program)
     if data is not None:
-        context.samples = training.TrainingData(data, labels, original, context.threads)
+        context.samples = TrainingData(data, labels, original, context.threads)
     manager = chosen.manager()
     manager.check_overrides(program, chosen.overrides)
     passes = manager.run(program, context)

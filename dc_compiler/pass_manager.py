@@ -21,7 +21,7 @@ from dc_compiler import importer, ir, runtime
 from dc_compiler.errors import CorruptFrameError, DccError, InvalidArgumentError, PassError
 
 if TYPE_CHECKING:
-    from dc_compiler.training import TrainingData
+    from dc_compiler.training_data import TrainingData
 
 ENTRY_POINT_GROUP = "dc_compiler.passes"
 ELEMENT_BITS = {"float32": np.uint32, "float64": np.uint64, "float16": np.uint16, "bfloat16": np.uint16}

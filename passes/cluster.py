@@ -10,8 +10,11 @@ from typing import Any, ClassVar, Literal
 import ml_dtypes
 import numpy as np
 
-from dc_compiler import ir, rate, training
-from dc_compiler.pass_manager import Context, Pass, PassReport
+from dc_compiler import ir, rate
+from dc_compiler.parameters import Parameters
+from dc_compiler.pass_manager import Context, PassReport
+from dc_compiler.training import Trainer, TrainingPass
+from dc_compiler.training_graph import trainable
 
 # Codebook bits when none are asked for: the paper's choice (section 5)
 CONV_BITS, OTHER_BITS = 8, 5
@@ -29,7 +32,7 @@ DEFAULT_STEP = 0.08
 
 
 @dataclass(frozen=True)
-class Cluster(Pass):
+class Cluster(TrainingPass):
     """Give every weight a codebook and indices into it. Pruned weights stay +0.0.
 
     Options:
@@ -47,10 +50,9 @@ class Cluster(Pass):
             bits, so the least noise for a number of bits has ``step**2`` grow with ``size``.
         price: *rd*: the squared error that a bit is worth, in mean squares of the weight's non-zero elements. At low
             error the result is as good as a grid of ``step = sqrt(8.66 price)``.
-        epochs: *rd*: train on ``--data`` meanwhile (as ``finetune`` does), on the error of the clustered weights: their
-            gradients move the weights behind them (Courbariaux et al., arXiv 1511.00363), which change clusters. The
-            price rises from 0 during the first 70 %; after that the codebook stays.
-        lr, loss: *rd* with epochs: as in ``finetune``.
+        epochs and the other options of passes that train (TrainingPass): *rd* with epochs above 0 trains meanwhile, on
+            the error of the clustered weights: their gradients move the weights behind them (Courbariaux et al., arXiv
+            1511.00363), which change clusters. The price rises from 0 in the first 70 %; then the codebook stays.
         vectors: cluster biases and other vectors too.
 
     A weight that already has few distinct values (2**bits, or 256 for a grid) keeps them exactly.
@@ -68,18 +70,15 @@ class Cluster(Pass):
     step: float = DEFAULT_STEP
     price: float = 0.05
     epochs: float = 0.0
-    lr: float = 1e-3
-    loss: training.Loss = "auto"
     vectors: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.check(self.bits is None or 1 <= self.bits <= 16, "bits", "give a number from 1 to 16")
         self.check(0 < self.step <= 16, "step", "give a number above 0, at most 16")
         self.check(self.mode != "rd" or (self.bits or 0) <= 10, "bits", "mode=rd has at most 10 bits")
         self.check(0 <= self.price < float("inf"), "price", "give 0 or more")
-        self.check(0 <= self.epochs <= 10_000, "epochs", "give 0 or more")
         self.check(self.epochs == 0 or self.mode == "rd", "epochs", "only mode=rd trains; put a finetune after this")
-        self.check(0 < self.lr < float("inf"), "lr", "give a number above 0")
 
     def run(self, program: ir.Program, context: Context) -> PassReport:
         records = program.eligible() if self.vectors else program.weights()
@@ -109,11 +108,11 @@ class Cluster(Pass):
         """Cluster ``records`` by rate and distortion, training meanwhile when asked to; gives facts for the report."""
         options = [self.for_record(r, context) for r in records]
         if not self.epochs:
-            books = _Books(training.Parameters(records), records, options)
+            books = _Books(Parameters(records), records, options)
             books.fit(1.0)
             return {"codebook entries": books.store()}
-        free = [r for r in training.trainable(program) if r.clustered is None]
-        trainer = training.Trainer(self, program, free, context, training.Options(self.epochs, self.lr, loss=self.loss))
+        free = [r for r in trainable(program) if r.clustered is None]
+        trainer = Trainer(self, program, free, context)
         books = _Books(trainer.parameters, records, options)
         last = max(1, int(trainer.steps * RAISING))
         every = max(1, last // FITS)
@@ -176,9 +175,7 @@ class Cluster(Pass):
 class _Books:
     """Codebooks of ``records``, fitted to the parameters behind them; installs itself as the parameters' transform."""
 
-    def __init__(
-        self, parameters: training.Parameters, records: Sequence[ir.WeightRecord], options: Sequence[Cluster]
-    ) -> None:
+    def __init__(self, parameters: Parameters, records: Sequence[ir.WeightRecord], options: Sequence[Cluster]) -> None:
         self._parameters, self._records, self._options = parameters, records, options
         self._spans = [parameters.span(r) for r in records]
         self._quantizers: list[rate.Quantizer] = []

@@ -8,8 +8,11 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 
-from dc_compiler import ir, training
-from dc_compiler.pass_manager import ELEMENT_BITS, Context, Pass, PassReport
+from dc_compiler import ir
+from dc_compiler.optimizers import Adam
+from dc_compiler.pass_manager import ELEMENT_BITS, Context, PassReport
+from dc_compiler.training import Trainer, TrainingPass
+from dc_compiler.training_graph import trainable
 
 # Kept share when none is asked for: what the paper keeps of AlexNet's middle convolutions and of its large
 # fully-connected layers (arXiv 1510.00149, Table 4)
@@ -21,7 +24,7 @@ REMOVING = 0.7
 
 
 @dataclass(frozen=True)
-class Prune(Pass):
+class Prune(TrainingPass):
     """Keep the weights of largest magnitude.
 
     Options:
@@ -29,12 +32,12 @@ class Prune(Pass):
         scope: ``layer`` applies the density to each weight alone, ``global`` to all of them together.
         threshold: the paper's criterion instead of a density: keep ``|w| > threshold * std(w)`` of each weight.
         criterion: ``magnitude``, or ``obd``: Optimal Brain Damage (LeCun et al. 1990), which keeps the weights of
-            largest ``w**2 h``, with the mean squared gradient over the samples of ``--data`` for the diagonal h of the Hessian.
+            largest ``w**2 h``, with the mean squared gradient on ``--data`` for the diagonal h of the Hessian.
         schedule: ``once``; or ``gradual`` trains on ``--data`` meanwhile (as ``finetune`` does) and removes weights in
             ``steps`` steps, after which the kept share is ``density + (1 - density) (1 - step/steps)**3`` (Zhu & Gupta,
             arXiv 1710.01878). The last 30 % of the training leaves the density alone.
         steps: *gradual*: number of removals.
-        epochs, lr, loss: *gradual*, *obd*: as in ``finetune``.
+        those of every pass that trains (TrainingPass): for *gradual* and *obd*.
 
     Zeros of the input that are kept count as kept. Among equal magnitudes the first in memory order are kept, so the
     number kept is exactly ``round(density * n)``, at least 1.
@@ -51,11 +54,9 @@ class Prune(Pass):
     criterion: Literal["magnitude", "obd"] = "magnitude"
     schedule: Literal["once", "gradual"] = "once"
     steps: int = 30
-    epochs: float = 8.0
-    lr: float = 1e-3
-    loss: training.Loss = "auto"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.check(self.density is None or 0 < self.density <= 1, "density", "give a number in (0, 1]")
         self.check(self.threshold is None or 0 <= self.threshold < float("inf"), "threshold", "give 0 or more")
         self.check(self.density is None or self.threshold is None, "threshold", "give either density or threshold")
@@ -64,8 +65,8 @@ class Prune(Pass):
         self.check(self.schedule == "once" or with_density, "schedule", "a threshold is applied once")
         self.check(self.criterion == "magnitude" or with_density, "criterion", "a threshold is one of magnitudes")
         self.check(self.steps >= 1, "steps", "give 1 or more")
-        self.check(0 < self.epochs <= 10_000, "epochs", "give a number above 0")
-        self.check(0 < self.lr < float("inf"), "lr", "give a number above 0")
+        self.check(self.schedule == "once" or self.epochs > 0, "epochs", "a gradual schedule needs some")
+        self.check(self.schedule == "once" or self.optimizer == "adam", "optimizer", "prune trains with adam")
 
     def run(self, program: ir.Program, context: Context) -> PassReport:
         records = program.weights()
@@ -84,15 +85,13 @@ class Prune(Pass):
         facts["density"] = kept / total if total else 1.0
         return PassReport(self.name, sum(changed), facts=facts)
 
-    def _trainer(self, program: ir.Program, context: Context, lr: float) -> training.Trainer:
-        free = [r for r in training.trainable(program) if r.clustered is None]
-        options = training.Options(self.epochs, lr, loss=self.loss)
-        return training.Trainer(self, program, free, context, options)
+    def _trainer(self, program: ir.Program, context: Context) -> Trainer:
+        return Trainer(self, program, [r for r in trainable(program) if r.clustered is None], context)
 
     def _gradually(
         self, program: ir.Program, records: Sequence[ir.WeightRecord], options: Sequence[Self], context: Context
     ) -> tuple[dict[str, Any], list[bool]]:
-        trainer = self._trainer(program, context, self.lr)
+        trainer = self._trainer(program, context)
         every = max(1, int(trainer.steps * REMOVING) // self.steps)
         last = min(self.steps * every, trainer.steps - 1)
 
@@ -108,15 +107,15 @@ class Prune(Pass):
         trainer.parameters.store()
         return outcome.facts(), [r.mask is not None for r in records]
 
-    def _saliency(self, trainer: training.Trainer) -> np.ndarray:
+    def _saliency(self, trainer: Trainer) -> np.ndarray:
         """How much each parameter matters, float32 [p]. Adam's second moment is the mean squared gradient."""
         theta = trainer.parameters.theta
-        assert isinstance(trainer.optimizer, training.Adam)
+        assert isinstance(trainer.optimizer, Adam)
         return np.asarray(np.abs(theta) if self.criterion == "magnitude" else theta**2 * trainer.optimizer.square)
 
     def _obd_once(self, program: ir.Program, records: Sequence[ir.WeightRecord], context: Context) -> list[np.ndarray]:
-        trainer = self._trainer(program, context, 0.0)
-        trainer.run()
+        trainer = self._trainer(program, context)
+        trainer.run(still=True)
         return trainer.parameters.scores(records, self._saliency(trainer))
 
     def _keep_count(self, record: ir.WeightRecord, progress: float) -> int:

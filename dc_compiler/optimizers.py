@@ -1,0 +1,60 @@
+"""Optimizers on a packed vector of parameters, and the learning-rate schedule."""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+import numpy as np
+
+Array = np.ndarray
+
+
+class Stepper(Protocol):
+    """Moves parameters, float32 [p], along a gradient."""
+
+    def step(self, theta: Array, gradient: Array, rate: float) -> None:
+        """Change ``theta`` in place."""
+
+    def keep(self, kept: Array) -> None:
+        """Forget the state of parameters that are gone; ``kept`` is bool [p]."""
+
+
+class Adam:
+    """Kingma & Ba, arXiv 1412.6980, algorithm 1."""
+
+    def __init__(self, size: int, first: float = 0.9, second: float = 0.999, epsilon: float = 1e-8) -> None:
+        self.mean, self.square, self.steps = np.zeros(size, np.float32), np.zeros(size, np.float32), 0
+        self._first, self._second, self._epsilon = first, second, epsilon
+
+    def step(self, theta: Array, gradient: Array, rate: float) -> None:
+        self.steps += 1
+        self.mean += np.float32(1 - self._first) * (gradient - self.mean)
+        self.square += np.float32(1 - self._second) * (gradient * gradient - self.square)
+        scale = np.sqrt(self.square)
+        scale *= np.float32(1 / math.sqrt(1 - self._second**self.steps))
+        scale += np.float32(self._epsilon)
+        theta -= np.float32(rate / (1 - self._first**self.steps)) * self.mean / scale
+
+    def keep(self, kept: Array) -> None:
+        self.mean, self.square = self.mean[kept], self.square[kept]
+
+
+class Sgd:
+    """Gradient descent with momentum: v = momentum v + g, theta = theta - rate v."""
+
+    def __init__(self, size: int, momentum: float = 0.9) -> None:
+        self.velocity, self._momentum = np.zeros(size, np.float32), np.float32(momentum)
+
+    def step(self, theta: Array, gradient: Array, rate: float) -> None:
+        self.velocity *= self._momentum
+        self.velocity += gradient
+        theta -= np.float32(rate) * self.velocity
+
+    def keep(self, kept: Array) -> None:
+        self.velocity = self.velocity[kept]
+
+
+def cosine_rate(rate: float, step: int, steps: int) -> float:
+    """Half a cosine from ``rate`` at step 0 to zero at ``steps``."""
+    return rate * 0.5 * (1 + math.cos(math.pi * step / steps))

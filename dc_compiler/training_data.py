@@ -1,0 +1,106 @@
+"""The samples that passes train on, and what the original model answers to them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import onnx
+
+from dc_compiler import data, model_io, verify
+from dc_compiler.errors import DataError
+
+Array = np.ndarray
+BATCH = 256  # samples a run where nothing is trained and the model leaves it open
+
+
+class TrainingData:
+    """The samples given with ``--data`` and the answers to them: labels, or the outputs of the original model.
+
+    Args:
+        source, labels: as for :func:`dc_compiler.data.load_dataset`; every sample is used.
+        original: the model before compilation.
+        threads: of onnxruntime sessions.
+
+    Reading happens on first use.
+    """
+
+    def __init__(self, source: Any, labels: str | None, original: model_io.SourceModel, threads: int) -> None:
+        self._source, self._label_name, self._original, self.threads = source, labels, original, threads
+        self._outputs: dict[str, Array] = {}
+
+    @cached_property
+    def _dataset(self) -> data.Dataset:
+        session = verify.make_session(self._original.path or self._original.proto, self.threads)
+        return data.load_dataset(self._source, data.input_specs(session), self._label_name, limit=2**62, batch=2**62)
+
+    @cached_property
+    def inputs(self) -> data.Feed:
+        """All samples: one array an input, first axis = samples.
+
+        Raises:
+            DataError: the data cannot be read, or its feeds have different shapes.
+        """
+        feeds = self._dataset.feeds
+        try:
+            return {k: v if len(feeds) == 1 else np.concatenate([f[k] for f in feeds]) for k, v in feeds[0].items()}
+        except ValueError:
+            raise DataError("training needs samples of one shape, but the feeds differ") from None
+
+    @property
+    def labels(self) -> Array | None:
+        """One integer a sample, or None."""
+        return self._dataset.labels
+
+    @property
+    def count(self) -> int:
+        """Number of samples."""
+        return len(next(iter(self.inputs.values())))
+
+    @property
+    def fixed_batch(self) -> int | None:
+        """Samples a run where the model fixes its first extent, else None."""
+        extents = {_first_extent(i) for i in _real_inputs(self._original.proto.graph)} - {None}
+        return max(extents, key=lambda e: e or 0, default=None)
+
+    def original_output(self, value: str) -> Array:
+        """What the original computes for a value of its main graph, over all samples: [n, ...]."""
+        if value not in self._outputs:
+            given = self._original
+            source = model_io.read_model(given.path if given.path is not None else given.proto)
+            model_io.embed_external_data(source)
+            model = source.proto
+            expose(model, value)
+            session = verify.make_session(model, self.threads)
+            batch = self.fixed_batch or BATCH
+            parts = [session.run([value], self.take(rows))[0] for rows in runs(self.count, batch)]
+            self._outputs[value] = np.concatenate(parts)
+        return self._outputs[value]
+
+    def take(self, rows: Array | slice) -> data.Feed:
+        """The samples of these rows."""
+        return {k: np.ascontiguousarray(v[rows]) for k, v in self.inputs.items()}
+
+
+def runs(count: int, batch: int) -> Iterator[slice]:
+    """Slices of at most ``batch`` that cover ``range(count)``."""
+    for start in range(0, count, batch):
+        yield slice(start, min(count, start + batch))
+
+
+def _real_inputs(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
+    stored = {t.name for t in graph.initializer}
+    return [i for i in graph.input if i.name not in stored]
+
+
+def _first_extent(value: onnx.ValueInfoProto) -> int | None:
+    dims = value.type.tensor_type.shape.dim
+    return int(dims[0].dim_value) or None if dims else None
+
+
+def expose(model: onnx.ModelProto, value: str) -> None:
+    """Make a value of the main graph an output."""
+    if all(o.name != value for o in model.graph.output):
+        model.graph.output.append(onnx.ValueInfoProto(name=value))

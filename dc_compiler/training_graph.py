@@ -1,0 +1,241 @@
+"""Training graphs: a Program's model with weights as inputs, a loss, and gradients, run in onnxruntime."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from dc_compiler import data, gradients, importer, ir, verify
+from dc_compiler.errors import DataError, InvalidArgumentError, ModelError
+from dc_compiler.training_data import BATCH, TrainingData, expose, runs
+
+Array = np.ndarray
+Loss = Literal["auto", "labels", "distill", "mse"]
+
+LOSS = "dcc.loss"  # names of what is added to a training graph
+TARGET = "dcc.target"
+# Element types whose gradients onnxruntime computes as they are; the other floats are trained as f32 and cast
+_NATIVE = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE})
+
+
+def trainable(program: ir.Program) -> list[ir.WeightRecord]:
+    """Records that training may change: float tensors of the main graph, small ones included."""
+    main = program.proto.graph
+    return [r for r, s in zip(program.records, program.sites, strict=True) if r.trainable and s.graph is main]
+
+
+def open_weights(program: ir.Program, names: Collection[str]) -> onnx.ModelProto:
+    """The program's model with the tensors called ``names`` as inputs, and all others with their current values.
+
+    An input has the record's name and is float32, or float64 for a float64 tensor.
+    """
+    model = onnx.ModelProto()
+    model.CopyFrom(program.proto)
+    pending = deque(zip(program.records, program.sites, strict=True))
+    opened: list[tuple[ir.WeightRecord, ir.Site]] = []
+    for before, after in zip(ir.weight_sites(program.proto.graph), ir.weight_sites(model.graph), strict=True):
+        assert before.tensor is not None
+        assert after.tensor is not None
+        if not pending or pending[0][1].value_name != before.value_name:
+            continue
+        if pending[0][0].elem_type != before.tensor.data_type:
+            continue
+        record, _ = pending.popleft()
+        if record.name in names:
+            opened.append((record, after))
+        elif record.elem_type in ir.float_elem_types():
+            importer.restore_data(record, after.tensor)
+    _replace_by_inputs(model.graph, opened)
+    return model
+
+
+def _replace_by_inputs(graph: onnx.GraphProto, opened: Sequence[tuple[ir.WeightRecord, ir.Site]]) -> None:
+    gone = {site.value_name for _, site in opened}
+    stored = [t for t in graph.initializer if t.name not in gone]
+    nodes = [n for n in graph.node if not (n.op_type == "Constant" and n.output[0] in gone)]
+    inputs = [i for i in graph.input if i.name not in gone]
+    casts = []
+    for record, site in opened:
+        value = site.value_name
+        if record.elem_type in _NATIVE:
+            inputs.append(helper.make_tensor_value_info(value, record.elem_type, record.shape))
+        else:
+            master = f"{value}.f32"
+            inputs.append(helper.make_tensor_value_info(master, TensorProto.FLOAT, record.shape))
+            casts.append(helper.make_node("Cast", [master], [value], to=record.elem_type))
+    for field, items in ((graph.initializer, stored), (graph.node, [*casts, *nodes]), (graph.input, inputs)):
+        del field[:]
+        field.extend(items)
+
+
+def _input_name(record: ir.WeightRecord, value_name: str) -> str:
+    return value_name if record.elem_type in _NATIVE else f"{value_name}.f32"
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is compared with the targets: a value of the main graph, by cross-entropy or by mean squared error.
+
+    ``targets`` is [n, ...], float32: probabilities for cross-entropy, else the values wanted.
+    """
+
+    value: str
+    kind: Literal["cross-entropy", "mse"]
+    targets: Array
+    labels: Array | None
+
+    def loss(self, outputs: Array, rows: Array) -> float:
+        """Sum over samples of the loss, of outputs [m, ...] for the samples ``rows``."""
+        wanted = self.targets[rows].astype(np.float64)
+        got = outputs.astype(np.float64)
+        if self.kind == "cross-entropy":
+            return float(-(wanted * log_softmax(got)).sum())
+        return float(np.square(got - wanted).reshape(len(rows), -1).mean(axis=1).sum())
+
+
+def log_softmax(logits: Array) -> Array:
+    """Logarithm of the softmax over the last axis, computed without overflow."""
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
+
+
+def make_objective(program: ir.Program, samples: TrainingData, loss: Loss) -> Objective:
+    """Choose the value to train on: the first output, or what is below its softmax.
+
+    ``labels`` is cross-entropy with the labels; ``distill`` learns the original's outputs: cross-entropy between
+    softmaxes (which differs from KL by a constant) where the output is [n, classes], mean squared error elsewhere;
+    ``mse`` is the latter always; ``auto`` is ``labels`` where there are labels, else ``distill``.
+
+    Raises:
+        InvalidArgumentError: ``labels`` without labels. DataError: labels do not fit the output.
+    """
+    graph = program.proto.graph
+    value = graph.output[0].name
+    below = next((n for n in graph.node if value in n.output and n.op_type in ("Softmax", "LogSoftmax")), None)
+    if loss == "labels" and samples.labels is None:
+        raise InvalidArgumentError("loss=labels needs labels; name their array with --labels")
+    with_labels = loss == "labels" or (loss == "auto" and samples.labels is not None)
+    if below is not None and loss != "mse":
+        value = below.input[0]
+    original = samples.original_output(value)
+    if original.dtype.kind != "f" and original.dtype.name != "bfloat16":
+        raise ModelError(f"the model cannot be trained: its first output is {original.dtype}, not float")
+    is_logits = original.ndim == 2 and original.shape[1] > 1
+    if with_labels:
+        labels = samples.labels
+        assert labels is not None
+        if not is_logits or labels.min() < 0 or labels.max() >= original.shape[1]:
+            raise DataError(f"labels up to {labels.max()} do not fit outputs of shape {list(original.shape)}")
+        return Objective(value, "cross-entropy", np.eye(original.shape[1], dtype=np.float32)[labels], labels)
+    if is_logits and loss != "mse":
+        return Objective(value, "cross-entropy", np.exp(log_softmax(original.astype(np.float32))), None)
+    return Objective(value, "mse", original.astype(np.float32), None)
+
+
+def _append_loss(graph: onnx.GraphProto, objective: Objective, batch: int, elem_type: int) -> None:
+    """Add the input ``TARGET`` and the scalar output ``LOSS``, the mean over the batch."""
+    shape = [batch, *objective.targets.shape[1:]]
+    graph.input.append(helper.make_tensor_value_info(TARGET, elem_type, shape))
+    count = batch if objective.kind == "cross-entropy" else math.prod(shape)
+    sign = -1 if objective.kind == "cross-entropy" else 1
+    scale = np.array(sign / count, helper.tensor_dtype_to_np_dtype(elem_type))
+    graph.initializer.append(numpy_helper.from_array(scale, f"{LOSS}.scale"))
+    if objective.kind == "cross-entropy":
+        graph.node.append(helper.make_node("LogSoftmax", [objective.value], [f"{LOSS}.log"], axis=-1))
+        graph.node.append(helper.make_node("Mul", [f"{LOSS}.log", TARGET], [f"{LOSS}.terms"]))
+    else:
+        graph.node.append(helper.make_node("Sub", [objective.value, TARGET], [f"{LOSS}.error"]))
+        graph.node.append(helper.make_node("Mul", [f"{LOSS}.error", f"{LOSS}.error"], [f"{LOSS}.terms"]))
+    graph.node.append(helper.make_node("ReduceSum", [f"{LOSS}.terms"], [f"{LOSS}.sum"], keepdims=0))
+    graph.node.append(helper.make_node("Mul", [f"{LOSS}.sum", f"{LOSS}.scale"], [LOSS]))
+    graph.output.append(helper.make_tensor_value_info(LOSS, elem_type, []))
+
+
+def _fix_extents(graph: onnx.GraphProto, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Give the inputs these shapes and forget every declared shape that is not fully known."""
+    for value in graph.input:
+        if value.name in shapes:
+            value.CopyFrom(
+                helper.make_tensor_value_info(value.name, value.type.tensor_type.elem_type, shapes[value.name])
+            )
+    known = [v for v in graph.value_info if all(d.HasField("dim_value") for d in v.type.tensor_type.shape.dim)]
+    del graph.value_info[:]
+    graph.value_info.extend(known)
+    for output in graph.output:
+        output.type.tensor_type.ClearField("shape")
+
+
+class TrainingGraph:
+    """Sessions that compute the loss with its gradients, and the outputs, for given weights.
+
+    Args:
+        records: the tensors to train; ``self.shapes`` are theirs.
+        batch: samples of a training step.
+
+    Raises:
+        ModelError: an operator has no gradient, or onnxruntime cannot run the graph.
+    """
+
+    def __init__(
+        self, program: ir.Program, records: Sequence[ir.WeightRecord], samples: TrainingData, objective: Objective,
+        batch: int,
+    ) -> None:  # fmt: skip
+        chosen = {id(r) for r in records}
+        sites = {id(r): s for r, s in zip(program.records, program.sites, strict=True)}
+        self.records = [r for r in program.records if id(r) in chosen]
+        self.names = [_input_name(r, sites[id(r)].value_name) for r in self.records]
+        self.objective, self.samples, self.batch = objective, samples, batch
+        forward = open_weights(program, {r.name for r in self.records})
+        expose(forward, objective.value)
+        backward = onnx.ModelProto()
+        backward.CopyFrom(forward)
+        shapes = {k: (batch, *v.shape[1:]) for k, v in samples.inputs.items()}
+        _fix_extents(backward.graph, shapes)
+        self._target_type = _element_type(backward, objective.value)
+        _append_loss(backward.graph, objective, batch, self._target_type)
+        backward = gradients.add_gradients(backward, self.names, LOSS)
+        self._forward = verify.make_session(forward, samples.threads)
+        self._backward = verify.make_session(backward, samples.threads)
+        self._wanted = [LOSS, *(gradients.GRADIENT + n for n in self.names)]
+
+    def step(self, weights: Sequence[Array], rows: Array, inputs: data.Feed) -> tuple[float, list[Array]]:
+        """Mean loss over ``batch`` samples, and its gradient for each weight; ``rows`` says which, ``inputs`` holds them."""
+        feed = dict(zip(self.names, weights, strict=True)) | inputs
+        feed[TARGET] = self.objective.targets[rows].astype(helper.tensor_dtype_to_np_dtype(self._target_type))
+        loss, *found = self._backward.run(self._wanted, feed)
+        return float(loss), found
+
+    def evaluate(self, weights: Sequence[Array], rows: Array) -> Score:
+        """Mean loss, and with labels the error rate, over the samples ``rows``."""
+        fixed = dict(zip(self.names, weights, strict=True))
+        loss, wrong, labels = 0.0, 0, self.objective.labels
+        for run in runs(len(rows), self.samples.fixed_batch or BATCH):
+            part = rows[run]
+            outputs = self._forward.run([self.objective.value], fixed | self.samples.take(part))[0]
+            loss += self.objective.loss(outputs, part)
+            if labels is not None:
+                wrong += int(np.count_nonzero(outputs.argmax(-1) != labels[part]))
+        return Score(None if labels is None else wrong / len(rows), loss / len(rows))
+
+
+@dataclass(frozen=True, order=True)
+class Score:
+    """How far from the targets: less is better; the error rate counts first where there are labels."""
+
+    error: float | None
+    loss: float
+
+
+def _element_type(model: onnx.ModelProto, value: str) -> int:
+    inferred = onnx.shape_inference.infer_shapes(model).graph
+    for info in (*inferred.value_info, *inferred.output):
+        if info.name == value and info.type.tensor_type.elem_type:
+            return int(info.type.tensor_type.elem_type)
+    return int(TensorProto.FLOAT)

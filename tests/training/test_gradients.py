@@ -1,0 +1,215 @@
+"""Gradients against finite differences: onnxruntime's float32 gradients, losses by the ONNX reference in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+from dc_compiler.errors import ModelError
+from dc_compiler.gradients import GRADIENT, add_gradients
+
+Array = NDArray[Any]
+
+
+def normal(*shape: int, seed: int = 0) -> Array:
+    return np.random.default_rng([seed, *shape]).standard_normal(shape)
+
+
+def scalar_model(
+    nodes: Sequence[onnx.NodeProto], arrays: Mapping[str, Array], output: str, dtype: Any, opset: int = 18
+) -> onnx.ModelProto:
+    """A model whose inputs are ``arrays`` (integers become constants) and whose output is the sum of a fixed pattern
+    times the value ``output``."""
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    floats = {k: v for k, v in arrays.items() if v.dtype.kind == "f"}
+    graph = helper.make_graph(
+        [
+            *nodes,
+            helper.make_node("Sin", [output], ["waves"]),  # so that every element counts differently
+            helper.make_node("ReduceSum", ["waves"], ["loss"], keepdims=0),
+        ],
+        "g",
+        [helper.make_tensor_value_info(k, kind, v.shape) for k, v in floats.items()],
+        [helper.make_tensor_value_info("loss", kind, [])],
+        [numpy_helper.from_array(v, k) for k, v in arrays.items() if k not in floats],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+
+
+def check(
+    nodes: onnx.NodeProto | Sequence[onnx.NodeProto], arrays: Mapping[str, Array], output: str = "y", opset: int = 18
+) -> None:
+    """The gradient of every float input along a random direction is the slope of the loss along it."""
+    nodes = [nodes] if isinstance(nodes, onnx.NodeProto) else nodes
+    floats = {k: v for k, v in arrays.items() if v.dtype.kind == "f"}
+    exact = ReferenceEvaluator(scalar_model(nodes, arrays, output, np.float64, opset))
+    model = add_gradients(scalar_model(nodes, arrays, output, np.float32, opset), list(floats), "loss")
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    names = [GRADIENT + k for k in floats]
+    found = session.run(names, {k: v.astype(np.float32) for k, v in floats.items()})
+    for (name, value), gradient in zip(floats.items(), found, strict=True):
+        assert gradient.shape == (*value.shape, 1)
+        direction = normal(*value.shape, seed=7)
+        step = 1e-5
+        ends = [float(exact.run(None, {**floats, name: value + s * step * direction})[0]) for s in (1, -1)]
+        slope = (ends[0] - ends[1]) / (2 * step)
+        size = float(np.linalg.norm(gradient) * np.linalg.norm(direction))
+        assert size > 0
+        assert float((gradient[..., 0] * direction).sum()) == pytest.approx(slope, abs=2e-4 * size), name
+
+
+CONVOLUTIONS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "strides that leave a rest": {"strides": [2, 3]},
+    "uneven pads": {"pads": [1, 0, 2, 1], "strides": [2, 2]},
+    "dilation": {"dilations": [2, 1], "pads": [2, 1, 2, 1]},
+    "groups": {"group": 2, "pads": [1, 1, 1, 1]},
+    "depthwise": {"group": 4, "strides": [2, 2]},
+    "groups, dilation, strides": {"group": 2, "dilations": [2, 2], "strides": [2, 1], "pads": [0, 2, 1, 2]},
+    "same upper": {"auto_pad": "SAME_UPPER", "strides": [2, 2]},
+    "same lower": {"auto_pad": "SAME_LOWER", "strides": [2, 2]},
+    "valid": {"auto_pad": "VALID"},
+}
+
+
+@pytest.mark.parametrize("options", CONVOLUTIONS.values(), ids=CONVOLUTIONS)
+def test_convolution(options: dict[str, Any]) -> None:
+    w = normal(4, 4 // options.get("group", 1), 3, 2)
+    check(
+        helper.make_node("Conv", ["x", "w", "b"], ["y"], **options), {"x": normal(2, 4, 8, 7), "w": w, "b": normal(4)}
+    )
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 9), (2, 3, 5, 4, 6)], ids=["1-d", "3-d"])
+def test_convolution_of_other_ranks(shape: tuple[int, ...]) -> None:
+    w = normal(2, 3, *[2] * (len(shape) - 2))
+    check(helper.make_node("Conv", ["x", "w"], ["y"], strides=[2] * (len(shape) - 2)), {"x": normal(*shape), "w": w})
+
+
+@pytest.mark.parametrize("trans_a", [0, 1])
+@pytest.mark.parametrize("trans_b", [0, 1])
+@pytest.mark.parametrize("c", [(3, 5), (5,), (1, 1), (3, 1)], ids=str)
+def test_gemm(trans_a: int, trans_b: int, c: tuple[int, ...]) -> None:
+    a = normal(4, 3) if trans_a else normal(3, 4)
+    b = normal(5, 4) if trans_b else normal(4, 5)
+    node = helper.make_node("Gemm", ["a", "b", "c"], ["y"], alpha=0.5, beta=2.0, transA=trans_a, transB=trans_b)
+    check(node, {"a": a, "b": b, "c": normal(*c)})
+
+
+SHAPES = [((3, 4), (4, 5)), ((2, 3, 4), (4, 5)), ((2, 3, 4), (2, 4, 5)), ((6, 2, 3, 4), (1, 2, 4, 5)), ((4,), (4, 5))]
+
+
+@pytest.mark.parametrize("shapes", SHAPES, ids=str)
+def test_matmul(shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
+    check(helper.make_node("MatMul", ["a", "b"], ["y"]), {"a": normal(*shapes[0]), "b": normal(*shapes[1])})
+
+
+POOLS: dict[str, dict[str, Any]] = {
+    "apart": {"kernel_shape": [2, 2], "strides": [2, 2]},
+    "gaps": {"kernel_shape": [2, 1], "strides": [3, 2]},
+    "overlapping": {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]},
+}
+
+
+@pytest.mark.parametrize("options", POOLS.values(), ids=POOLS)
+def test_max_pool(options: dict[str, Any]) -> None:
+    check(helper.make_node("MaxPool", ["x"], ["y"], **options), {"x": normal(2, 3, 8, 6)})
+
+
+def test_max_pool_of_an_old_operator_set() -> None:
+    check(helper.make_node("MaxPool", ["x"], ["y"], kernel_shape=[3, 3]), {"x": normal(1, 2, 6, 6)}, opset=13)
+
+
+def test_average_pools() -> None:
+    check(
+        [
+            helper.make_node("AveragePool", ["x"], ["a"], kernel_shape=[2, 2], strides=[2, 2]),
+            helper.make_node("GlobalAveragePool", ["a"], ["y"]),
+        ],
+        {"x": normal(2, 3, 8, 6)},
+    )
+
+
+def test_batch_normalization() -> None:
+    arrays = {k: normal(3, seed=i) for i, k in enumerate("sbm")} | {"x": normal(2, 3, 4, 4)}
+    arrays["v"] = np.abs(normal(3, seed=9)) + 0.5
+    node = helper.make_node("BatchNormalization", ["x", "s", "b", "m", "v"], ["y"])
+    check(node, arrays)
+
+
+def test_layer_normalization() -> None:
+    node = helper.make_node("LayerNormalization", ["x", "s", "b"], ["y"], axis=-1)
+    check(node, {"x": normal(2, 3, 6), "s": normal(6, seed=1), "b": normal(6, seed=2)})
+
+
+@pytest.mark.parametrize(("kind", "gates"), [("LSTM", 4), ("GRU", 3), ("RNN", 1)])
+def test_recurrent(kind: str, gates: int) -> None:
+    arrays = {"x": normal(4, 2, 3), "w": normal(1, gates * 5, 3), "r": normal(1, gates * 5, 5)}
+    arrays["b"] = normal(1, 2 * gates * 5)
+    options = {"linear_before_reset": 1} if kind == "GRU" else {}
+    check(helper.make_node(kind, ["x", "w", "r", "b"], ["y"], hidden_size=5, **options), arrays)
+
+
+def test_attention_of_plain_operators() -> None:
+    check(
+        [
+            helper.make_node("MatMul", ["x", "wq"], ["q"]),
+            helper.make_node("MatMul", ["x", "wk"], ["k"]),
+            helper.make_node("MatMul", ["x", "wv"], ["v"]),
+            helper.make_node("Transpose", ["k"], ["kt"], perm=[0, 2, 1]),
+            helper.make_node("MatMul", ["q", "kt"], ["scores"]),
+            helper.make_node("Softmax", ["scores"], ["weights"], axis=-1),
+            helper.make_node("MatMul", ["weights", "v"], ["y"]),
+        ],
+        {"x": normal(2, 3, 4), **{w: 0.5 * normal(4, 4, seed=i) for i, w in enumerate(("wq", "wk", "wv"))}},
+    )
+
+
+def test_attention_operator() -> None:
+    node = helper.make_node("Attention", ["q", "k", "v"], ["y"])
+    check(node, {k: normal(1, 2, 3, 4, seed=i) for i, k in enumerate("qkv")}, opset=23)
+
+
+def test_embedding_table() -> None:
+    indices = np.array([[0, 3], [3, 1]])
+    check(helper.make_node("Gather", ["table", "i"], ["y"]), {"table": normal(5, 4), "i": indices})
+
+
+def test_a_value_used_twice_gets_both_gradients() -> None:
+    check([helper.make_node("Mul", ["x", "x"], ["s"]), helper.make_node("Add", ["s", "x"], ["y"])], {"x": normal(3)})
+
+
+def test_ties_of_a_pool_count_once() -> None:
+    """Where the four inputs of a window are equal, one gets the gradient, not all."""
+    node = helper.make_node("MaxPool", ["x"], ["y"], kernel_shape=[2, 2], strides=[2, 2])
+    x = np.ones((1, 1, 4, 4), np.float32)
+    model = add_gradients(scalar_model([node], {"x": x}, "y", np.float32), ["x"], "loss")
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    gradient = session.run([f"{GRADIENT}x"], {"x": x})[0]
+    assert gradient.sum() == pytest.approx(4 * np.cos(1), rel=1e-5)
+    assert np.count_nonzero(gradient) == 4
+
+
+def test_an_operator_without_gradient_is_named() -> None:
+    node = helper.make_node("Foo", ["x"], ["y"], name="mystery", domain="custom")
+    model = scalar_model([node], {"x": normal(3)}, "y", np.float32)
+    model.graph.value_info.append(helper.make_tensor_value_info("y", TensorProto.FLOAT, [3]))
+    model.opset_import.add(domain="custom", version=1)
+    with pytest.raises(ModelError, match=r"cannot be trained.*Foo.*mystery"):
+        add_gradients(model, ["x"], "loss")
+
+
+def test_rules_of_onnx_ad_stay_its_own() -> None:
+    from onnx_ad.rules import REVERSE
+
+    before = dict(REVERSE)
+    check(helper.make_node("MatMul", ["a", "b"], ["y"]), {"a": normal(2, 3), "b": normal(3, 2)})
+    assert before == REVERSE
