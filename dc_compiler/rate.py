@@ -34,8 +34,14 @@ class Quantizer:
 
 
 def spread(ordered: np.ndarray, count: int) -> np.ndarray:
-    """``count`` start entries at equal distances between the extremes, and zero: float64, ascending."""
-    return np.unique(np.append(np.linspace(float(ordered[0]), float(ordered[-1]), count), 0.0))
+    """Start entries: at most ``count`` at equal distances between the extremes, the one nearest zero at zero.
+
+    Zero counts as one of the values. float64, ascending.
+    """
+    low, high = min(float(ordered[0]), 0.0), max(float(ordered[-1]), 0.0)
+    entries = np.linspace(low, high, count)
+    entries[np.abs(entries).argmin()] = 0.0
+    return np.unique(entries)
 
 
 def fit(ordered: np.ndarray, zeros: int, price: float, entries: np.ndarray) -> Quantizer:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from onnx import helper
 
 from dc_compiler import data, model_io, verify
 from dc_compiler.errors import DataError
@@ -103,4 +104,13 @@ def _first_extent(value: onnx.ValueInfoProto) -> int | None:
 def expose(model: onnx.ModelProto, value: str) -> None:
     """Make a value of the main graph an output."""
     if all(o.name != value for o in model.graph.output):
-        model.graph.output.append(onnx.ValueInfoProto(name=value))
+        model.graph.output.append(helper.make_tensor_value_info(value, element_type(model, value), None))
+
+
+def element_type(model: onnx.ModelProto, value: str) -> int:
+    """Element type of a value of the main graph; float32 when inference does not find it."""
+    inferred = onnx.shape_inference.infer_shapes(model).graph
+    for info in (*inferred.value_info, *inferred.output, *inferred.input):
+        if info.name == value and info.type.tensor_type.elem_type:
+            return int(info.type.tensor_type.elem_type)
+    return int(onnx.TensorProto.FLOAT)

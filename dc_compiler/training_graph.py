@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from dc_compiler import data, gradients, importer, ir, verify
 from dc_compiler.errors import DataError, InvalidArgumentError, ModelError
-from dc_compiler.training_data import BATCH, TrainingData, expose, runs
+from dc_compiler.training_data import BATCH, TrainingData, element_type, expose, runs
 
 Array = np.ndarray
 Loss = Literal["auto", "labels", "distill", "mse"]
@@ -198,7 +198,7 @@ class TrainingGraph:
         backward.CopyFrom(forward)
         shapes = {k: (batch, *v.shape[1:]) for k, v in samples.inputs.items()}
         _fix_extents(backward.graph, shapes)
-        self._target_type = _element_type(backward, objective.value)
+        self._target_type = element_type(backward, objective.value)
         _append_loss(backward.graph, objective, batch, self._target_type)
         backward = gradients.add_gradients(backward, self.names, LOSS)
         self._forward = verify.make_session(forward, samples.threads)
@@ -206,7 +206,7 @@ class TrainingGraph:
         self._wanted = [LOSS, *(gradients.GRADIENT + n for n in self.names)]
 
     def step(self, weights: Sequence[Array], rows: Array, inputs: data.Feed) -> tuple[float, list[Array]]:
-        """Mean loss over ``batch`` samples, and its gradient for each weight; ``rows`` says which, ``inputs`` holds them."""
+        """Mean loss over the samples ``rows``, given as ``inputs`` too, and its gradient for each weight."""
         feed = dict(zip(self.names, weights, strict=True)) | inputs
         feed[TARGET] = self.objective.targets[rows].astype(helper.tensor_dtype_to_np_dtype(self._target_type))
         loss, *found = self._backward.run(self._wanted, feed)
@@ -231,11 +231,3 @@ class Score:
 
     error: float | None
     loss: float
-
-
-def _element_type(model: onnx.ModelProto, value: str) -> int:
-    inferred = onnx.shape_inference.infer_shapes(model).graph
-    for info in (*inferred.value_info, *inferred.output):
-        if info.name == value and info.type.tensor_type.elem_type:
-            return int(info.type.tensor_type.elem_type)
-    return int(TensorProto.FLOAT)

@@ -1,0 +1,210 @@
+"""Training of a tiny network: what moves, what must not, and that it learns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from small_models import context, perceptron, program, samples, weight
+
+import dc_compiler
+from dc_compiler.data import Feed
+from dc_compiler.errors import DataError, InvalidArgumentError
+from dc_compiler.ir import Clustered, Program
+from dc_compiler.parameters import Parameters
+from dc_compiler.pass_manager import Context, PassManager, PassReport
+from dc_compiler.recipe import parse_pipeline
+from dc_compiler.training import batches, shifted, split
+from passes.finetune import Finetune
+
+
+def run(pipeline: str, dtype: Any = np.float32, labels: str | None = "labels", **options: Any) -> Any:
+    """Run a pipeline (the invariants are checked after each pass); gives the program and the passes' reports."""
+    model = perceptron(dtype, **options)
+    net = program(model)
+    manager = PassManager([*parse_pipeline(pipeline), *parse_pipeline("encode(lossless)")])
+    return net, manager.run(net, context(model, samples(dtype=dtype), labels))
+
+
+def last_facts(reports: list[PassReport]) -> dict[str, Any]:
+    return reports[-2].facts
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, np.float64])
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_it_learns(dtype: Any, optimizer: str) -> None:
+    net, reports = run(f"finetune(epochs=5,lr=0.01,batch=16,optimizer={optimizer})", dtype)
+    facts = last_facts(reports)
+    assert facts["validation error before"] > 0.3
+    assert facts["validation error after"] < 0.05
+    assert all(r.values.dtype == dtype for r in net.records)
+
+
+@pytest.mark.parametrize("softmax", [False, True])
+def test_distillation_needs_no_labels(softmax: bool) -> None:
+    """Retraining brings a pruned network back to the original's outputs, which are found below a softmax."""
+    _, reports = run("prune(density=0.3),finetune(epochs=20,lr=0.01,batch=16)", labels=None, softmax=softmax)
+    facts = last_facts(reports)
+    assert "validation error after" not in facts
+    assert facts["validation loss after"] < facts["validation loss before"] - 0.01
+
+
+def test_mean_squared_error() -> None:
+    _, reports = run("prune(density=0.3),finetune(epochs=20,lr=0.01,batch=16,loss=mse)")
+    facts = last_facts(reports)
+    assert facts["validation loss after"] < 0.5 * facts["validation loss before"]
+
+
+def test_masks_hold_and_small_tensors_move() -> None:
+    net, _ = run("prune(density=0.2),finetune(epochs=1,lr=0.01)")
+    w1, b2, before = weight(net, "w1"), weight(net, "b2"), program(perceptron())
+    assert w1.mask is not None
+    assert np.count_nonzero(w1.values) == np.count_nonzero(w1.mask) == round(0.2 * w1.size)
+    assert not np.signbit(w1.values[~w1.mask]).any()
+    assert b2.reason is not None
+    assert not np.array_equal(b2.values, weight(before, "b2").values)
+
+
+def test_skipped_weights_stay() -> None:
+    model = perceptron()
+    net = program(model)
+    frozen = weight(net, "w1")
+    frozen.reason, frozen.trainable = "skipped", False
+    before = frozen.values.copy()
+    Finetune(epochs=1).run(net, context(model, samples()))
+    assert np.array_equal(frozen.values, before)
+
+
+def test_centroids_take_the_sum_of_their_members_gradients() -> None:
+    net = program(perceptron())
+    record = weight(net, "w1")
+    indices = np.random.default_rng(0).integers(0, 5, record.size).astype(np.uint16)
+    record.clustered = Clustered(indices, 5, np.array([-1, 0, 0.5, 1, 2], np.float32), zero=1)
+    gradient = np.random.default_rng(1).standard_normal(record.shape).astype(np.float32)
+    parameters = Parameters([record])
+    sums = [gradient.reshape(-1)[indices == j].sum() for j in (0, 2, 3, 4)]
+    assert parameters.reduce([gradient]) == pytest.approx(sums, rel=1e-5)
+    parameters.theta[:] = [-3, 1, 2, 4]
+    parameters.expand()
+    assert np.array_equal(parameters.weights[0].reshape(-1), np.array([-3, 0, 1, 2, 4], np.float32)[indices])
+
+
+@pytest.mark.parametrize("scales", ["none", "channel"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, np.float64])
+def test_clustered_weights_stay_on_their_centroids(dtype: Any, scales: str) -> None:
+    net, reports = run(
+        f"prune(density=0.5),cluster(bits=3,scales={scales}),finetune(centroids,epochs=5,lr=0.01,batch=16)", dtype
+    )
+    facts = last_facts(reports)
+    assert facts["validation loss after"] < facts["validation loss before"]
+    w1 = weight(net, "w1")
+    assert w1.clustered is not None
+    assert np.array_equal(w1.clustered.values(w1.values.dtype), w1.values.reshape(-1))
+    assert np.array_equal(w1.values != 0, w1.mask)
+
+
+def test_gradual_pruning_reaches_its_density() -> None:
+    net, reports = run("prune(density=0.1,schedule=gradual,steps=5,epochs=10,lr=0.01,batch=16)")
+    for name in ("w1", "w2"):
+        record = weight(net, name)
+        assert np.count_nonzero(record.mask) == max(1, round(0.1 * record.size))
+    once = run("prune(density=0.1)")[0]
+    assert last_facts(reports)["validation error after"] < 0.1
+    assert np.count_nonzero(weight(once, "w1").mask) == np.count_nonzero(weight(net, "w1").mask)
+    assert not np.array_equal(weight(once, "w1").mask, weight(net, "w1").mask)
+
+
+def test_optimal_brain_damage_spares_what_matters() -> None:
+    """Weights of an input that is always zero have no effect, so they go first however large they are."""
+    model, arrays = perceptron(), samples()
+    arrays["x"][:, :8] = 0
+    net = program(model)
+    values = weight(net, "w1").values.copy()
+    values[:8] *= 100
+    weight(net, "w1").values = values
+    manager = PassManager(parse_pipeline("prune(density=0.5,criterion=obd,epochs=1),encode(lossless)"))
+    manager.run(net, context(model, arrays))
+    mask = weight(net, "w1").mask
+    assert mask is not None
+    assert not mask[:8].any()
+    assert mask[8:].all()
+    assert np.array_equal(weight(net, "w1").values[8:], values[8:])
+
+
+def test_priced_clustering_trains_through() -> None:
+    net, reports = run(
+        "finetune(epochs=3,lr=0.01),cluster(rd,bits=3,price=0.1,epochs=10,lr=0.01,batch=16,vectors=true)"
+    )
+    assert last_facts(reports)["validation error after"] < 0.1
+    for name in ("w1", "w2"):
+        record = weight(net, name)
+        assert record.clustered is not None
+        assert record.clustered.size <= 8
+        assert np.array_equal(record.values != 0, record.mask)
+
+
+def test_a_higher_price_keeps_less() -> None:
+    kept = [np.count_nonzero(weight(run(f"cluster(rd,bits=4,price={p})")[0], "w1").values) for p in (0.001, 0.05, 0.5)]
+    assert kept == sorted(kept, reverse=True)
+    assert kept[2] < kept[0] / 2
+
+
+def test_same_seed_same_weights() -> None:
+    pipeline = "prune(density=0.3,schedule=gradual,epochs=2),cluster(rd,bits=3,epochs=2),finetune(centroids,epochs=1)"
+    nets: list[Program] = [run(pipeline)[0] for _ in range(2)]
+    for one, two in zip(nets[0].records, nets[1].records, strict=True):
+        assert one.values.tobytes() == two.values.tobytes()
+
+
+def test_training_without_data_says_what_to_do() -> None:
+    with pytest.raises(InvalidArgumentError, match="give --data"):
+        PassManager(parse_pipeline("finetune,encode(lossless)")).run(program(perceptron()), Context(jobs=1))
+
+
+def test_labels_must_fit() -> None:
+    model, arrays = perceptron(), samples()
+    arrays["labels"] = arrays["labels"] + 1
+    with pytest.raises(DataError, match="labels up to 3"):
+        Finetune(epochs=1).run(program(model), context(model, arrays))
+    with pytest.raises(InvalidArgumentError, match="--labels"):
+        Finetune(epochs=1, loss="labels").run(program(model), context(model, arrays, None))
+
+
+def test_validation_samples_are_never_trained_on() -> None:
+    parts = split(100, 0.2, 3)
+    assert len(parts.validation) == 20
+    assert np.array_equal(np.sort(np.concatenate([parts.training, parts.validation])), np.arange(100))
+    draw = batches(parts.training, 8, np.random.default_rng(0))
+    epoch = np.concatenate([next(draw) for _ in range(10)])
+    assert np.array_equal(np.sort(epoch), parts.training)
+
+
+def test_shifted_images_are_the_image_moved() -> None:
+    images = np.random.default_rng(0).standard_normal((20, 2, 6, 5)).astype(np.float32)
+    inputs: Feed = {"x": images, "other": np.ones((20, 3), np.float32)}
+    moved = shifted(inputs, 1, np.random.default_rng(1))
+    assert moved["other"] is inputs["other"]
+    offsets = set()
+    for before, after in zip(images, moved["x"], strict=True):
+        padded = np.pad(before, ((0, 0), (1, 1), (1, 1)), mode="edge")
+        fits = [(i, j) for i in range(3) for j in range(3) if np.array_equal(after, padded[:, i : i + 6, j : j + 5])]
+        assert len(fits) == 1
+        offsets.update(fits)
+    assert len(offsets) > 4
+
+
+def test_compile_model_end_to_end() -> None:
+    result = dc_compiler.compile_model(
+        perceptron(hidden=256),
+        pipeline="prune(density=0.1,schedule=gradual,epochs=4,lr=0.01),cluster(rd,bits=3,epochs=4,vectors=true),encode",
+        data=samples(),
+        labels="labels",
+        min_size=0,
+        jobs=1,
+    )
+    verification = result.report.verification
+    assert verification is not None
+    assert verification.accuracy_after is not None
+    assert verification.accuracy_after > 0.95
+    assert result.report.output_bytes < result.report.original_bytes / 5
