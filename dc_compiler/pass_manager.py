@@ -81,7 +81,8 @@ class Pass(ABC):
     """A step of the pipeline. Options are dataclass fields, checked in ``__post_init__`` with :meth:`check`.
 
     Class facts: ``requires`` must have been established by earlier passes, ``forbids`` must not; ``positional``
-    names the option that a bare word in the pipeline text sets (``encode(huffman)``). Passes hold no state.
+    names the option that a bare word in the pipeline text sets (``encode(huffman)``); ``trains`` allows it to change
+    small tensors that are otherwise left alone. Passes hold no state.
     """
 
     name: ClassVar[str]
@@ -89,6 +90,7 @@ class Pass(ABC):
     establishes: ClassVar[frozenset[str]] = frozenset()
     forbids: ClassVar[frozenset[str]] = frozenset()
     positional: ClassVar[str | None] = None
+    trains: ClassVar[bool] = False
 
     @abstractmethod
     def run(self, program: ir.Program, context: Context) -> PassReport:
@@ -219,7 +221,7 @@ class PassManager:
         ran: list[str] = []
         for step in self.passes:
             start = time.perf_counter()
-            left_alone = [(r, r.values) for r in program.records if r.reason is not None and not r.trainable]
+            left_alone = [(r, r.values) for r in program.records if not self._may_change(step, r)]
             try:
                 report = step.run(program, context)
                 report.seconds = time.perf_counter() - start
@@ -237,6 +239,10 @@ class PassManager:
             ran.append(step.text())
             reports.append(report)
         return reports
+
+    @staticmethod
+    def _may_change(step: Pass, record: ir.WeightRecord) -> bool:
+        return record.reason is None or (step.trains and record.trainable)
 
     def _check_order(self) -> None:
         established: set[str] = set()

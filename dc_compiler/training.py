@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -34,6 +34,8 @@ class TrainingPass(Pass):
         shift: move images (inputs of shape [n, channels, height, width]) by up to so many pixels in each direction, at
             random, so that a small network cannot learn them by heart.
     """
+
+    trains: ClassVar[bool] = True
 
     epochs: float = 8.0
     lr: float = 1e-3

@@ -59,8 +59,8 @@ def check(
         assert gradient.shape == (*value.shape, 1)
         direction = normal(*value.shape, seed=7)
         step = 1e-5
-        ends = [float(exact.run(None, {**floats, name: value + s * step * direction})[0]) for s in (1, -1)]
-        slope = (ends[0] - ends[1]) / (2 * step)
+        ends: list[Any] = [exact.run(None, {**floats, name: value + s * step * direction}) for s in (1, -1)]
+        slope = float(ends[0][0] - ends[1][0]) / (2 * step)
         size = float(np.linalg.norm(gradient) * np.linalg.norm(direction))
         assert size > 0
         assert float((gradient[..., 0] * direction).sum()) == pytest.approx(slope, abs=2e-4 * size), name
@@ -157,7 +157,7 @@ def test_layer_normalization() -> None:
 def test_recurrent(kind: str, gates: int) -> None:
     arrays = {"x": normal(4, 2, 3), "w": normal(1, gates * 5, 3), "r": normal(1, gates * 5, 5)}
     arrays["b"] = normal(1, 2 * gates * 5)
-    options = {"linear_before_reset": 1} if kind == "GRU" else {}
+    options: dict[str, Any] = {"linear_before_reset": 1} if kind == "GRU" else {}
     check(helper.make_node(kind, ["x", "w", "r", "b"], ["y"], hidden_size=5, **options), arrays)
 
 
