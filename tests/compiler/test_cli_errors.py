@@ -228,7 +228,7 @@ OPTIONS = [
 PIPELINES = [
     ("", "is not valid at ''"),
     (" ", "is not valid"),
-    ("shrink,encode", "unknown pass 'shrink'; known: cluster, encode, finetune, prune"),
+    ("shrink,encode", "unknown pass 'shrink'; known: cluster, encode, finetune, prune, slim"),
     ("Encode", "is not valid at 'Encode'"),
     ("encode,", "is not valid at ''"),
     ("encode encode", "is not valid at 'encode encode'"),

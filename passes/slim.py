@@ -1,0 +1,81 @@
+"""slim: takes out of the graph what running it does not need: descriptions, internal names, default attributes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import onnx
+from onnx import defs, helper
+
+from dc_compiler import ir
+from dc_compiler.pass_manager import Context, Pass, PassReport
+
+_LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
+
+@dataclass(frozen=True)
+class Slim(Pass):
+    """Make the topology smaller; for models so small that it counts.
+
+    Drops node names, doc strings, the producer, declared shapes of internal values, and attributes that have their
+    default value; gives internal values short names. Inputs, outputs, weights, metadata, and everything in bodies and
+    functions keep their names.
+    """
+
+    name: ClassVar[str] = "slim"
+
+    def run(self, program: ir.Program, context: Context) -> PassReport:
+        proto, graph = program.proto, program.proto.graph
+        before = proto.ByteSize()
+        for model_field in ("producer_name", "producer_version"):
+            proto.ClearField(model_field)
+        del graph.value_info[:]
+        versions = {o.domain: o.version for o in proto.opset_import}
+        for node in graph.node:
+            node.ClearField("name")
+            node.ClearField("doc_string")
+            _drop_defaults(node, versions.get(node.domain))
+        if not any(True for node in graph.node for _ in ir.subgraphs(node)):  # bodies refer to values by name
+            _shorten_names(program)
+        return PassReport(self.name, 0, facts={"bytes saved": before - proto.ByteSize()})
+
+
+def _drop_defaults(node: onnx.NodeProto, version: int | None) -> None:
+    """Remove attributes whose value is the default of the operator's definition."""
+    if version is None or not defs.has(node.op_type, version, node.domain):
+        return
+    schema = defs.get_schema(node.op_type, max_inclusive_version=version, domain=node.domain)
+    defaults = {name: a.default_value for name, a in schema.attributes.items() if a.default_value.name}
+    kept = [
+        a for a in node.attribute
+        if a.name not in defaults
+        or helper.get_attribute_value(a) != helper.get_attribute_value(defaults[a.name])
+    ]  # fmt: skip
+    del node.attribute[:]
+    node.attribute.extend(kept)
+
+
+def _shorten_names(program: ir.Program) -> None:
+    graph = program.proto.graph
+    fixed = {v.name for v in (*graph.input, *graph.output)} | {t.name for t in graph.initializer}
+    fixed |= {site.value_name for site in program.sites} | {""}
+    fixed |= {t.values.name for t in graph.sparse_initializer}
+    fresh = (name for name in _names() if name not in fixed)
+    short: dict[str, str] = {}
+    for node in graph.node:
+        for field in (node.input, node.output):
+            for i, value in enumerate(field):
+                if value not in fixed:
+                    if value not in short:
+                        short[value] = next(fresh)
+                    field[i] = short[value]
+
+
+def _names() -> Iterator[str]:
+    """a, b, ..., z, aa, ab, ..."""
+    yield from _LETTERS
+    for start in _names():
+        for letter in _LETTERS:
+            yield start + letter

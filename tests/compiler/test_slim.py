@@ -1,0 +1,84 @@
+"""slim: the smaller graph computes the same and still says who its inputs, outputs and weights are."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+from dc_compiler import importer, model_io
+from dc_compiler.compiler import compile_model
+from dc_compiler.pass_manager import Context
+from passes.slim import Slim, _names
+
+
+def model() -> onnx.ModelProto:
+    random = np.random.default_rng(0)
+    graph = helper.make_graph(
+        [
+            helper.make_node("Gemm", ["x", "w", "bias"], ["a_long_name"], name="first", alpha=1.0, beta=1.0, transB=0),
+            helper.make_node("LeakyRelu", ["a_long_name"], ["another_name"], name="second", alpha=0.25),
+            helper.make_node("Clip", ["another_name", "", "top"], ["y"], name="third", doc_string="clips"),
+        ],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 64])],
+        [
+            numpy_helper.from_array(random.standard_normal((8, 64)).astype(np.float32), "w"),
+            numpy_helper.from_array(random.standard_normal(64).astype(np.float32), "bias"),
+            numpy_helper.from_array(np.array(1.5, np.float32), "top"),
+        ],
+        value_info=[helper.make_tensor_value_info("a_long_name", TensorProto.FLOAT, ["n", 64])],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8, producer_name="me")
+
+
+def test_what_goes_and_what_stays() -> None:
+    net = importer.build_program(model_io.read_model(model()), min_size=16)
+    report = Slim().run(net, Context(jobs=1))
+    first, second, third = net.proto.graph.node
+    assert [a.name for a in first.attribute] == []
+    assert [a.name for a in second.attribute] == ["alpha"]
+    assert list(third.input) == [second.output[0], "", "top"]
+    assert (first.output[0], second.output[0], third.output[0]) == ("a", "b", "y")
+    assert not any(n.name or n.doc_string for n in net.proto.graph.node)
+    assert not net.proto.graph.value_info
+    assert not net.proto.producer_name
+    assert report.facts["bytes saved"] > 100
+    assert [r.name for r in net.records] == ["w", "bias", "top"]
+
+
+@pytest.mark.parametrize("emit", ["session", "graph"])
+def test_the_result_computes_the_same(emit: str) -> None:
+    plain, slim = (compile_model(model(), pipeline=p, emit=emit, min_size=16) for p in ("encode", "slim,encode"))
+    assert slim.report.verification == plain.report.verification
+    assert slim.report.output_bytes < plain.report.output_bytes
+
+
+def test_bodies_still_find_outer_values() -> None:
+    body = helper.make_graph(
+        [helper.make_node("Neg", ["outer"], ["inside"])],
+        "b",
+        [],
+        [helper.make_tensor_value_info("inside", TensorProto.FLOAT, None)],
+    )
+    net = model()
+    net.graph.node.insert(0, helper.make_node("Identity", ["x"], ["outer"], name="n"))
+    net.graph.node[1].input[0] = "chosen"
+    net.graph.node.insert(1, helper.make_node("If", ["flag"], ["chosen"], then_branch=body, else_branch=body))
+    net.graph.initializer.append(numpy_helper.from_array(np.array(True), "flag"))
+    program = importer.build_program(model_io.read_model(net), min_size=10**6)
+    Slim().run(program, Context(jobs=1))
+    x = np.random.default_rng(1).standard_normal((2, 8)).astype(np.float32)
+    before, after = (np.asarray(ReferenceEvaluator(m).run(None, {"x": x})) for m in (net, program.proto))
+    assert np.array_equal(before, after)
+
+
+def test_names_never_end() -> None:
+    names = list(itertools.islice(_names(), 1000))
+    assert len(set(names)) == 1000
+    assert names[25:28] == ["z", "aa", "ab"]
