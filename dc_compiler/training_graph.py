@@ -21,6 +21,7 @@ Loss = Literal["auto", "labels", "distill", "mse"]
 
 LOSS = "dcc.loss"  # names of what is added to a training graph
 TARGET = "dcc.target"
+LEAST = 1e-7  # probabilities below count as this, so that logarithms stay finite
 # Element types whose gradients onnxruntime computes as they are; the other floats are trained as f32 and cast
 _NATIVE = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE})
 
@@ -83,20 +84,23 @@ def _input_name(record: ir.WeightRecord, value_name: str) -> str:
 class Objective:
     """What is compared with the targets: a value of the main graph, by cross-entropy or by mean squared error.
 
-    ``targets`` is [n, ...], float32: probabilities for cross-entropy, else the values wanted.
+    ``targets`` is [n, ...], float32: probabilities for cross-entropy, else the values wanted. With ``is_softmax`` the
+    value is made of probabilities already, not of logits.
     """
 
     value: str
     kind: Literal["cross-entropy", "mse"]
     targets: Array
-    labels: Array | None
+    labels: Array | None = None
+    is_softmax: bool = False
 
     def loss(self, outputs: Array, rows: Array) -> float:
         """Sum over samples of the loss, of outputs [m, ...] for the samples ``rows``."""
         wanted = self.targets[rows].astype(np.float64)
         got = outputs.astype(np.float64)
         if self.kind == "cross-entropy":
-            return float(-(wanted * log_softmax(got)).sum())
+            log = np.log(np.maximum(got, LEAST)) if self.is_softmax else log_softmax(got)
+            return float(-(wanted * log).sum())
         return float(np.square(got - wanted).reshape(len(rows), -1).mean(axis=1).sum())
 
 
@@ -133,10 +137,20 @@ def make_objective(program: ir.Program, samples: TrainingData, loss: Loss) -> Ob
         assert labels is not None
         if not is_logits or labels.min() < 0 or labels.max() >= original.shape[1]:
             raise DataError(f"labels up to {labels.max()} do not fit outputs of shape {list(original.shape)}")
-        return Objective(value, "cross-entropy", np.eye(original.shape[1], dtype=np.float32)[labels], labels)
+        targets = np.eye(original.shape[1], dtype=np.float32)[labels]
+        return Objective(value, "cross-entropy", targets, labels, _is_softmax(original))
+    outputs = original.astype(np.float32)
     if is_logits and loss != "mse":
-        return Objective(value, "cross-entropy", np.exp(log_softmax(original.astype(np.float32))), None)
-    return Objective(value, "mse", original.astype(np.float32), None)
+        is_softmax = _is_softmax(original)
+        targets = outputs if is_softmax else np.exp(log_softmax(outputs))
+        return Objective(value, "cross-entropy", targets, is_softmax=is_softmax)
+    return Objective(value, "mse", outputs)
+
+
+def _is_softmax(outputs: Array) -> bool:
+    """Whether outputs [n, classes] are probabilities: some exporters spell a softmax out."""
+    values = outputs.astype(np.float64)
+    return bool((values >= 0).all() and np.abs(values.sum(axis=-1) - 1).max() < 1e-3)
 
 
 def _append_loss(graph: onnx.GraphProto, objective: Objective, batch: int, elem_type: int) -> None:
@@ -148,7 +162,12 @@ def _append_loss(graph: onnx.GraphProto, objective: Objective, batch: int, elem_
     scale = np.array(sign / count, helper.tensor_dtype_to_np_dtype(elem_type))
     graph.initializer.append(numpy_helper.from_array(scale, f"{LOSS}.scale"))
     if objective.kind == "cross-entropy":
-        graph.node.append(helper.make_node("LogSoftmax", [objective.value], [f"{LOSS}.log"], axis=-1))
+        if objective.is_softmax:
+            graph.initializer.append(numpy_helper.from_array(np.array(LEAST, scale.dtype), f"{LOSS}.least"))
+            graph.node.append(helper.make_node("Max", [objective.value, f"{LOSS}.least"], [f"{LOSS}.positive"]))
+            graph.node.append(helper.make_node("Log", [f"{LOSS}.positive"], [f"{LOSS}.log"]))
+        else:
+            graph.node.append(helper.make_node("LogSoftmax", [objective.value], [f"{LOSS}.log"], axis=-1))
         graph.node.append(helper.make_node("Mul", [f"{LOSS}.log", TARGET], [f"{LOSS}.terms"]))
     else:
         graph.node.append(helper.make_node("Sub", [objective.value, TARGET], [f"{LOSS}.error"]))
@@ -176,7 +195,7 @@ class TrainingGraph:
     """Sessions that compute the loss with its gradients, and the outputs, for given weights.
 
     Args:
-        records: the tensors to train; ``self.shapes`` are theirs.
+        records: the tensors to train.
         batch: samples of a training step.
 
     Raises:

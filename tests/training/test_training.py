@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnx import helper, numpy_helper
 from small_models import context, perceptron, program, samples, weight
 
 import dc_compiler
@@ -55,6 +56,23 @@ def test_distillation_needs_no_labels(softmax: bool) -> None:
     facts = last_facts(reports)
     assert "validation error after" not in facts
     assert facts["validation loss after"] < facts["validation loss before"] - 0.01
+
+
+def test_a_softmax_in_many_nodes_is_one_too() -> None:
+    """Exp, ReduceSum and Div give probabilities; the loss is that of a Softmax node."""
+    scores = []
+    for spelled in (False, True):
+        model = perceptron(softmax=True)
+        if spelled:
+            del model.graph.node[-1]
+            model.graph.node.append(helper.make_node("Exp", ["logits"], ["e"]))
+            model.graph.node.append(helper.make_node("ReduceSum", ["e", "axis"], ["s"]))
+            model.graph.node.append(helper.make_node("Div", ["e", "s"], ["y"]))
+            model.graph.initializer.append(numpy_helper.from_array(np.array([-1]), "axis"))
+        report = Finetune(epochs=2, lr=0.01, batch=16).run(program(model), context(model, samples()))
+        scores.append(report.facts["validation loss after"])
+    assert scores[0] == pytest.approx(scores[1], rel=1e-3)
+    assert scores[0] < 0.3
 
 
 def test_mean_squared_error() -> None:
