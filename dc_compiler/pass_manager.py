@@ -101,6 +101,11 @@ class Pass(ABC):
         """``requires`` with what these very options add."""
         return self.requires
 
+    @property
+    def needs_samples(self) -> bool:
+        """Whether it cannot run without ``Context.samples``."""
+        return False
+
     def check(self, good: bool, option: str, remedy: str) -> None:
         """Raise InvalidArgumentError unless ``good``."""
         if not good:
@@ -214,8 +219,12 @@ class PassManager:
         """Run every pass, checking the program's invariants after each.
 
         Raises:
+            InvalidArgumentError: a pass needs samples and there are none.
             DccError: what a pass raised; PassError when a pass crashed or an invariant is broken.
         """
+        hungry = next((p for p in self.passes if p.needs_samples), None)
+        if hungry is not None and context.samples is None:
+            raise InvalidArgumentError(f"pass '{hungry.text()}' trains, so it needs samples; give --data FILE")
         signature = program.signature()
         reports = []
         ran: list[str] = []

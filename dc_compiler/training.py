@@ -115,16 +115,15 @@ class Trainer:
     """Trains ``records`` of a program on the run's samples, for the pass ``step``.
 
     Raises:
-        InvalidArgumentError: there are no samples, or nothing to train. DataError: too few samples.
-        ModelError: the model has no gradients.
+        InvalidArgumentError: there is nothing to train. DataError: too few samples. ModelError: the model has no
+            gradients.
     """
 
     def __init__(
         self, step: TrainingPass, program: ir.Program, records: Sequence[ir.WeightRecord], context: Context
     ) -> None:
         samples = context.samples
-        if samples is None:
-            raise InvalidArgumentError(f"{step.text()} trains, so it needs samples; give --data FILE")
+        assert samples is not None  # the manager sees to it
         if not records:
             raise InvalidArgumentError(f"{step.text()} finds no weight that it could train")
         self._options, self._seed = step, context.seed

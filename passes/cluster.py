@@ -80,6 +80,11 @@ class Cluster(TrainingPass):
         self.check(0 <= self.price < float("inf"), "price", "give 0 or more")
         self.check(self.epochs == 0 or self.mode == "rd", "epochs", "only mode=rd trains; put a finetune after this")
 
+    @property
+    def needs_samples(self) -> bool:
+        """Where it trains."""
+        return self.epochs > 0
+
     def run(self, program: ir.Program, context: Context) -> PassReport:
         records = program.eligible() if self.vectors else program.weights()
         typical = _typical_size(records)

@@ -34,6 +34,11 @@ class Finetune(TrainingPass):
         """Centroids exist once weights are clustered."""
         return frozenset({"clustered"}) if self.what == "centroids" else frozenset()
 
+    @property
+    def needs_samples(self) -> bool:
+        """Always."""
+        return True
+
     def run(self, program: ir.Program, context: Context) -> PassReport:
         records = [r for r in trainable(program) if self._trains(r)]
         trainer = Trainer(self, program, records, context)

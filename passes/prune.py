@@ -68,6 +68,11 @@ class Prune(TrainingPass):
         self.check(self.schedule == "once" or self.epochs > 0, "epochs", "a gradual schedule needs some")
         self.check(self.schedule == "once" or self.optimizer == "adam", "optimizer", "prune trains with adam")
 
+    @property
+    def needs_samples(self) -> bool:
+        """Where it trains or measures gradients."""
+        return self.schedule == "gradual" or self.criterion == "obd"
+
     def run(self, program: ir.Program, context: Context) -> PassReport:
         records = program.weights()
         options = [self.for_record(r, context) for r in records]

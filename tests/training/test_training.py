@@ -181,8 +181,12 @@ def test_same_seed_same_weights() -> None:
 
 
 def test_training_without_data_says_what_to_do() -> None:
-    with pytest.raises(InvalidArgumentError, match="give --data"):
-        PassManager(parse_pipeline("finetune,encode(lossless)")).run(program(perceptron()), Context(jobs=1))
+    """And it says so before any other pass has run."""
+    net = program(perceptron())
+    for step in ("finetune", "cluster(rd,epochs=1)", "prune(density=0.1,criterion=obd)", "prune(schedule=gradual)"):
+        with pytest.raises(InvalidArgumentError, match="give --data"):
+            PassManager(parse_pipeline(f"prune(density=0.9),{step},encode(lossless)")).run(net, Context(jobs=1))
+    assert all(r.mask is None for r in net.records)
 
 
 def test_labels_must_fit() -> None:
