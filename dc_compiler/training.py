@@ -61,13 +61,13 @@ class Split:
     validation: Array
 
 
-def split(count: int, share: float, seed: int) -> Split:
-    """Draw ``share`` of ``count`` samples, at least one, for validation.
+def split(count: int, share: float, seed: int, multiple: int = 1) -> Split:
+    """Draw about ``share`` of ``count`` samples for validation: a multiple of ``multiple``, not zero.
 
     Depends on the seed and the count alone, so every pass of a pipeline keeps the same samples aside.
     """
     order = np.random.Generator(np.random.PCG64([seed, count])).permutation(count)
-    held = max(1, round(count * share))
+    held = max(1, round(count * share / multiple)) * multiple
     return Split(np.sort(order[held:]), np.sort(order[:held]))
 
 
@@ -128,7 +128,7 @@ class Trainer:
             raise InvalidArgumentError(f"{step.text()} finds no weight that it could train")
         self._options, self._seed = step, context.seed
         self._report = context.progress or (lambda name, done, total: None)
-        self.split = split(samples.count, step.validation, context.seed)
+        self.split = split(samples.count, step.validation, context.seed, samples.fixed_batch or 1)
         batch = samples.fixed_batch or min(step.batch, len(self.split.training))
         if len(self.split.training) < max(batch, 1):
             raise DataError(f"training needs at least {batch + 1} samples, the data has {samples.count}")

@@ -91,6 +91,31 @@ def test_masks_hold_and_small_tensors_move() -> None:
     assert not np.array_equal(b2.values, weight(before, "b2").values)
 
 
+def test_weights_are_found_wherever_they_are_stored() -> None:
+    """In Constant nodes, and as inputs that may be overridden."""
+    model = perceptron()
+    stored = {t.name: t for t in model.graph.initializer}
+    constant = helper.make_node("Constant", [], ["w1"], value=stored["w1"])
+    model.graph.initializer.remove(stored["w1"])
+    model.graph.node.insert(0, constant)
+    model.graph.input.append(helper.make_tensor_value_info("w2", stored["w2"].data_type, stored["w2"].dims))
+    net = program(model)
+    before = {r.name: r.values for r in net.records}
+    report = Finetune(epochs=2, lr=0.01, batch=16).run(net, context(model, samples()))
+    assert report.facts["validation error after"] < 0.05
+    assert not any(np.array_equal(r.values, before[r.name]) for r in net.records)
+
+
+def test_a_model_with_a_fixed_batch() -> None:
+    model = perceptron()
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 8
+    arrays = samples(600)
+    report = Finetune(epochs=2, lr=0.01, validation=0.1).run(program(model), context(model, arrays))
+    assert report.facts["steps"] == 2 * ((600 - 64) // 8)
+    assert report.facts["validation error after"] < 0.05
+
+
 def test_skipped_weights_stay() -> None:
     model = perceptron()
     net = program(model)
