@@ -44,9 +44,10 @@ def test_readme_serves_as_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_readme_commands_are_accepted(tmp_path: Path) -> None:
-    """Every `dcc compile` line of the README, on a sample with names that fit the globs."""
+    """Every `dcc compile` line of the README that needs no data, on a sample with names that fit the globs."""
     text = (ROOT / "README.md").read_text().replace("\\\n", " ")
     lines = re.findall(r"^    dcc (compile .*?)(?:   .*)?$", text, re.MULTILINE)
+    lines = [line for line in lines if "--data" not in line]
     assert len(lines) == 4
     for line in lines:
         line = re.sub(r"\s{2,}", " ", line).replace("head.weight", "fc2.weight")
