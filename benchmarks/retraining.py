@@ -3,8 +3,8 @@
     python benchmarks/retraining.py model.onnx mnist.npz [--seeds 0 1 2] [--pipeline TEXT]
 
 The .npz holds x_train, x_test (uint8 [n, 28, 28]), y_train and y_test. The compiler is given the training part alone,
-of which it keeps a share aside to choose the best epoch. The model takes [n, 1, 28, 28] pixels, standardized by the mean
-and the standard deviation of the training part.
+of which it keeps a share aside to choose the best epoch. The model takes [n, 1, 28, 28] pixels, less the mean
+and over the standard deviation of the training part.
 """
 
 from __future__ import annotations

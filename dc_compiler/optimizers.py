@@ -29,12 +29,19 @@ class Adam:
 
     def step(self, theta: Array, gradient: Array, rate: float) -> None:
         self.steps += 1
-        self.mean += np.float32(1 - self._first) * (gradient - self.mean)
-        self.square += np.float32(1 - self._second) * (gradient * gradient - self.square)
-        scale = np.sqrt(self.square)
-        scale *= np.float32(1 / math.sqrt(1 - self._second**self.steps))
-        scale += np.float32(self._epsilon)
-        theta -= np.float32(rate / (1 - self._first**self.steps)) * self.mean / scale
+        change = np.subtract(gradient, self.mean)  # one array for everything: making new ones takes most of the time
+        change *= np.float32(1 - self._first)
+        self.mean += change
+        np.multiply(gradient, gradient, out=change)
+        change -= self.square
+        change *= np.float32(1 - self._second)
+        self.square += change
+        np.sqrt(self.square, out=change)
+        change *= np.float32(1 / math.sqrt(1 - self._second**self.steps))
+        change += np.float32(self._epsilon)
+        np.divide(self.mean, change, out=change)
+        change *= np.float32(rate / (1 - self._first**self.steps))
+        theta -= change
 
     def keep(self, kept: Array) -> None:
         self.mean, self.square = self.mean[kept], self.square[kept]

@@ -60,11 +60,14 @@ class Parameters:
         values = self.theta if self.transform is None else self.transform(self.theta)
         if self._shared:
             values = values[self._owner]
-        self._dense[self._members] = values if self._factor is None else values * self._factor
+        target = self._members if len(self._members) < len(self._dense) else slice(None)  # indexing is slow
+        self._dense[target] = values if self._factor is None else values * self._factor
 
     def reduce(self, gradients: Sequence[Array]) -> Array:
         """Gradient of every parameter, float32 [p], from that of every tensor."""
-        flat: Array = np.concatenate([g.reshape(-1) for g in gradients]).astype(np.float32, copy=False)[self._members]
+        flat: Array = np.concatenate([g.reshape(-1) for g in gradients]).astype(np.float32, copy=False)
+        if len(self._members) < len(flat):
+            flat = flat[self._members]
         if self._factor is not None:
             flat *= self._factor
         if not self._shared:

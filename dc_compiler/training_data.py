@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any
 
@@ -23,18 +24,19 @@ class TrainingData:
     Args:
         source, labels: as for :func:`dc_compiler.data.load_dataset`; every sample is used.
         original: the model before compilation.
-        threads: of onnxruntime sessions.
+        threads: runs of the model at a time. Every run has one thread of its own, so that results do not depend on it.
 
     Reading happens on first use.
     """
 
     def __init__(self, source: Any, labels: str | None, original: model_io.SourceModel, threads: int) -> None:
-        self._source, self._label_name, self._original, self.threads = source, labels, original, threads
+        self._source, self._label_name, self._original = source, labels, original
         self._outputs: dict[str, Array] = {}
+        self.pool = ThreadPoolExecutor(threads)
 
     @cached_property
     def _dataset(self) -> data.Dataset:
-        session = verify.make_session(self._original.path or self._original.proto, self.threads)
+        session = verify.make_session(self._original.path or self._original.proto, 1)
         return data.load_dataset(self._source, data.input_specs(session), self._label_name, limit=2**62, batch=2**62)
 
     @cached_property
@@ -74,10 +76,10 @@ class TrainingData:
             model_io.embed_external_data(source)
             model = source.proto
             expose(model, value)
-            session = verify.make_session(model, self.threads)
+            session = verify.make_session(model, 1)
             batch = self.fixed_batch or BATCH
-            parts = [session.run([value], self.take(rows))[0] for rows in runs(self.count, batch)]
-            self._outputs[value] = np.concatenate(parts)
+            parts = self.pool.map(lambda rows: session.run([value], self.take(rows))[0], runs(self.count, batch))
+            self._outputs[value] = np.concatenate(list(parts))
         return self._outputs[value]
 
     def take(self, rows: Array | slice) -> data.Feed:

@@ -21,6 +21,7 @@ Loss = Literal["auto", "labels", "distill", "mse"]
 
 LOSS = "dcc.loss"  # names of what is added to a training graph
 TARGET = "dcc.target"
+SHARD = 32
 LEAST = 1e-7  # probabilities below count as this, so that logarithms stay finite
 # Element types whose gradients onnxruntime computes as they are; the other floats are trained as f32 and cast
 _NATIVE = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE})
@@ -196,7 +197,8 @@ class TrainingGraph:
 
     Args:
         records: the tensors to train.
-        batch: samples of a training step.
+        batch: samples of a training step. A batch of several times ``SHARD`` is run in shards of that size, as many at
+            a time as there are threads.
 
     Raises:
         ModelError: an operator has no gradient, or onnxruntime cannot run the graph.
@@ -211,36 +213,50 @@ class TrainingGraph:
         self.records = [r for r in program.records if id(r) in chosen]
         self.names = [_input_name(r, sites[id(r)].value_name) for r in self.records]
         self.objective, self.samples, self.batch = objective, samples, batch
+        self._shard = SHARD if batch % SHARD == 0 and samples.fixed_batch is None else batch
         forward = open_weights(program, {r.name for r in self.records})
         expose(forward, objective.value)
         backward = onnx.ModelProto()
         backward.CopyFrom(forward)
-        shapes = {k: (batch, *v.shape[1:]) for k, v in samples.inputs.items()}
+        shapes = {k: (self._shard, *v.shape[1:]) for k, v in samples.inputs.items()}
         _fix_extents(backward.graph, shapes)
         self._target_type = element_type(backward, objective.value)
-        _append_loss(backward.graph, objective, batch, self._target_type)
+        _append_loss(backward.graph, objective, self._shard, self._target_type)
         backward = gradients.add_gradients(backward, self.names, LOSS)
-        self._forward = verify.make_session(forward, samples.threads)
-        self._backward = verify.make_session(backward, samples.threads)
+        self._forward = verify.make_session(forward, 1)
+        self._backward = verify.make_session(backward, 1)
         self._wanted = [LOSS, *(gradients.GRADIENT + n for n in self.names)]
 
     def step(self, weights: Sequence[Array], rows: Array, inputs: data.Feed) -> tuple[float, list[Array]]:
         """Mean loss over the samples ``rows``, given as ``inputs`` too, and its gradient for each weight."""
-        feed = dict(zip(self.names, weights, strict=True)) | inputs
-        feed[TARGET] = self.objective.targets[rows].astype(helper.tensor_dtype_to_np_dtype(self._target_type))
-        loss, *found = self._backward.run(self._wanted, feed)
+        fixed = dict(zip(self.names, weights, strict=True))
+        targets = self.objective.targets[rows].astype(helper.tensor_dtype_to_np_dtype(self._target_type))
+        batch = {**inputs, TARGET: targets}
+
+        def run(shard: slice) -> list[Array]:
+            return list(self._backward.run(self._wanted, fixed | {k: v[shard] for k, v in batch.items()}))
+
+        first, *others = self.samples.pool.map(run, runs(self.batch, self._shard))
+        if others:  # added up in order, so that the sums do not depend on the threads
+            scale = np.float32(1 / (1 + len(others)))
+            for i, parts in enumerate(zip(first, *others, strict=True)):
+                first[i] = sum(parts[1:], start=parts[0]) * scale
+        loss, *found = first
         return float(loss), found
 
     def evaluate(self, weights: Sequence[Array], rows: Array) -> Score:
         """Mean loss, and with labels the error rate, over the samples ``rows``."""
         fixed = dict(zip(self.names, weights, strict=True))
-        loss, wrong, labels = 0.0, 0, self.objective.labels
-        for run in runs(len(rows), self.samples.fixed_batch or BATCH):
-            part = rows[run]
-            outputs = self._forward.run([self.objective.value], fixed | self.samples.take(part))[0]
-            loss += self.objective.loss(outputs, part)
-            if labels is not None:
-                wrong += int(np.count_nonzero(outputs.argmax(-1) != labels[part]))
+        labels = self.objective.labels
+
+        def run(part: slice) -> tuple[float, int]:
+            chosen = rows[part]
+            outputs = self._forward.run([self.objective.value], fixed | self.samples.take(chosen))[0]
+            wrong = 0 if labels is None else int(np.count_nonzero(outputs.argmax(-1) != labels[chosen]))
+            return self.objective.loss(outputs, chosen), wrong
+
+        found = list(self.samples.pool.map(run, runs(len(rows), self.samples.fixed_batch or BATCH)))
+        loss, wrong = sum(f[0] for f in found), sum(f[1] for f in found)
         return Score(None if labels is None else wrong / len(rows), loss / len(rows))
 
 
