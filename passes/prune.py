@@ -128,7 +128,7 @@ class Prune(TrainingPass):
         if density is None:
             is_conv = any(u.op_type.startswith("Conv") for u in record.uses)
             density = CONV_DENSITY if is_conv else OTHER_DENSITY
-        return max(1, round((1 + (density - 1) * progress) * record.size))
+        return max(1, round((density * progress + (1 - progress)) * record.size))
 
 
 def _masks(
@@ -146,7 +146,7 @@ def _masks(
         density = options[together[0]].density
         assert density is not None
         chosen = [scores[i] for i in together]
-        counts = dict(zip(together, _global_counts(chosen, 1 + (density - 1) * progress), strict=True))
+        counts = dict(zip(together, _global_counts(chosen, density * progress + (1 - progress)), strict=True))
 
     def work(i: int) -> np.ndarray:
         flat = scores[i].reshape(-1)
