@@ -26,8 +26,8 @@ PIPELINE = (
     "cluster(rd,bits=4,price={price},epochs={clustering},vectors=true,shift=1),slim,encode"
 )
 # A convolution's step takes twenty times as long as the perceptron's. These settings were fixed after test errors of
-# earlier settings had been seen, and the LeNets were trained on all of MNIST's training part, so that its validation share
-# reads too well: the figures are no blind test. CONVOLUTIONAL has not been run as it stands.
+# earlier settings had been seen, and the LeNets were trained on all of MNIST's training part, so that its validation
+# share reads too well: the figures are no blind test. CONVOLUTIONAL has not been run as it stands.
 PERCEPTRON = PIPELINE.format(density=0.035, pruning=24, price=0.05, clustering=16)
 CONVOLUTIONAL = PIPELINE.format(density=0.015, pruning=8, price=0.05, clustering=5)
 
