@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -37,7 +38,8 @@ def add_gradients(model: onnx.ModelProto, inputs: Sequence[str], output: str) ->
         inputs: names of float inputs.
 
     Returns:
-        A model with the outputs ``GRADIENT + name``, of the input's element type and shape [*shape, 1].
+        A model with the outputs ``GRADIENT + name``, of the input's element type: its elements in row-major order, in
+        some shape.
 
     Raises:
         ModelError: an operator between an input and the output has no gradient; its node is named.
@@ -57,7 +59,24 @@ def add_gradients(model: onnx.ModelProto, inputs: Sequence[str], output: str) ->
     dtype = next(o for o in result.graph.output if o.name == output).type.tensor_type.elem_type
     one = np.ones(1, helper.tensor_dtype_to_np_dtype(dtype))
     result.graph.initializer.append(onnx.numpy_helper.from_array(one, seed))
+    _drop_last_reshapes(result.graph, {GRADIENT + n for n in inputs})
     return result
+
+
+def _drop_last_reshapes(graph: onnx.GraphProto, gradients: set[str]) -> None:
+    """Give the operand of a last Reshape instead of its result: same elements in the same order, and no copy of them."""
+    uses = Counter(name for node in graph.node for name in node.input)
+    makers = {name: node for node in graph.node for name in node.output}
+    uses.update(o.name for o in graph.output if o.name not in gradients)
+    for output in graph.output:
+        node = makers.get(output.name)
+        if output.name in gradients and node is not None and node.op_type == "Reshape" and not uses[output.name]:
+            source = makers.get(node.input[0])
+            if source is None or uses[node.input[0]] > 1:
+                continue
+            graph.node.remove(node)
+            source.output[list(source.output).index(node.input[0])] = output.name
+            output.type.tensor_type.ClearField("shape")
 
 
 def _newer(model: onnx.ModelProto) -> onnx.ModelProto:

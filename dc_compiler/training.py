@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from dc_compiler import data, ir
+from dc_compiler import data, ir, runtime
 from dc_compiler.errors import DataError, InvalidArgumentError
 from dc_compiler.optimizers import Adam, Sgd, Stepper, cosine_rate
 from dc_compiler.parameters import Parameters
@@ -177,6 +177,7 @@ class Trainer:
         """Score of the current parameters on the validation part."""
         return self.graph.evaluate(self.parameters.weights, self.split.validation)
 
+    @runtime.flushed_denormals()
     def _step(self, rows: Array, rate: float) -> None:
         inputs = self.graph.samples.take(rows)
         if self._options.shift:

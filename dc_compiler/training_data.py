@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from dc_compiler import data, model_io, verify
+from dc_compiler import data, model_io, runtime, verify
 from dc_compiler.errors import DataError
 
 Array = np.ndarray
@@ -32,7 +32,7 @@ class TrainingData:
     def __init__(self, source: Any, labels: str | None, original: model_io.SourceModel, threads: int) -> None:
         self._source, self._label_name, self._original = source, labels, original
         self._outputs: dict[str, Array] = {}
-        self.pool = ThreadPoolExecutor(threads)
+        self.pool = ThreadPoolExecutor(threads, initializer=runtime.flush_denormals)
 
     @cached_property
     def _dataset(self) -> data.Dataset:

@@ -85,6 +85,10 @@ DCC_EXPORT void dcc_free(uint8_t* frame);
 DCC_EXPORT const char* dcc_isa(void);
 DCC_EXPORT int dcc_select_isa(const char* name);
 
+// Makes the calling thread's float arithmetic treat denormal numbers as zero (on != 0) or obey IEEE 754 again (0), where the
+// processor can; returns what held before, 1 or 0. Threads started afterwards inherit it.
+DCC_EXPORT int dcc_flush_denormals(int on);
+
 // Version of the library, "major.minor.patch".
 DCC_EXPORT const char* dcc_version(void);
 

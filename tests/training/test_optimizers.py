@@ -1,10 +1,13 @@
-"""Optimizers against their closed forms, and the learning-rate schedule."""
+"""Optimizers against their closed forms, the learning-rate schedule, and denormals."""
 
 from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
+from dc_compiler import runtime
 from dc_compiler.optimizers import Adam, Sgd, cosine_rate
 
 
@@ -58,3 +61,20 @@ def test_rate_falls_from_start_to_zero() -> None:
     assert cosine_rate(0.2, 0, 100) == 0.2
     assert cosine_rate(0.2, 50, 100) == pytest.approx(0.1)
     assert cosine_rate(0.2, 100, 100) == pytest.approx(0.0, abs=1e-12)
+
+
+def test_denormals_are_flushed_for_a_while_and_in_this_thread_alone() -> None:
+    tiny, half = np.full(8, 1e-39, np.float32), np.float32(0.5)
+
+    def keeps() -> bool:
+        return bool((tiny * half).any())
+
+    with ThreadPoolExecutor(1) as other:
+        assert other.submit(keeps).result()
+        with runtime.flushed_denormals():
+            assert not keeps()
+            assert other.submit(keeps).result()
+            with runtime.flushed_denormals():
+                pass
+            assert not keeps()
+        assert keeps()
