@@ -64,7 +64,7 @@ def add_gradients(model: onnx.ModelProto, inputs: Sequence[str], output: str) ->
 
 
 def _drop_last_reshapes(graph: onnx.GraphProto, gradients: set[str]) -> None:
-    """Give the operand of a last Reshape instead of its result: same elements in the same order, and no copy of them."""
+    """Give the operand of a last Reshape instead of its result: the same elements in the same order, without a copy."""
     uses = Counter(name for node in graph.node for name in node.input)
     makers = {name: node for node in graph.node for name in node.output}
     uses.update(o.name for o in graph.output if o.name not in gradients)
