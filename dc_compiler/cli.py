@@ -46,7 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except DccError as e:
         return _fail(str(e), BAD_INPUT)
     except KeyboardInterrupt:
-        return _fail("stopped; nothing was written", 130)
+        directory = getattr(arguments, "checkpoint", None)
+        go_on = f"; the same command continues from {directory}" if directory is not None and directory.is_dir() else ""
+        return _fail(f"stopped; nothing was written{go_on}", 130)
     except BrokenPipeError:  # the reader went away, as in `dcc inspect ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
@@ -74,11 +76,11 @@ def _compile(a: argparse.Namespace) -> int:
         raise OutputError("--output, --report and --json must name different files")
     for path in written[1:]:
         model_io.check_output_path(path, [a.input])
-    with console.progress_bar(Console(stderr=True)) as progress:
+    with console.progress_shown(Console(stderr=True)) as progress:
         result = compile_model(
             a.input, a.output, preset=a.preset, pipeline=a.pipeline, recipe=a.recipe, density=a.density, bits=a.bits,
             data=a.data, labels=a.labels, set=a.set, skip=a.skip, emit=a.emit, min_size=a.min_size, seed=a.seed,
-            jobs=a.jobs, force=a.force, progress=progress,
+            jobs=a.jobs, force=a.force, checkpoint=a.checkpoint, progress=progress,
         )  # fmt: skip
     if a.report is not None:
         model_io.write_atomically(a.report, [result.report.to_html().encode()])
@@ -199,6 +201,7 @@ def _add_compile(commands: Any) -> None:
     p.add_argument("--min-size", metavar="N", type=int, help="element floor (default 1024)")
     p.add_argument("--seed", metavar="N", type=int)
     p.add_argument("--jobs", metavar="N", type=int, help="threads (default: all processors)")
+    p.add_argument("--checkpoint", metavar="DIR", type=Path, help="keep the state of training here, to continue later")
     p.add_argument("--report", metavar="FILE.html", type=Path)
     p.add_argument("--json", metavar="FILE", type=Path)
     p.add_argument("--force", action="store_true", help="write even when the preset's quality is missed")

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import onnx
+import onnxruntime
 
 from dc_compiler import emit as emitter
 from dc_compiler import importer, ir, model_io, packed, runtime, verify
+from dc_compiler.checkpoint import Checkpoint, digest
 from dc_compiler.errors import DataError, InvalidArgumentError, QualityError
-from dc_compiler.pass_manager import Context, PassReport
+from dc_compiler.pass_manager import Context, PassManager, PassReport, Progress
 from dc_compiler.recipe import Form, Recipe, make_recipe
 from dc_compiler.report import CompileReport, packed_rows, record_row
 from dc_compiler.training_data import TrainingData
@@ -48,7 +51,8 @@ def compile_model(
     seed: int | None = None,
     jobs: int | None = None,
     force: bool = False,
-    progress: Callable[[str, int, int], None] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
 ) -> CompileResult:
     """Compile a model; keywords mirror the flags of ``dcc compile``.
 
@@ -62,7 +66,9 @@ def compile_model(
         emit: ``session`` (default) or ``graph``. min_size: smallest number of elements worth compressing.
         seed: for random starts and made-up inputs. jobs: threads; the bytes written do not depend on it.
         force: write even when the result misses the preset's quality.
-        progress: called with (step, done, total).
+        checkpoint: directory that keeps the state of training. After the process was killed, the same call continues
+            there and gives the same bytes. What is in it is deleted at the end.
+        progress: called with (step, done, total, mean loss of recent steps of training or None).
 
     Raises:
         InvalidArgumentError, ModelError, DataError, OutputError: bad options, input, data or output.
@@ -89,6 +95,8 @@ def compile_model(
         context.samples = TrainingData(data, labels, original, context.threads)
     manager = chosen.manager()
     manager.check_overrides(program, chosen.overrides)
+    if checkpoint is not None:
+        context.checkpoint = _open_checkpoint(Path(checkpoint), target, program, manager, chosen, context)
     passes = manager.run(program, context)
     form, notes = _choose_form(program, chosen.emit)
     provenance = {"version": runtime.library_version(), "pipeline": manager.text(), "seed": str(chosen.seed)}
@@ -109,9 +117,36 @@ def compile_model(
     if target is not None:
         report.output_bytes = model_io.write_model(model, target)
         report.output = str(target)
+    if context.checkpoint is not None:
+        context.checkpoint.remove()
     report.seconds = time.perf_counter() - start
     report.peak_memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return CompileResult(model, report)
+
+
+def _open_checkpoint(
+    directory: Path, output: Path | None, program: ir.Program, manager: PassManager, recipe: Recipe, context: Context
+) -> Checkpoint | None:
+    """The checkpoint of a pipeline that trains, after a check that it is this one's; None for others."""
+    if directory.exists() and not directory.is_dir():
+        raise InvalidArgumentError(f"--checkpoint {directory} is a file; give a directory")
+    if output is not None and directory.absolute() == output.absolute():
+        raise InvalidArgumentError(f"--checkpoint and the output are both {directory}; give another directory")
+    samples = context.samples
+    if samples is None or not any(p.needs_samples for p in manager.passes):
+        return None
+    records = [part for r in program.records for part in (r.name.encode(), r.values)]
+    overrides = [[o.pattern, dict(o.options)] for o in recipe.overrides]
+    options = [manager.text(), overrides, recipe.skip, recipe.min_size, recipe.seed]
+    arrays = [part for name, array in sorted(samples.inputs.items()) for part in (name.encode(), array)]
+    labels = [] if samples.labels is None else [samples.labels]
+    identity = {
+        "model": digest([program.proto.SerializeToString(deterministic=True), *records]),
+        "options": digest([json.dumps(options).encode()]),
+        "data": digest([*arrays, *labels]),
+        "versions": f"dcc {runtime.library_version()}, onnxruntime {onnxruntime.__version__}",
+    }
+    return Checkpoint(directory, identity)
 
 
 def _reference(

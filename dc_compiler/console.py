@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from dc_compiler import report as reporting
 from dc_compiler.bench import BenchResult
+from dc_compiler.pass_manager import Progress as Callback
 from dc_compiler.verify import Verification
+
+LINE_INTERVAL = 30.0  # seconds between two lines of progress
 
 
 def tensor_table(rows: Sequence[reporting.TensorRow]) -> Table:
@@ -33,6 +38,7 @@ def tensor_table(rows: Sequence[reporting.TensorRow]) -> Table:
 def compile_summary(report: reporting.CompileReport) -> list[Any]:
     """What ``dcc compile`` shows: the table, what was checked, and the total."""
     lines: list[Any] = [tensor_table(report.tensors)]
+    lines += reporting.training_lines(report.passes)
     lines += [f"note: {n}" for n in report.notes]
     if report.verification is not None:
         lines += verification_lines(report.verification)
@@ -77,23 +83,72 @@ def bench_table(result: BenchResult) -> Table:
 
 
 @contextmanager
-def progress_bar(console: Console) -> Iterator[Any]:
-    """A callback for ``compile_model(progress=...)`` that draws a bar on a terminal and stays silent in a pipe."""
+def progress_shown(console: Console) -> Iterator[Callback]:
+    """A callback for ``compile_model(progress=...)``: bars on a terminal, elsewhere a line now and then."""
     if not console.is_terminal:
-        yield None
+        yield progress_lines(console)
         return
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         TextColumn("{task.completed}/{task.total}"),
+        TextColumn("{task.fields[loss]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=True) as bar:
-        tasks: dict[str, Any] = {}
+    with Progress(*columns, console=console, transient=True) as bars:
+        yield progress_bars(bars)
 
-        def update(name: str, done: int, total: int) -> None:
-            if name not in tasks:
-                tasks[name] = bar.add_task(name, total=total)
-            bar.update(tasks[name], completed=done, total=total)
 
-        yield update
+def progress_bars(bars: Progress) -> Callback:
+    """One bar a training. Work without a loss is quick, and its bar goes when there is more of that name."""
+    runs = _Runs()
+    tasks: dict[str, TaskID] = {}
+
+    def update(name: str, done: int, total: int, loss: float | None) -> None:
+        if runs.is_new(name, done, total):
+            if name in tasks and not bars.tasks[bars.task_ids.index(tasks[name])].fields["loss"]:
+                bars.remove_task(tasks[name])
+            tasks[name] = bars.add_task(name, completed=done, total=total, loss=_loss(loss))
+        bars.update(tasks[name], completed=done, loss=_loss(loss))
+
+    return update
+
+
+def progress_lines(console: Console, clock: Callable[[], float] = time.monotonic) -> Callback:
+    """A plain line every ``LINE_INTERVAL`` seconds, so that nothing is said about quick runs."""
+    runs = _Runs()
+    starts: dict[str, tuple[float, int]] = {}
+    shown = clock()
+
+    def update(name: str, done: int, total: int, loss: float | None) -> None:
+        nonlocal shown
+        now = clock()
+        if runs.is_new(name, done, total):
+            starts[name] = now, done
+        if now - shown < LINE_INTERVAL:
+            return
+        shown = now
+        start, first = starts[name]
+        texts = [f"{done:,} of {total:,}", _loss(loss)]
+        if done > first:
+            left = round((now - start) * (total - done) / (done - first))
+            texts.append(f"{timedelta(seconds=left)} left")
+        console.print(f"{name}: {', '.join(filter(None, texts))}", highlight=False, markup=False, soft_wrap=True)
+
+    return update
+
+
+class _Runs:
+    """Tells the runs of one name apart: a pipeline may hold a pass twice."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, tuple[int, int]] = {}
+
+    def is_new(self, name: str, done: int, total: int) -> bool:
+        before = self._last.get(name)
+        self._last[name] = done, total
+        return before is None or done <= before[0] or total != before[1]
+
+
+def _loss(loss: float | None) -> str:
+    return "" if loss is None else f"loss {loss:.4g}"

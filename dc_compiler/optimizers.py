@@ -7,10 +7,12 @@ from typing import Protocol
 
 import numpy as np
 
+from dc_compiler.checkpoint import Resumable, State
+
 Array = np.ndarray
 
 
-class Stepper(Protocol):
+class Stepper(Resumable, Protocol):
     """Moves parameters, float32 [p], along a gradient."""
 
     def step(self, theta: Array, gradient: Array, rate: float) -> None:
@@ -46,6 +48,12 @@ class Adam:
     def keep(self, kept: Array) -> None:
         self.mean, self.square = self.mean[kept], self.square[kept]
 
+    def state(self) -> State:
+        return {"mean": self.mean, "square": self.square, "steps": np.array(self.steps)}
+
+    def restore(self, state: State) -> None:
+        self.mean, self.square, self.steps = state["mean"], state["square"], int(state["steps"])
+
 
 class Sgd:
     """Gradient descent with momentum: v = momentum v + g, theta = theta - rate v."""
@@ -60,6 +68,12 @@ class Sgd:
 
     def keep(self, kept: Array) -> None:
         self.velocity = self.velocity[kept]
+
+    def state(self) -> State:
+        return {"velocity": self.velocity}
+
+    def restore(self, state: State) -> None:
+        self.velocity = state["velocity"]
 
 
 def cosine_rate(rate: float, step: int, steps: int) -> float:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from dc_compiler import ir
+from dc_compiler.checkpoint import State
 
 Array = np.ndarray
 
@@ -90,6 +91,21 @@ class Parameters:
         self._starts = np.concatenate([[0], np.cumsum(kept)])[self._starts]
         self._owner = np.arange(len(self.theta))
         return kept
+
+    def state(self) -> State:
+        """``theta``, and which elements are not pruned, one bit each."""
+        kept = np.zeros(len(self._dense), bool)
+        kept[self._members] = True
+        return {"theta": self.theta, "kept": np.packbits(kept)}
+
+    def restore(self, state: State) -> None:
+        """Prune what was pruned and take over ``theta``; call :meth:`expand` then."""
+        kept = np.unpackbits(state["kept"], count=len(self._dense)).astype(bool)
+        if np.count_nonzero(kept) < len(self._members):
+            self.prune(np.split(kept, self._ends[:-1]))
+        if state["theta"].shape != self.theta.shape:
+            raise ValueError("these are not the parameters' values")
+        self.theta[:] = state["theta"]
 
     def span(self, record: ir.WeightRecord) -> slice:
         """Where the parameters of a record lie."""

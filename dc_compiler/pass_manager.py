@@ -21,12 +21,15 @@ from dc_compiler import importer, ir, runtime
 from dc_compiler.errors import CorruptFrameError, DccError, InvalidArgumentError, PassError
 
 if TYPE_CHECKING:
+    from dc_compiler.checkpoint import Checkpoint
     from dc_compiler.training_data import TrainingData
 
 ENTRY_POINT_GROUP = "dc_compiler.passes"
 ELEMENT_BITS = {"float32": np.uint32, "float64": np.uint64, "float16": np.uint16, "bfloat16": np.uint16}
 T = TypeVar("T")
 R = TypeVar("R")
+# (pass name, done, total, mean loss of recent steps where it trains)
+Progress = Callable[[str, int, int, float | None], None]
 
 
 @dataclass(frozen=True)
@@ -39,15 +42,16 @@ class Override:
 
 @dataclass
 class Context:
-    """What a run gives to every pass. ``progress(pass name, done, total)`` is called after each weight or
-    step of training. ``samples`` are those of ``--data``, or None.
+    """What a run gives to every pass. ``progress`` is called after each weight or step of training. ``samples`` are
+    those of ``--data``, or None. ``checkpoint`` keeps the state of training, or None.
     """
 
     seed: int = 0
     jobs: int = 0
     overrides: Sequence[Override] = ()
-    progress: Callable[[str, int, int], None] | None = None
+    progress: Progress | None = None
     samples: TrainingData | None = None
+    checkpoint: Checkpoint | None = None
 
     @property
     def threads(self) -> int:
@@ -62,7 +66,7 @@ class Context:
             for done, result in enumerate(pool.map(work, records), 1):
                 results.append(result)
                 if self.progress is not None:
-                    self.progress(name, done, len(records))
+                    self.progress(name, done, len(records), None)
         return results
 
 

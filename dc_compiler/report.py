@@ -149,6 +149,23 @@ def packed_rows(model: packed.PackedModel) -> list[TensorRow]:
     return [frame_row(p.label, p.frame) for p in model.payloads]
 
 
+def training_lines(passes: Sequence[PassReport]) -> list[str]:
+    """One line a pass that trained: loss, and error where there are labels, on the parts of the data."""
+    return [_training_line(p) for p in passes if "training loss" in p.facts]
+
+
+def _training_line(step: PassReport) -> str:
+    facts = step.facts
+    texts = [f"{step.name}: {facts['steps']:,} steps in {step.seconds:.1f} s, epoch {facts['best epoch']} kept"]
+    texts.append(f"training loss {facts['training loss']:.4g}")
+    texts.append(f"validation loss {facts['validation loss before']:.4g} -> {facts['validation loss after']:.4g}")
+    if "training error" in facts:
+        before, after = facts["validation error before"], facts["validation error after"]
+        texts[1] += f", error {facts['training error']:.2%}"
+        texts[2] += f", error {before:.2%} -> {after:.2%}"
+    return "; ".join(texts).replace("%", " %")
+
+
 COLUMNS: tuple[tuple[str, str], ...] = (
     ("weight", "name"), ("shape", "shape"), ("kept %", "kept"), ("bits", "bits"), ("coded", "coded_index_bits"),
     ("pos. bits", "position_bits"), ("coded", "coded_position_bits"), ("bytes", "bytes"), ("ratio", "ratio"),
@@ -208,6 +225,7 @@ def _html_page(report: CompileReport) -> str:
     facts = [
         f"{report.original_bytes:,} bytes to {report.output_bytes:,} bytes: {report.ratio:.2f}x, {report.form} form",
         f"pipeline: {report.pipeline}; seed {report.seed}",
+        *training_lines(report.passes),
         *report.notes,
     ]
     if report.verification is not None:

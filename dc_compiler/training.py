@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from dc_compiler import data, ir, runtime
+from dc_compiler.checkpoint import Resumable, State
 from dc_compiler.errors import DataError, InvalidArgumentError
 from dc_compiler.optimizers import Adam, Sgd, Stepper, cosine_rate
 from dc_compiler.parameters import Parameters
@@ -17,6 +20,9 @@ from dc_compiler.pass_manager import Context, Pass
 from dc_compiler.training_graph import Loss, Score, TrainingGraph, make_objective
 
 Array = np.ndarray
+RECENT = 100  # steps that the loss shown while training is the mean of
+COUNTED = 10_000  # training samples that are enough to tell the loss on them
+ORDER, SHIFTS = 1, 2  # streams of random numbers
 
 
 @dataclass(frozen=True)
@@ -71,31 +77,76 @@ def split(count: int, share: float, seed: int, multiple: int = 1) -> Split:
     return Split(np.sort(order[held:]), np.sort(order[:held]))
 
 
-def batches(rows: Array, batch: int, generator: np.random.Generator) -> Iterator[Array]:
-    """Shuffled batches without end; a rest that fills no batch waits for the next shuffle."""
-    while True:
-        order = generator.permutation(rows)
-        for start in range(0, len(order) - batch + 1, batch):
-            yield order[start : start + batch]
+def batches(rows: Array, batch: int, seeds: Sequence[int], start: int = 0) -> Iterator[Array]:
+    """Shuffled batches without end, from step ``start`` on; a rest that fills no batch waits for the next shuffle.
+
+    The order of an epoch depends on ``seeds`` and its number alone, so that nothing more is needed to continue.
+    """
+    each = len(rows) // batch
+    for epoch in itertools.count(start // each):
+        order = np.random.Generator(np.random.PCG64([*seeds, ORDER, epoch])).permutation(rows)
+        for step in range(max(start, epoch * each), (epoch + 1) * each):
+            yield order[(step - epoch * each) * batch :][:batch]
 
 
 @dataclass
 class Outcome:
-    """Scores on the validation part before and after (of the epoch kept), which epoch that is, and steps taken."""
+    """Scores on the validation part before and after (of the epoch kept), on the training part after (of at most
+    ``COUNTED`` samples, as they are), which epoch was kept, and steps taken."""
 
     before: Score
     after: Score
+    training: Score
     best_epoch: int
     steps: int
 
     def facts(self) -> dict[str, Any]:
         """What a report says about it."""
         facts: dict[str, Any] = {"steps": self.steps, "best epoch": self.best_epoch}
-        for label, score in (("before", self.before), ("after", self.after)):
-            facts[f"validation loss {label}"] = score.loss
+        scores = {"training {}": self.training, "validation {} before": self.before, "validation {} after": self.after}
+        for text, score in scores.items():
+            facts[text.format("loss")] = score.loss
             if score.error is not None:
-                facts[f"validation error {label}"] = score.error
+                facts[text.format("error")] = score.error
         return facts
+
+
+@dataclass
+class _Position:
+    """Where a training is: steps taken, the score before them, and the best one that may be chosen so far."""
+
+    before: Score | None = None
+    step: int = 0
+    best: Score | None = None
+    best_theta: Array = field(default_factory=lambda: np.empty(0, np.float32))
+    best_epoch: int = 0
+
+    def note(self, score: Score, theta: Array, epoch: int) -> None:
+        """Remember the parameters if none were better."""
+        if self.best is None or score < self.best:
+            self.best, self.best_theta, self.best_epoch = score, theta.copy(), epoch
+
+    def state(self) -> State:
+        counts = np.array([self.step, self.best_epoch])
+        scores = {"before": _numbers(self.before), "best": _numbers(self.best)}
+        return {"counts": counts, "theta": self.best_theta, **scores}
+
+    def restore(self, state: State) -> None:
+        self.step, self.best_epoch = (int(n) for n in state["counts"])
+        self.before, self.best = _score(state["before"]), _score(state["best"])
+        self.best_theta = state["theta"]
+
+
+def _numbers(score: Score | None) -> Array:
+    """Error rate and loss, as far as there are any."""
+    return np.array([] if score is None else [n for n in (score.error, score.loss) if n is not None])
+
+
+def _score(numbers: Array) -> Score | None:
+    if not len(numbers):
+        return None
+    *error, loss = numbers.tolist()
+    return Score(error[0] if error else None, loss)
 
 
 def shifted(inputs: data.Feed, most: int, generator: np.random.Generator) -> data.Feed:
@@ -126,8 +177,10 @@ class Trainer:
         assert samples is not None  # the manager sees to it
         if not records:
             raise InvalidArgumentError(f"{step.text()} finds no weight that it could train")
-        self._options, self._seed = step, context.seed
-        self._report = context.progress or (lambda name, done, total: None)
+        self._options = step
+        self._report = context.progress or (lambda name, done, total, loss: None)
+        self._file = None if context.checkpoint is None else context.checkpoint.next()
+        self._recent: deque[float] = deque(maxlen=RECENT)
         self.split = split(samples.count, step.validation, context.seed, samples.fixed_batch or 1)
         batch = samples.fixed_batch or min(step.batch, len(self.split.training))
         if len(self.split.training) < max(batch, 1):
@@ -137,37 +190,59 @@ class Trainer:
         self.parameters = Parameters(self.graph.records)
         self.steps_per_epoch = max(1, len(self.split.training) // batch)
         self.steps = round(step.epochs * self.steps_per_epoch)
-        self._generator = np.random.Generator(np.random.PCG64([context.seed, self.steps]))
+        if step.epochs > 0:
+            self.steps = max(2, self.steps)  # one before weights are removed or codebooks fitted for good, one after
+        self._seeds = context.seed, self.steps
         self.optimizer: Stepper = (Adam if step.optimizer == "adam" else Sgd)(len(self.parameters.theta))
 
     def run(
-        self, *, before_step: Callable[[int], None] | None = None, settled: int = 0, still: bool = False
+        self,
+        *,
+        before_step: Callable[[int], None] | None = None,
+        settled: int = 0,
+        still: bool = False,
+        own: Resumable | None = None,
     ) -> Outcome:
-        """Train and leave the best parameters in place.
+        """Train and leave the best parameters in place. With a checkpoint, continue where the last run stopped.
 
         Args:
-            before_step: called with the number of the step about to be taken.
-            still: gather gradients in the optimizer, but move nothing.
+            before_step: called with the number of the step about to be taken. What it changes beside parameters and
+                optimizer belongs into ``own``.
             settled: the first step whose parameters may be chosen as the best.
+            still: gather gradients in the optimizer, but move nothing.
+            own: what the pass itself keeps from step to step.
+
+        Raises:
+            InvalidArgumentError: the state on disk is damaged. OutputError: it cannot be written.
         """
-        draw = batches(self.split.training, self.graph.batch, self._generator)
-        before = self.validate()
-        best, best_theta, best_epoch = before if settled == 0 else None, self.parameters.theta.copy(), 0
-        for step in range(self.steps):
+        at = _Position()
+        parts: dict[str, Resumable] = {"parameters": self.parameters, "optimizer": self.optimizer, "position": at}
+        if own is not None:
+            parts["own"] = own
+        if self._file is not None and self._file.load(parts):
+            with runtime.flushed_denormals():  # as in the step after which the state was saved
+                self.parameters.expand()
+        else:
+            at.before = self.validate()
+            if settled == 0:
+                at.note(at.before, self.parameters.theta, 0)
+        draw = batches(self.split.training, self.graph.batch, self._seeds, at.step)
+        while at.step < self.steps:
             if before_step is not None:
-                before_step(step)
-            self._step(next(draw), 0.0 if still else cosine_rate(self._options.lr, step, self.steps))
-            self._report(self._options.name, step + 1, self.steps)
-            is_end = (step + 1) % self.steps_per_epoch == 0 or step + 1 == self.steps
-            if is_end and step >= settled:
-                score = self.validate()
-                if best is None or score < best:
-                    best, best_theta = score, self.parameters.theta.copy()
-                    best_epoch = math.ceil((step + 1) / self.steps_per_epoch)
-        self.parameters.theta[:] = best_theta
+                before_step(at.step)
+            self._step(next(draw), at.step, 0.0 if still else cosine_rate(self._options.lr, at.step, self.steps))
+            at.step += 1
+            self._report(self._options.name, at.step, self.steps, sum(self._recent) / len(self._recent))
+            is_end = at.step % self.steps_per_epoch == 0 or at.step == self.steps
+            if is_end and at.step > settled:
+                at.note(self.validate(), self.parameters.theta, math.ceil(at.step / self.steps_per_epoch))
+            if self._file is not None and (at.step == self.steps or self._file.is_due(is_end)):
+                self._file.save(parts)
+        assert at.before is not None
+        assert at.best is not None
+        self.parameters.theta[:] = at.best_theta
         self.parameters.expand()
-        assert best is not None
-        return Outcome(before, best, best_epoch, self.steps)
+        return Outcome(at.before, at.best, self._training_score(), at.best_epoch, self.steps)
 
     def prune(self, masks: Mapping[str, Array]) -> None:
         """Drop the parameters of masked elements; ``masks`` has bool arrays by record name."""
@@ -177,11 +252,19 @@ class Trainer:
         """Score of the current parameters on the validation part."""
         return self.graph.evaluate(self.parameters.weights, self.split.validation)
 
+    def _training_score(self) -> Score:
+        """Score on the training part, or on samples at equal distances in it."""
+        rows, fixed = self.split.training, self.graph.samples.fixed_batch or 1
+        count = max(1, min(len(rows), COUNTED) // fixed) * fixed
+        return self.graph.evaluate(self.parameters.weights, rows[np.arange(count) * len(rows) // count])
+
     @runtime.flushed_denormals()
-    def _step(self, rows: Array, rate: float) -> None:
+    def _step(self, rows: Array, step: int, rate: float) -> None:
         inputs = self.graph.samples.take(rows)
         if self._options.shift:
-            inputs = shifted(inputs, self._options.shift, self._generator)
-        _, found = self.graph.step(self.parameters.weights, rows, inputs)
+            generator = np.random.Generator(np.random.PCG64([*self._seeds, SHIFTS, step]))
+            inputs = shifted(inputs, self._options.shift, generator)
+        loss, found = self.graph.step(self.parameters.weights, rows, inputs)
+        self._recent.append(loss)
         self.optimizer.step(self.parameters.theta, self.parameters.reduce(found), rate)
         self.parameters.expand()

@@ -11,6 +11,7 @@ import ml_dtypes
 import numpy as np
 
 from dc_compiler import ir, rate
+from dc_compiler.checkpoint import State
 from dc_compiler.parameters import Parameters
 from dc_compiler.pass_manager import Context, PassReport
 from dc_compiler.training import Trainer, TrainingPass
@@ -126,7 +127,7 @@ class Cluster(TrainingPass):
             if step <= last and (step % every == 0 or step == last):
                 books.fit(step / last)
 
-        facts = trainer.run(before_step=fit, settled=last).facts()
+        facts = trainer.run(before_step=fit, settled=last, own=books).facts()
         trainer.parameters.store()
         return facts | {"codebook entries": books.store()}
 
@@ -198,6 +199,15 @@ class _Books:
             self._quantizers.append(rate.fit(ordered, record.size - len(ordered), price, start))
         self._parameters.transform = self._values
         self._parameters.expand()
+
+    def state(self) -> State:
+        both = [{f"entries{i}": q.entries, f"bounds{i}": q.bounds} for i, q in enumerate(self._quantizers)]
+        return {name: array for arrays in both for name, array in arrays.items()}
+
+    def restore(self, state: State) -> None:
+        numbers = range(len(self._records))
+        self._quantizers = [rate.Quantizer(state[f"entries{i}"], state[f"bounds{i}"]) for i in numbers]
+        self._parameters.transform = self._values
 
     def _values(self, theta: np.ndarray) -> np.ndarray:
         values = theta.copy()

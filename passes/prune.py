@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -99,13 +99,14 @@ class Prune(TrainingPass):
         trainer = self._trainer(program, context)
         every = max(1, int(trainer.steps * REMOVING) // self.steps)
         last = min(self.steps * every, trainer.steps - 1)
+        silent = replace(context, progress=None)  # the training reports its own progress
 
         def remove(step: int) -> None:
             if step > last or (step % every and step != last) or step == 0:
                 return
             progress = 1 - (1 - step / last) ** 3
             scores = trainer.parameters.scores(records, self._saliency(trainer))
-            masks = _masks(options, records, scores, progress, context)
+            masks = _masks(options, records, scores, progress, silent)
             trainer.prune({r.name: m for r, m in zip(records, masks, strict=True)})
 
         outcome = trainer.run(before_step=remove, settled=last)

@@ -163,6 +163,18 @@ def test_gradual_pruning_reaches_its_density() -> None:
     assert not np.array_equal(kept(once, "w1"), kept(net, "w1"))
 
 
+@pytest.mark.parametrize("step", ["prune(density=0.1,schedule=gradual,", "cluster(rd,", "finetune("])
+def test_a_sliver_of_an_epoch_is_two_steps(step: str) -> None:
+    """Enough for each pass to do what it is asked to."""
+    net, reports = run(f"{step}epochs=0.0001)")
+    assert last_facts(reports)["steps"] == 2
+    for record in (weight(net, "w1"), weight(net, "w2")):
+        if step.startswith("prune"):
+            assert record.mask is not None
+            assert np.count_nonzero(record.mask) == max(1, round(0.1 * record.size))
+        assert (record.clustered is not None) == step.startswith("cluster")
+
+
 def test_optimal_brain_damage_spares_what_matters() -> None:
     """Weights of an input that is always zero have no effect, so they go first however large they are."""
     model, arrays = perceptron(), samples()
@@ -227,9 +239,50 @@ def test_validation_samples_are_never_trained_on() -> None:
     parts = split(100, 0.2, 3)
     assert len(parts.validation) == 20
     assert np.array_equal(np.sort(np.concatenate([parts.training, parts.validation])), np.arange(100))
-    draw = batches(parts.training, 8, np.random.default_rng(0))
-    epoch = np.concatenate([next(draw) for _ in range(10)])
-    assert np.array_equal(np.sort(epoch), parts.training)
+    draw = batches(parts.training, 8, [0])
+    epochs = [np.concatenate([next(draw) for _ in range(10)]) for _ in range(2)]
+    assert not np.array_equal(epochs[0], epochs[1])
+    for epoch in epochs:
+        assert np.array_equal(np.sort(epoch), parts.training)
+
+
+@pytest.mark.parametrize("start", [0, 1, 9, 10, 11, 25])
+def test_batches_go_on_anywhere(start: int) -> None:
+    rows = np.arange(83)  # ten batches of 8, and a rest
+    whole, later = batches(rows, 8, [5]), batches(rows, 8, [5], start)
+    drawn = [next(whole) for _ in range(40)]
+    for batch in drawn[start:]:
+        assert np.array_equal(batch, next(later))
+
+
+def test_scores_are_told_for_training_and_validation() -> None:
+    """Those of the epoch kept; on the training part they are those of the weights that are left."""
+    model, arrays = perceptron(), samples()
+    net = program(model)
+    facts = Finetune(epochs=3, lr=0.01, batch=16).run(net, context(model, arrays)).facts
+    rows = split(600, 0.1, 0).training
+    w1, b1, w2, b2 = (weight(net, n).values for n in ("w1", "b1", "w2", "b2"))
+    outputs = np.maximum(arrays["x"] @ w1 + b1, 0) @ w2 + b2
+    assert facts["training error"] == np.mean(outputs[rows].argmax(1) != arrays["labels"][rows])
+    chosen = np.exp(outputs[rows])[np.arange(len(rows)), arrays["labels"][rows]] / np.exp(outputs[rows]).sum(1)
+    assert facts["training loss"] == pytest.approx(-np.log(chosen).mean(), rel=1e-4)
+    assert facts["validation loss after"] < facts["validation loss before"]
+
+
+def test_progress_carries_the_loss() -> None:
+    model = perceptron()
+    seen: list[tuple[str, int, int, float | None]] = []
+    run_context = context(model, samples())
+    run_context.progress = lambda *report: seen.append(report)
+    PassManager(parse_pipeline("prune(density=0.5,schedule=gradual,steps=3,epochs=2,lr=0.01),encode")).run(
+        program(model), run_context
+    )
+    training = [s for s in seen if s[0] == "prune"]
+    assert [s[1] for s in training] == list(range(1, training[0][2] + 1))
+    losses = [s[3] for s in training if s[3] is not None]
+    assert len(losses) == len(training)
+    assert losses[-1] < losses[0]
+    assert all(s[3] is None for s in seen if s[0] == "encode")
 
 
 def test_shifted_images_are_the_image_moved() -> None:
