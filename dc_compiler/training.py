@@ -30,7 +30,7 @@ class TrainingPass(Pass):
     """A pass that trains on the samples of ``--data``.
 
     Options:
-        epochs: passes over the training part of the data, or a fraction of one.
+        epochs: passes over the training part of the data, or a fraction of one; two steps at least, unless it is 0.
         lr: learning rate at the start; it falls to zero along half a cosine.
         loss: ``labels`` (cross-entropy), ``distill`` (the original model's outputs, no labels needed), ``mse`` (the
             same by squared error), ``auto`` (labels where there are any, else distill).

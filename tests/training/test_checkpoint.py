@@ -93,8 +93,8 @@ def test_what_was_done_is_not_done_again(tmp_path: Path) -> None:
     assert not tmp_path.exists()
 
 
-def test_a_killed_process_is_continued(tmp_path: Path) -> None:
-    """SIGKILL in each training of a pipeline in turn."""
+def test_a_stopped_process_is_continued(tmp_path: Path) -> None:
+    """Stopped in each training of a pipeline in turn."""
     pipeline = ",".join(PIPELINES[n].format(20) for n in ("prune", "rd"))
     pipeline += ",finetune(centroids,epochs=20,batch=16)"
     onnx.save(perceptron(), tmp_path / "in.onnx")
@@ -108,12 +108,16 @@ def test_a_killed_process_is_continued(tmp_path: Path) -> None:
     ]
     command += ["--data", "data.npz", "--labels", "labels", "--min-size", "0", "--jobs", "1"]
     resumable = [*command, "--checkpoint", "states", "-o", "out.onnx"]
-    for number in (1, 2, 3):
-        process = subprocess.Popen(resumable, cwd=tmp_path)
+    for number, how, code in ((1, signal.SIGKILL, -signal.SIGKILL), (2, signal.SIGTERM, 130), (3, signal.SIGKILL, -9)):
+        process = subprocess.Popen(resumable, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
         while process.poll() is None and not (tmp_path / "states" / f"{number}.npz").exists():
             time.sleep(0.002)
-        process.kill()
-        assert process.wait() == -signal.SIGKILL
+        process.send_signal(how)
+        _, said = process.communicate()
+        assert process.returncode == code
+        assert said == (
+            "" if code < 0 else "dcc: stopped; nothing was written; the same command continues from states\n"
+        )
         assert not (tmp_path / "out.onnx").exists()
     subprocess.run(resumable, cwd=tmp_path, check=True, capture_output=True)
     subprocess.run([*command, "-o", "whole.onnx", "--jobs", "2"], cwd=tmp_path, check=True, capture_output=True)
