@@ -131,8 +131,8 @@ def _extract(
 
 def restore_data(record: ir.WeightRecord, tensor: onnx.TensorProto) -> None:
     """Put a record's current values back into the graph."""
+    _clear_data(tensor)
     tensor.raw_data = np.ascontiguousarray(record.values).tobytes()
-    tensor.data_location = TensorProto.DEFAULT
 
 
 def _clear_data(tensor: onnx.TensorProto) -> None:

@@ -204,11 +204,13 @@ class Program:
         """Records whose values may be changed: eligible, and not vectors."""
         return [r for r in self.eligible() if not r.is_vector]
 
-    def signature(self) -> bytes:
-        """Inputs and outputs of the model, and the shape and type of its weights: no pass may change them."""
+    def signature(self, *, shapes: bool = True) -> bytes:
+        """Inputs and outputs of the model, and type and (with ``shapes``) shape of its weights, to tell changes."""
         names = {t.name for t in self.proto.graph.initializer}
         inputs = [i for i in self.proto.graph.input if i.name not in names]
-        weights = [helper.make_tensor_value_info(r.name, r.elem_type, r.shape) for r in self.records]
+        weights = [
+            helper.make_tensor_value_info(r.name, r.elem_type, r.shape if shapes else None) for r in self.records
+        ]
         types = [r.dtype_name for r in self.records]
         graph = onnx.GraphProto(input=inputs, output=self.proto.graph.output, value_info=weights, doc_string=str(types))
         return bytes(graph.SerializeToString(deterministic=True))
@@ -357,6 +359,21 @@ def rebuild(clustered: Clustered, record: WeightRecord) -> np.ndarray:
     for s in blocks(record.size):
         result[s] = clustered.values(record.values.dtype, s.start, s.stop)
     return result.reshape(record.shape)
+
+
+def without_unused(clustered: Clustered) -> Clustered:
+    """Drop codebook entries that no element uses (the zero entry stays)."""
+    assert clustered.codebook is not None
+    used = np.zeros(clustered.size, bool)
+    used[clustered.indices] = True
+    if clustered.zero is not None:
+        used[clustered.zero] = True
+    if used.all():
+        return clustered
+    renumber = (np.cumsum(used) - 1).astype(np.uint16)
+    zero = None if clustered.zero is None else int(renumber[clustered.zero])
+    codebook = clustered.codebook[used]
+    return Clustered(renumber[clustered.indices], len(codebook), codebook, zero=zero, scales=clustered.scales)
 
 
 @functools.cache

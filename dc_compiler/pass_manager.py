@@ -86,7 +86,7 @@ class Pass(ABC):
 
     Class facts: ``requires`` must have been established by earlier passes, ``forbids`` must not; ``positional``
     names the option that a bare word in the pipeline text sets (``encode(huffman)``); ``trains`` allows it to change
-    small tensors that are otherwise left alone. Passes hold no state.
+    small tensors that are otherwise left alone, ``reshapes`` their and the weights' shapes. Passes hold no state.
     """
 
     name: ClassVar[str]
@@ -95,6 +95,7 @@ class Pass(ABC):
     forbids: ClassVar[frozenset[str]] = frozenset()
     positional: ClassVar[str | None] = None
     trains: ClassVar[bool] = False
+    reshapes: ClassVar[bool] = False
 
     @abstractmethod
     def run(self, program: ir.Program, context: Context) -> PassReport:
@@ -229,16 +230,18 @@ class PassManager:
         hungry = next((p for p in self.passes if p.needs_samples), None)
         if hungry is not None and context.samples is None:
             raise InvalidArgumentError(f"pass '{hungry.text()}' trains, so it needs samples; give --data FILE")
-        signature = program.signature()
         reports = []
         ran: list[str] = []
         for step in self.passes:
             start = time.perf_counter()
+            signature = program.signature(shapes=not step.reshapes)
             left_alone = [(r, r.values) for r in program.records if not self._may_change(step, r)]
             try:
                 report = step.run(program, context)
                 report.seconds = time.perf_counter() - start
-                check_invariants(program, signature, context)
+                if program.signature(shapes=not step.reshapes) != signature:
+                    raise PassError("it changed the model's inputs or outputs, or the shape or type of a weight")
+                check_invariants(program, context)
                 changed = [r.name for r, values in left_alone if r.values is not values]
                 if changed:
                     raise PassError(f"weight '{changed[0]}': it changed although it is left alone")
@@ -255,7 +258,7 @@ class PassManager:
 
     @staticmethod
     def _may_change(step: Pass, record: ir.WeightRecord) -> bool:
-        return record.reason is None or (step.trains and record.trainable)
+        return record.reason is None or ((step.trains or step.reshapes) and record.trainable)
 
     def _check_order(self) -> None:
         established: set[str] = set()
@@ -275,15 +278,13 @@ class PassManager:
             raise InvalidArgumentError("the pipeline does not encode anything; end it with 'encode'")
 
 
-def check_invariants(program: ir.Program, signature: bytes, context: Context) -> None:
+def check_invariants(program: ir.Program, context: Context) -> None:
     """Verify what must hold after every pass.
 
     Raises:
-        PassError: inputs or outputs changed, a masked element is not +0.0, ``values`` differ from the codebook's, or a
-            frame does not decode to ``values``.
+        PassError: a masked element is not +0.0, ``values`` differ from the codebook's, or a frame does not decode to
+            ``values``.
     """
-    if program.signature() != signature:
-        raise PassError("it changed the model's inputs or outputs, or the shape or type of a weight")
     broken = [r for r in context.each("check", program.records, _broken) if r]
     if broken:
         raise PassError(broken[0])

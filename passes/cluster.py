@@ -175,7 +175,7 @@ class Cluster(TrainingPass):
             assert zero is not None
             indices = np.full(flat.size, zero, np.uint16)
             indices[mask] = nearest(kept, codebook)
-        return _without_unused(ir.Clustered(indices, len(codebook), codebook, zero=zero, scales=scales))
+        return ir.without_unused(ir.Clustered(indices, len(codebook), codebook, zero=zero, scales=scales))
 
 
 class _Books:
@@ -224,7 +224,7 @@ class _Books:
             kept = slice(None) if record.mask is None else record.mask.reshape(-1)
             indices[kept] = quantizer.indices(theta[span])
             codebook = quantizer.entries.astype(record.values.dtype)
-            clustered = _without_unused(ir.Clustered(indices, len(codebook), codebook, zero=quantizer.zero))
+            clustered = ir.without_unused(ir.Clustered(indices, len(codebook), codebook, zero=quantizer.zero))
             record.clustered = clustered
             record.mask = (clustered.indices != clustered.zero).reshape(record.shape)
             ir.add_change(record, ir.rebuild(clustered, record))
@@ -401,18 +401,3 @@ def _exact(flat: np.ndarray, limit: int) -> ir.Clustered | None:
 def _zero_entry(codebook: np.ndarray) -> int | None:
     found = np.flatnonzero(codebook == 0)
     return int(found[0]) if len(found) else None
-
-
-def _without_unused(clustered: ir.Clustered) -> ir.Clustered:
-    """Drop codebook entries that no element uses (the zero entry stays)."""
-    assert clustered.codebook is not None
-    used = np.zeros(clustered.size, bool)
-    used[clustered.indices] = True
-    if clustered.zero is not None:
-        used[clustered.zero] = True
-    if used.all():
-        return clustered
-    renumber = (np.cumsum(used) - 1).astype(np.uint16)
-    zero = None if clustered.zero is None else int(renumber[clustered.zero])
-    codebook = clustered.codebook[used]
-    return ir.Clustered(renumber[clustered.indices], len(codebook), codebook, zero=zero, scales=clustered.scales)

@@ -36,7 +36,7 @@ def apply(passes: Pass | list[Pass], *records: ir.WeightRecord, **context: Any) 
     run = Context(**({"jobs": 1} | context))
     for step in passes if isinstance(passes, list) else [passes]:
         step.run(net, run)
-        check_invariants(net, net.signature(), run)
+        check_invariants(net, run)
 
 
 def bits(values: Array) -> Array:
