@@ -15,6 +15,7 @@ from dc_compiler.importer import DOMAIN, restore_data
 from dc_compiler.recipe import Form
 
 POOL_MIN_SIZE = 16  # elements of a tensor worth an entry in the list of weights
+NEEDED = frozenset({"version", "original_bytes"})  # provenance that every file has
 # Element types that onnxruntime hands through custom operators
 _CARRIED = frozenset(
     {
@@ -63,7 +64,7 @@ def emit(program: ir.Program, form: Form, provenance: Mapping[str, str]) -> onnx
     """Build the output model. The program's graph is consumed.
 
     Args:
-        provenance: written to ``metadata_props`` under ``dcc.*`` keys.
+        provenance: written to ``metadata_props`` under ``dcc.*`` keys; of a terse program only ``NEEDED``.
 
     Returns:
         A model that needs the dcc library if any weight is packed.
@@ -71,7 +72,8 @@ def emit(program: ir.Program, form: Form, provenance: Mapping[str, str]) -> onnx
     placed = _place_weights(program)
     model = _session_form(program, placed) if form == "session" else _graph_form(program, placed)
     for key, value in provenance.items():
-        model.metadata_props.add(key=f"{DOMAIN}.{key}", value=value)
+        if key in NEEDED or not program.is_terse:
+            model.metadata_props.add(key=f"{DOMAIN}.{key}", value=value)
     return model
 
 
@@ -220,15 +222,15 @@ def _session_form(program: ir.Program, placed: list[PlacedWeight]) -> onnx.Model
     _remove_where(inner.graph.initializer, lambda t: t.name in inputs)
 
     names = Counter([*inputs, *(o.name for o in graph.output)])
-    topology = unused_name(f"{DOMAIN}.topology", names)
+    topology = unused_name("t" if program.is_terse else f"{DOMAIN}.topology", names)
     manifest = packed.write_manifest([*([(w.name, w.record)] for w in placed), *(p.weights for p in pools)])
     content = manifest + inner.SerializeToString(deterministic=True)
     frame = runtime.encode_data(np.frombuffer(content, np.uint8))
     graph.initializer.append(_payload(topology, frame))
     node_inputs = [i.name for i in graph.input] + [topology]
     payloads = [(f"{w.name}.{DOMAIN}", w.frame()) for w in placed] + [(f"{DOMAIN}.kept", p.frame) for p in pools]
-    for wanted, content in payloads:
-        payload = unused_name(wanted, names)
+    for number, (wanted, content) in enumerate(payloads):
+        payload = unused_name(str(number) if program.is_terse else wanted, names)
         graph.initializer.append(_payload(payload, content))
         node_inputs.append(payload)
     graph.node.append(

@@ -195,6 +195,7 @@ class Program:
     base_dir: Path
     notes: list[str] = field(default_factory=list)
     rounding: list[str] = field(default_factory=list)  # why outputs may differ by float rounding although no weight did
+    is_terse: bool = False  # the file shall tell nothing that running it does not need
 
     def eligible(self) -> list[WeightRecord]:
         """Records that may be packed."""

@@ -12,6 +12,9 @@ from onnx import defs, helper
 from dc_compiler import ir
 from dc_compiler.pass_manager import Context, Pass, PassReport
 
+# What the operators' texts say an absent list of these means for every axis, though their definitions have no default
+_IMPLIED = {"pads": 0, "strides": 1, "dilations": 1}
+_WINDOWED = frozenset({"Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool"})
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
@@ -19,9 +22,9 @@ _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 class Slim(Pass):
     """Make the topology smaller; for models so small that it counts.
 
-    Drops node names, doc strings, the producer, declared shapes of internal values, and attributes that have their
-    default value; gives internal values short names. Inputs, outputs, weights, metadata, and everything in bodies and
-    functions keep their names.
+    Drops node names, doc strings, the producer, declared shapes of internal values, attributes that have their default
+    value, and from the compiled file the pipeline and the seed; gives the graph, internal values and payloads short
+    names. Inputs, outputs, weights, the model's own metadata, and everything in bodies and functions keep their names.
     """
 
     name: ClassVar[str] = "slim"
@@ -32,6 +35,8 @@ class Slim(Pass):
         for model_field in ("producer_name", "producer_version"):
             proto.ClearField(model_field)
         del graph.value_info[:]
+        graph.name = "g"
+        program.is_terse = True
         versions = {o.domain: o.version for o in proto.opset_import}
         for node in graph.node:
             node.ClearField("name")
@@ -48,13 +53,20 @@ def _drop_defaults(node: onnx.NodeProto, version: int | None) -> None:
         return
     schema = defs.get_schema(node.op_type, max_inclusive_version=version, domain=node.domain)
     defaults = {name: a.default_value for name, a in schema.attributes.items() if a.default_value.name}
-    kept = [
-        a for a in node.attribute
-        if a.name not in defaults
-        or helper.get_attribute_value(a) != helper.get_attribute_value(defaults[a.name])
-    ]  # fmt: skip
+    kept = [a for a in node.attribute if not _goes_without_saying(node, a, defaults.get(a.name))]
     del node.attribute[:]
     node.attribute.extend(kept)
+
+
+def _goes_without_saying(
+    node: onnx.NodeProto, attribute: onnx.AttributeProto, default: onnx.AttributeProto | None
+) -> bool:
+    value = helper.get_attribute_value(attribute)
+    if node.op_type in _WINDOWED and attribute.name in _IMPLIED:
+        return set(value) == {_IMPLIED[attribute.name]}
+    if node.op_type == "Conv" and attribute.name == "kernel_shape":
+        return True  # the weight's shape tells it
+    return default is not None and bool(value == helper.get_attribute_value(default))
 
 
 def _shorten_names(program: ir.Program) -> None:

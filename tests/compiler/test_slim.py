@@ -82,3 +82,20 @@ def test_names_never_end() -> None:
     names = list(itertools.islice(_names(), 1000))
     assert len(set(names)) == 1000
     assert names[25:28] == ["z", "aa", "ab"]
+
+
+def test_lists_that_say_what_their_absence_says_go() -> None:
+    net = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["": 17]>
+g (float[n, 2, 9, 9] x) => (float[n, 3, 2, 2] y) {
+    a = Conv<kernel_shape = [2, 2], pads = [0, 0, 0, 0], strides = [1, 1], dilations = [1, 1]>(x, w)
+    y = MaxPool<kernel_shape = [3, 3], pads = [0, 0, 0, 0], strides = [3, 3]>(a)
+}""")
+    weight = np.random.default_rng(2).standard_normal((3, 2, 2, 2)).astype(np.float32)
+    net.graph.initializer.append(numpy_helper.from_array(weight, "w"))
+    program = importer.build_program(model_io.read_model(net), min_size=0)
+    Slim().run(program, Context(jobs=1))
+    assert [[a.name for a in n.attribute] for n in program.proto.graph.node] == [[], ["kernel_shape", "strides"]]
+    result = compile_model(net, pipeline="slim,encode(lossless)", min_size=0)
+    assert result.report.verification is not None
+    assert result.report.verification.identical
+    assert {p.key for p in result.model.metadata_props} == {"dcc.version", "dcc.original_bytes"}
