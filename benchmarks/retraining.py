@@ -2,9 +2,8 @@
 
     python benchmarks/retraining.py model.onnx mnist.npz [--seeds 0 1 2] [--pipeline TEXT]
 
-The .npz holds x_train, x_test (uint8 [n, 28, 28]), y_train and y_test. The compiler is given the training part alone,
-of which it keeps a share aside to choose the best epoch. The model takes [n, 1, 28, 28] pixels, less the mean
-and over the standard deviation of the training part.
+The data is described in digits.py. The compiler is given the training part alone, of which it keeps a share aside to
+choose the best epoch.
 """
 
 from __future__ import annotations
@@ -12,15 +11,13 @@ from __future__ import annotations
 import argparse
 import tempfile
 from pathlib import Path
-from typing import Any
 
+import digits
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 
-from dc_compiler import compile_model, get_library_path
+from dc_compiler import compile_model
 
-Array = NDArray[Any]
 PIPELINE = (
     "prune(density={density},scope=global,schedule=gradual,epochs={pruning},lr=0.002,shift=1),"
     "cluster(rd,bits=4,price={price},epochs={clustering},vectors=true,shift=1),slim,encode"
@@ -30,18 +27,6 @@ PIPELINE = (
 # share reads too well: the figures are no blind test. CONVOLUTIONAL has not been run as it stands.
 PERCEPTRON = PIPELINE.format(density=0.035, pruning=24, price=0.05, clustering=16)
 CONVOLUTIONAL = PIPELINE.format(density=0.015, pruning=8, price=0.05, clustering=5)
-
-
-def error(model: str | Path, images: Array, labels: Array) -> float:
-    """Share of wrong answers, in percent."""
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.register_custom_ops_library(get_library_path())
-    session = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    parts = [session.run(None, {name: images[i : i + 250]})[0].argmax(-1) for i in range(0, len(images), 250)]
-    return float(100 * np.mean(np.concatenate(parts) != labels))
 
 
 def main() -> None:
@@ -55,22 +40,18 @@ def main() -> None:
     graph = onnx.load(arguments.model).graph
     convolutional = any(n.op_type == "Conv" for n in graph.node)
     pipeline = arguments.pipeline or (CONVOLUTIONAL if convolutional else PERCEPTRON)
-    with np.load(arguments.data) as data:
-        images = {part: data[f"x_{part}"].astype(np.float32)[:, None] / 255 for part in ("train", "test")}
-        labels = {part: data[f"y_{part}"].astype(np.int64) for part in ("train", "test")}
-    mean, deviation = images["train"].mean(dtype=np.float64), images["train"].std(dtype=np.float64)
-    images = {part: ((x - mean) / deviation).astype(np.float32) for part, x in images.items()}
-    print(f"{pipeline}\ntest error before {error(arguments.model, images['test'], labels['test']):.2f} %")
+    train, test = digits.load(arguments.data)
+    print(f"{pipeline}\ntest error before {digits.error(arguments.model, test):.2f} %")
     ratios, errors = [], []
     with tempfile.TemporaryDirectory() as folder:
         for seed in arguments.seeds:
             output = Path(folder) / f"{seed}.onnx"
-            samples = {graph.input[0].name: images["train"], "labels": labels["train"]}
+            samples = {graph.input[0].name: train.images, "labels": train.labels}
             report = compile_model(
                 arguments.model, output, pipeline=pipeline, data=samples, labels="labels", min_size=0, seed=seed
             ).report
             ratios.append(report.ratio)
-            errors.append(error(output, images["test"], labels["test"]))
+            errors.append(digits.error(output, test))
             size = f"{report.output_bytes:,} bytes {report.ratio:.1f}x"
             print(f"seed {seed}: {size}, test error {errors[-1]:.2f} %, {report.seconds:.0f} s", flush=True)
     print(
