@@ -5,7 +5,8 @@
 A step is what retraining runs: gather the batch, forward, gradients of all weights and biases, Adam. Short blocks of
 steps alternate, so that whatever else the machine does slows both; the ratio is taken pair by pair. Before anything is
 timed, both must give the same loss on the first batches, each trained on by both. The data is described in
-digits.py. PyTorch is needed here alone. More threads than idle cores say nothing: PyTorch's threads wait for each other.
+digits.py. PyTorch is needed here alone. More threads than idle cores say nothing: PyTorch's threads then wait for each
+other.
 """
 
 from __future__ import annotations
