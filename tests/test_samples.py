@@ -33,6 +33,16 @@ def test_sample_script(name: str, tmp_path: Path) -> None:
     assert abs(float(before) - float(after)) <= 0.5
 
 
+def test_retraining_sample() -> None:
+    command = [sys.executable, str(SAMPLES / "retrain.py"), "--epochs", "30"]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    rows = re.findall(r"^(original|compiled)\s+([\d,]+)\s+([\d.]+)%", text, re.MULTILINE)
+    (_, bytes_before, before), (_, bytes_after, after) = rows
+    assert int(bytes_before.replace(",", "")) > 30 * int(bytes_after.replace(",", ""))
+    assert float(before) < 5  # of 599 images, one is 0.17 %
+    assert float(after) <= float(before) + 2
+
+
 def test_readme_serves_as_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert cli.main(["compile", str(SAMPLES / "lenet5.onnx"), "-o", "lenet5.dcc.onnx"]) == 0
