@@ -38,10 +38,11 @@ def untrained_network() -> onnx.ModelProto:
         tensors.append(numpy_helper.from_array(np.zeros(after, np.float32), f"bias{i}"))
         nodes.append(helper.make_node("Gemm", [f"hidden{i - 1}", f"weight{i}", f"bias{i}"], [f"sum{i}"]))
         nodes.append(helper.make_node("Relu", [f"sum{i}"], [f"hidden{i}"]))
-    nodes[-2].output[0] = "logits"
+    nodes.pop()  # the last layer has no Relu
+    nodes[-1].output[0] = "logits"
     x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 1, 8, 8])
     logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", 10])
-    graph = helper.make_graph(nodes[:-1], "digits", [x], [logits], tensors)
+    graph = helper.make_graph(nodes, "digits", [x], [logits], tensors)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
