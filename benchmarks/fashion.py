@@ -30,8 +30,8 @@ Part = tuple[Array, Array]  # images, float32 [n, 1, 28, 28]; labels, int64 [n]
 HELD = 5000
 DENSE = "finetune(epochs=12,lr=0.002,batch=128,shift=1),encode(lossless)"
 RETRAINING = (
-    "prune(density=0.08,scope=global,schedule=gradual,epochs=5,lr=0.002,batch=128,shift=1),"
-    "cluster(rd,bits=4,price=0.05,epochs=4,batch=128,vectors=true,shift=1),slim,encode"
+    "prune(density=0.17,scope=global,schedule=gradual,epochs=5,lr=0.002,batch=128,shift=1),"
+    "cluster(rd,bits=4,price=0.018,epochs=4,batch=128,vectors=true,shift=1),slim,encode"
 )
 # Weights by name: shape, and how many inputs an output sums up
 SHAPES: dict[str, tuple[tuple[int, ...], int]] = {
