@@ -209,7 +209,7 @@ def _add_compile(commands: Any) -> None:
 
 def _add_data(p: argparse.ArgumentParser) -> None:
     p.add_argument("--data", metavar="FILE", help=".npz, a folder of .npy, or module:function yielding input dicts")
-    p.add_argument("--labels", metavar="NAME", help="array of the data that holds the labels")
+    p.add_argument("--labels", metavar="NAME", help="array of the data that holds the labels: class numbers, or floats")
 
 
 def _command(commands: Any, name: str, run: Any, help_text: str) -> argparse.ArgumentParser:

@@ -69,6 +69,8 @@ def verification_lines(result: Verification) -> list[str]:
         lines.append(f"output {o.name}: {', '.join(facts)} ({result.source})")
     if result.accuracy_before is not None and result.accuracy_after is not None:
         lines.append(f"accuracy: {result.accuracy_before:.4f} -> {result.accuracy_after:.4f}")
+    if result.squared_error_before is not None and result.squared_error_after is not None:
+        lines.append(f"mean squared error: {result.squared_error_before:.6g} -> {result.squared_error_after:.6g}")
     return lines
 
 

@@ -56,7 +56,11 @@ def input_specs(session: Any) -> list[InputSpec]:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Samples for a model: one array an input, first axis = samples, or ready-made feeds."""
+    """Samples for a model: one array an input, first axis = samples, or ready-made feeds.
+
+    ``labels`` are the answers to all of them, integers or floats [n, ...]; :func:`fit_labels` brings them into the form
+    of an output.
+    """
 
     feeds: list[Feed]
     labels: np.ndarray | None
@@ -78,7 +82,7 @@ def load_dataset(
         source: a .npz (arrays named as the inputs, first axis = samples), a folder of .npy files named so, the text
             ``module:function`` (a function that yields input dicts), a mapping of arrays, or an iterable of feeds.
         specs: the model's inputs.
-        labels: name of the array that holds one integer label a sample.
+        labels: name of the array that holds the answers, first axis = samples: class numbers, or values as floats.
         limit: most samples taken. batch: samples a feed, where the model leaves its first extent open.
 
     Raises:
@@ -156,9 +160,39 @@ def _labels(arrays: dict[str, np.ndarray], name: str | None, label: str) -> np.n
         return None
     if name not in arrays:
         raise DataError(f"{label} has no array '{name}' for the labels; it has: {', '.join(sorted(arrays))}")
-    if arrays[name].dtype.kind not in "iub":
-        raise DataError(f"{label}: the labels '{name}' are {arrays[name].dtype}, not integers")
-    return arrays[name].reshape(-1)
+    found = arrays[name]
+    if found.dtype.kind not in "iubf":
+        raise DataError(f"{label}: the labels '{name}' are {found.dtype}, neither class numbers nor floats")
+    if found.ndim == 0:
+        raise DataError(f"{label}: the labels '{name}' are a single number, without an axis for samples")
+    return found
+
+
+def fit_labels(labels: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """Labels as an output of this shape asks for them; axes of extent 1 do not matter, except the first.
+
+    Args:
+        labels: as in :class:`Dataset`. shape: of the output over all samples, [n, ...].
+
+    Returns:
+        The values wanted, float32 or float64 of ``shape``, for floats and for labels of the output's own shape; else
+        class numbers, int64, one for every vector along the last axis with more than one element.
+
+    Raises:
+        DataError: the labels fit neither way, or a class number is none of the output's.
+    """
+    wide = [*shape[:1], *(d for d in shape[1:] if d != 1)]
+    given = [*labels.shape[:1], *(d for d in labels.shape[1:] if d != 1)]
+    if given == wide:
+        return labels.reshape(shape).astype(np.float64 if labels.dtype == np.float64 else np.float32)
+    sizes = f"labels of shape {list(labels.shape)} do not fit outputs of shape {list(shape)}"
+    if labels.dtype.kind == "f":
+        raise DataError(f"{sizes}; floats are compared one by one, class numbers must be integers")
+    if given != wide[:-1]:
+        raise DataError(f"{sizes}; give a class number for each of {wide[:-1]}")
+    if labels.min() < 0 or labels.max() >= wide[-1]:
+        raise DataError(f"labels up to {labels.max()} do not fit outputs of shape {list(shape)}; start at class 0")
+    return labels.reshape(wide[:-1]).astype(np.int64)
 
 
 def _fitting(array: np.ndarray, spec: InputSpec, label: str) -> np.ndarray:
@@ -215,7 +249,10 @@ def _from_feeds(
         raise DataError(f"{label} failed: {type(e).__name__}: {e}") from None
     if not taken:
         raise DataError(f"{label} yields no samples")
-    return Dataset(taken, np.concatenate(answers) if answers else None)
+    try:
+        return Dataset(taken, np.concatenate(answers) if answers else None)
+    except ValueError:
+        raise DataError(f"{label} yields labels '{labels}' of different shapes; pad them to one") from None
 
 
 OPEN_EXTENTS = (16, 1, 32, 224, 8, 64, 128, 256, 48, 512)  # tried in turn for axes the model leaves open

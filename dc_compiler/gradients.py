@@ -3,7 +3,7 @@
 onnx-ad (PyPI) writes the reverse graph. It carries several gradients at once on a trailing axis, which costs a training
 step several times the arithmetic in transposes, and it lacks what real models use: weights of grouped convolutions,
 automatic padding, symbolic extents. A loss has one gradient and training knows every extent, so the operators that take
-the time (Conv, Gemm, MatMul, MaxPool) get rules here that use plain ONNX operators at full speed.
+the time (convolutions, products, pools, clips) get rules here that use plain ONNX operators at full speed.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from onnx import TensorProto, helper, inliner, version_converter
 from onnx_ad import UnsupportedOperator, reverse
 from onnx_ad.rules import REVERSE
 
+from dc_compiler import ir
 from dc_compiler.errors import ModelError
 
 Rule = Callable[[Any, onnx.NodeProto, list[str | None]], list[str | None]]
@@ -59,8 +60,23 @@ def add_gradients(model: onnx.ModelProto, inputs: Sequence[str], output: str) ->
     dtype = next(o for o in result.graph.output if o.name == output).type.tensor_type.elem_type
     one = np.ones(1, helper.tensor_dtype_to_np_dtype(dtype))
     result.graph.initializer.append(onnx.numpy_helper.from_array(one, seed))
+    _drop_unused(result.graph)
     _drop_last_reshapes(result.graph, {GRADIENT + n for n in inputs})
     return result
+
+
+def _drop_unused(graph: onnx.GraphProto) -> None:
+    """Remove nodes that no output needs: onnx-ad has gradients of constants too, and onnxruntime would run them."""
+    needed, kept = {o.name for o in graph.output}, []
+    for node in reversed(graph.node):
+        if not needed.isdisjoint(node.output):
+            kept.append(node)
+            needed.update(node.input)
+            for body in ir.subgraphs(node):
+                needed.update(name for g in ir.walk_graphs(body) for n in g.node for name in n.input)
+            needed.discard("")  # an optional input that is not given
+    del graph.node[:]
+    graph.node.extend(reversed(kept))
 
 
 def _drop_last_reshapes(graph: onnx.GraphProto, gradients: set[str]) -> None:
@@ -164,6 +180,15 @@ class _Window:
             self.pads = list(_attribute(node, "pads", [0] * (2 * rank)))
         self.padded = [n + a + b for n, a, b in zip(extents, self.pads[:rank], self.pads[rank:], strict=True)]
 
+    def members(self, axis: int, extent: int, outputs: int, with_pads: bool) -> np.ndarray:
+        """How many elements of an axis each of its windows covers, padding included or not: [outputs]."""
+        places = np.add.outer(
+            np.arange(outputs) * self.strides[axis], np.arange(self.kernel[axis]) * self.dilations[axis]
+        )
+        before = self.pads[axis]
+        first, last = (0, self.padded[axis]) if with_pads else (before, before + extent)
+        return np.asarray(((places >= first) & (places < last)).sum(axis=1))
+
 
 def _conv(ctx: Any, node: onnx.NodeProto, grads: list[str | None]) -> list[str | None]:
     """y = x * w + b: dx is the transposed convolution of dy, dw the convolution of x by dy over the batch."""
@@ -264,5 +289,74 @@ def _max_pool(ctx: Any, node: onnx.NodeProto, grads: list[str | None]) -> list[s
     return [_seeded(ctx, spread, x)]
 
 
-RULES: dict[str, Rule] = {"Conv": _conv, "Gemm": _gemm, "MatMul": _matmul, "MaxPool": _max_pool}
+def _summed(ctx: Any, value: str, shape: Sequence[int], of: str) -> str:
+    """A gradient of this shape, added up along the axes that broadcasting stretched ``of`` along."""
+    target = _shape(ctx, of)
+    lead = len(shape) - len(target)
+    axes = [i for i, d in enumerate(shape) if i < lead or target[i - lead] != d]
+    return _seeded(ctx, ctx.reduce_sum(value, axes, keepdims=1) if axes else value, of)
+
+
+def _mul(ctx: Any, node: onnx.NodeProto, grads: list[str | None]) -> list[str | None]:
+    """y = a b: da = dy b, db = dy a. A single number is slow to broadcast over onnx-ad's trailing axis."""
+    (a, b), y = node.input, node.output[0]
+    dy, shape = _plain(ctx, grads[0], y), _shape(ctx, y)
+    return [
+        _summed(ctx, ctx.b.op("Mul", [dy, other]), shape, of) if _wants(ctx, node, i) else None
+        for i, (of, other) in enumerate(((a, b), (b, a)))
+    ]
+
+
+def _div(ctx: Any, node: onnx.NodeProto, grads: list[str | None]) -> list[str | None]:
+    """y = a / b: da = dy / b, db = -y da."""
+    (a, b), y = node.input, node.output[0]
+    shape = _shape(ctx, y)
+    da = ctx.b.op("Div", [_plain(ctx, grads[0], y), b])
+    result: list[str | None] = [None, None]
+    if _wants(ctx, node, 0):
+        result[0] = _summed(ctx, da, shape, a)
+    if _wants(ctx, node, 1):
+        result[1] = _summed(ctx, ctx.b.op("Neg", [ctx.b.op("Mul", [da, y])]), shape, b)
+    return result
+
+
+def _clip(ctx: Any, node: onnx.NodeProto, grads: list[str | None]) -> list[str | None]:
+    """The gradient passes where the input is not outside of the bounds."""
+    if _wants(ctx, node, 1) or _wants(ctx, node, 2):
+        return _ONNX_AD["Clip"](ctx, node, grads)
+    x = node.input[0]
+    dx, kind = _plain(ctx, grads[0], node.output[0]), ctx.dtype(x)
+    for bound, outside in zip(node.input[1:], ("Less", "Greater"), strict=False):
+        if bound:
+            inside = ctx.b.op("Not", [ctx.b.op(outside, [x, bound])])
+            dx = ctx.b.op("Mul", [dx, ctx.b.op("Cast", [inside], to=kind)])
+    return [_seeded(ctx, dx, x)]
+
+
+def _average_pool(ctx: Any, node: onnx.NodeProto, grads: list[str | None]) -> list[str | None]:
+    """Every gradient, over the number of elements that its window averages, goes to all of the window."""
+    x, y = node.input[0], node.output[0]
+    (_, channels, *extents), outputs = _shape(ctx, x), _shape(ctx, y)[2:]
+    window = _Window(node, extents, _attribute(node, "kernel_shape", []))
+    kind = ctx.dtype(x)
+    counts = np.ones(())
+    with_pads = bool(_attribute(node, "count_include_pad", 0))
+    for axis, (extent, output) in enumerate(zip(extents, outputs, strict=True)):
+        counts = np.multiply.outer(counts, window.members(axis, extent, output, with_pads))
+    share = ctx.b.op("Div", [_plain(ctx, grads[0], y), ctx.b.constant(counts, kind, [1, 1, *outputs])])
+    ones = ctx.b.constant(np.ones([channels, 1, *window.kernel]), kind, [channels, 1, *window.kernel])
+    ends = [(o - 1) * s + r for o, s, r in zip(outputs, window.strides, window.reach, strict=True)]
+    starts = window.pads[: len(extents)]
+    stops = [s + n for s, n in zip(starts, extents, strict=True)]
+    spread = ctx.b.op(
+        "ConvTranspose", [share, ones], group=channels, strides=window.strides, dilations=window.dilations,
+        output_padding=[max(0, stop - end) for stop, end in zip(stops, ends, strict=True)],
+    )  # fmt: skip
+    return [_seeded(ctx, ctx.slice(spread, starts, stops, list(range(2, 2 + len(extents)))), x)]
+
+
+RULES: dict[str, Rule] = {
+    "AveragePool": _average_pool, "Clip": _clip, "Conv": _conv, "Div": _div, "Gemm": _gemm, "MatMul": _matmul,
+    "MaxPool": _max_pool, "Mul": _mul,
+}  # fmt: skip
 _ONNX_AD: dict[str, Rule] = {kind: REVERSE[kind] for kind in RULES}

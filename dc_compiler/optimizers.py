@@ -76,6 +76,13 @@ class Sgd:
         self.velocity = state["velocity"]
 
 
-def cosine_rate(rate: float, step: int, steps: int) -> float:
-    """Half a cosine from ``rate`` at step 0 to zero at ``steps``."""
-    return rate * 0.5 * (1 + math.cos(math.pi * step / steps))
+def cosine_rate(rate: float, step: int, steps: int, rounds: int = 1) -> float:
+    """Half a cosine from ``rate`` at the first step of each round to zero at its end."""
+    number = min(((step + 1) * rounds - 1) // steps, rounds - 1)  # the last that starts at this step or before it
+    start, end = round_start(number, steps, rounds), round_start(number + 1, steps, rounds)
+    return rate * 0.5 * (1 + math.cos(math.pi * (step - start) / (end - start)))
+
+
+def round_start(number: int, steps: int, rounds: int) -> int:
+    """First step of a round, where ``steps`` are cut into rounds of about the same length."""
+    return number * steps // rounds

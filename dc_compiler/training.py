@@ -32,8 +32,9 @@ class TrainingPass(Pass):
     Options:
         epochs: passes over the training part of the data, or a fraction of one; two steps at least, unless it is 0.
         lr: learning rate at the start; it falls to zero along half a cosine.
-        loss: ``labels`` (cross-entropy), ``distill`` (the original model's outputs, no labels needed), ``mse`` (the
-            same by squared error), ``auto`` (labels where there are any, else distill).
+        loss: ``labels`` (cross-entropy with class numbers, squared error to values), ``distill`` (the original model's
+            outputs, no labels needed), ``mse`` (the same by squared error), ``auto`` (labels where there are any, else
+            distill).
         optimizer: ``adam``, or ``sgd`` with momentum 0.9.
         batch: samples a step.
         validation: share of the samples that chooses the best epoch and is never trained on.
@@ -201,6 +202,7 @@ class Trainer:
         before_step: Callable[[int], None] | None = None,
         settled: int = 0,
         still: bool = False,
+        rounds: int = 1,
         own: Resumable | None = None,
     ) -> Outcome:
         """Train and leave the best parameters in place. With a checkpoint, continue where the last run stopped.
@@ -209,6 +211,7 @@ class Trainer:
             before_step: called with the number of the step about to be taken. What it changes beside parameters and
                 optimizer belongs into ``own``.
             settled: the first step whose parameters may be chosen as the best.
+            rounds: how many times the learning rate starts anew.
             still: gather gradients in the optimizer, but move nothing.
             own: what the pass itself keeps from step to step.
 
@@ -230,7 +233,8 @@ class Trainer:
         while at.step < self.steps:
             if before_step is not None:
                 before_step(at.step)
-            self._step(next(draw), at.step, 0.0 if still else cosine_rate(self._options.lr, at.step, self.steps))
+            rate = 0.0 if still else cosine_rate(self._options.lr, at.step, self.steps, rounds)
+            self._step(next(draw), at.step, rate)
             at.step += 1
             self._report(self._options.name, at.step, self.steps, sum(self._recent) / len(self._recent))
             is_end = at.step % self.steps_per_epoch == 0 or at.step == self.steps

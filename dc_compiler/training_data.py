@@ -54,7 +54,7 @@ class TrainingData:
 
     @property
     def labels(self) -> Array | None:
-        """One integer a sample, or None."""
+        """The answers to the samples, [n, ...] as in the data, or None."""
         return self._dataset.labels
 
     @property

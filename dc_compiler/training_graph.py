@@ -27,10 +27,29 @@ LEAST = 1e-7  # probabilities below count as this, so that logarithms stay finit
 _NATIVE = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE})
 
 
+# Inputs that tell an operator what to do: a stored tensor there is no weight, whatever its gradient
+_SETTINGS: Mapping[str, frozenset[int]] = {
+    "BatchNormalization": frozenset({3, 4}), "Clip": frozenset({1, 2}), "Dropout": frozenset({1}),
+    "Pad": frozenset({2}), "Pow": frozenset({1}), "Resize": frozenset({1, 2}),
+}  # fmt: skip
+# Operators whose stored inputs are weights even where they have one element; elsewhere a single number is the epsilon,
+# the factor or the bound of a formula
+_WEIGHTED = frozenset({"BatchNormalization", "Conv", "ConvTranspose", "Gemm", "LayerNormalization", "MatMul", "PRelu"})
+
+
 def trainable(program: ir.Program) -> list[ir.WeightRecord]:
-    """Records that training may change: float tensors of the main graph, small ones included."""
+    """Records that training may change: float tensors of the main graph, small ones included, but not the constants of
+    formulas."""
     main = program.proto.graph
-    return [r for r, s in zip(program.records, program.sites, strict=True) if r.trainable and s.graph is main]
+    found = [r for r, s in zip(program.records, program.sites, strict=True) if r.trainable and s.graph is main]
+    return [r for r in found if not _is_setting(r)]
+
+
+def _is_setting(record: ir.WeightRecord) -> bool:
+    if record.size == 1 and not any(u.op_type in _WEIGHTED for u in record.uses):
+        return True
+    settings = [u.input_index in _SETTINGS.get(u.op_type, ()) for u in record.uses]
+    return bool(settings) and all(settings)
 
 
 def open_weights(program: ir.Program, names: Collection[str]) -> onnx.ModelProto:
@@ -85,8 +104,9 @@ def _input_name(record: ir.WeightRecord, value_name: str) -> str:
 class Objective:
     """What is compared with the targets: a value of the main graph, by cross-entropy or by mean squared error.
 
-    ``targets`` is [n, ...], float32: probabilities for cross-entropy, else the values wanted. With ``is_softmax`` the
-    value is made of probabilities already, not of logits.
+    ``targets`` is [n, ...], float32: probabilities along the last axis for cross-entropy, else the values wanted.
+    ``labels``, for cross-entropy, is the class of every such vector. With ``is_softmax`` the value is made of
+    probabilities already, not of logits.
     """
 
     value: str
@@ -101,8 +121,13 @@ class Objective:
         got = outputs.astype(np.float64)
         if self.kind == "cross-entropy":
             log = np.log(np.maximum(got, LEAST)) if self.is_softmax else log_softmax(got)
-            return float(-(wanted * log).sum())
+            return float(-(wanted * log).sum()) / self.positions
         return float(np.square(got - wanted).reshape(len(rows), -1).mean(axis=1).sum())
+
+    @property
+    def positions(self) -> int:
+        """Vectors of classes in one sample's output."""
+        return math.prod(self.targets.shape[1:-1])
 
 
 def log_softmax(logits: Array) -> Array:
@@ -114,42 +139,59 @@ def log_softmax(logits: Array) -> Array:
 def make_objective(program: ir.Program, samples: TrainingData, loss: Loss) -> Objective:
     """Choose the value to train on: the first output, or what is below its softmax.
 
-    ``labels`` is cross-entropy with the labels; ``distill`` learns the original's outputs: cross-entropy between
-    softmaxes (which differs from KL by a constant) where the output is [n, classes], mean squared error elsewhere;
-    ``mse`` is the latter always; ``auto`` is ``labels`` where there are labels, else ``distill``.
+    ``labels`` is cross-entropy with class numbers, over the last axis ([n, classes], or [n, t, classes] with labels
+    [n, t]), and mean squared error to labels that are floats or have the output's own shape; ``distill`` learns the
+    original's outputs: cross-entropy between softmaxes (which differs from KL by a constant) where the output is
+    [n, classes] or comes from a softmax over its last axis, mean squared error elsewhere; ``mse`` is the latter always;
+    ``auto`` is ``labels`` where there are labels, else ``distill``.
 
     Raises:
         InvalidArgumentError: ``labels`` without labels. DataError: labels do not fit the output.
     """
     graph = program.proto.graph
-    value = graph.output[0].name
+    output = value = graph.output[0].name
     below = next((n for n in graph.node if value in n.output and n.op_type in ("Softmax", "LogSoftmax")), None)
     if loss == "labels" and samples.labels is None:
         raise InvalidArgumentError("loss=labels needs labels; name their array with --labels")
-    with_labels = loss == "labels" or (loss == "auto" and samples.labels is not None)
     if below is not None and loss != "mse":
         value = below.input[0]
     original = samples.original_output(value)
     if original.dtype.kind != "f" and original.dtype.name != "bfloat16":
         raise ModelError(f"the model cannot be trained: its first output is {original.dtype}, not float")
-    is_logits = original.ndim == 2 and original.shape[1] > 1
-    if with_labels:
-        labels = samples.labels
-        assert labels is not None
-        if not is_logits or labels.min() < 0 or labels.max() >= original.shape[1]:
-            raise DataError(f"labels up to {labels.max()} do not fit outputs of shape {list(original.shape)}")
-        targets = np.eye(original.shape[1], dtype=np.float32)[labels]
-        return Objective(value, "cross-entropy", targets, labels, _is_softmax(original))
+    if samples.labels is not None and loss in ("auto", "labels"):
+        return _labelled(output, value, original, samples.labels)
     outputs = original.astype(np.float32)
-    if is_logits and loss != "mse":
+    is_logits = original.ndim == 2 or (below is not None and _is_over_last_axis(below, original.ndim))
+    if is_logits and original.shape[-1] > 1 and loss != "mse":
         is_softmax = _is_softmax(original)
         targets = outputs if is_softmax else np.exp(log_softmax(outputs))
         return Objective(value, "cross-entropy", targets, is_softmax=is_softmax)
     return Objective(value, "mse", outputs)
 
 
+def _labelled(output: str, value: str, original: Array, labels: Array) -> Objective:
+    """The objective for labels: ``original`` is what the original has for ``value``, which is ``output`` or what is
+    below its softmax.
+
+    Raises:
+        DataError: the labels do not fit.
+    """
+    wanted = data.fit_labels(labels, original.shape)
+    if wanted.dtype.kind == "f":
+        return Objective(output, "mse", wanted.astype(np.float32))
+    if wanted.shape != original.shape[:-1]:
+        raise DataError(f"training with class numbers needs classes on the last axis, not {list(original.shape)}")
+    targets = np.eye(original.shape[-1], dtype=np.float32)[wanted]
+    return Objective(value, "cross-entropy", targets, wanted, _is_softmax(original))
+
+
+def _is_over_last_axis(softmax: onnx.NodeProto, rank: int) -> bool:
+    """Whether a softmax says that it works along the last axis; the default depends on the operator set."""
+    return any(a.name == "axis" and a.i in (-1, rank - 1) for a in softmax.attribute)
+
+
 def _is_softmax(outputs: Array) -> bool:
-    """Whether outputs [n, classes] are probabilities: some exporters spell a softmax out."""
+    """Whether outputs [..., classes] are probabilities: some exporters spell a softmax out."""
     values = outputs.astype(np.float64)
     return bool((values >= 0).all() and np.abs(values.sum(axis=-1) - 1).max() < 1e-3)
 
@@ -158,7 +200,7 @@ def _append_loss(graph: onnx.GraphProto, objective: Objective, batch: int, elem_
     """Add the input ``TARGET`` and the scalar output ``LOSS``, the mean over the batch."""
     shape = [batch, *objective.targets.shape[1:]]
     graph.input.append(helper.make_tensor_value_info(TARGET, elem_type, shape))
-    count = batch if objective.kind == "cross-entropy" else math.prod(shape)
+    count = batch * objective.positions if objective.kind == "cross-entropy" else math.prod(shape)
     sign = -1 if objective.kind == "cross-entropy" else 1
     scale = np.array(sign / count, helper.tensor_dtype_to_np_dtype(elem_type))
     graph.initializer.append(numpy_helper.from_array(scale, f"{LOSS}.scale"))
@@ -257,7 +299,7 @@ class TrainingGraph:
 
         found = list(self.samples.pool.map(run, runs(len(rows), self.samples.fixed_batch or BATCH)))
         loss, wrong = sum(f[0] for f in found), sum(f[1] for f in found)
-        return Score(None if labels is None else wrong / len(rows), loss / len(rows))
+        return Score(None if labels is None else wrong / labels[rows].size, loss / len(rows))
 
 
 @dataclass(frozen=True, order=True)

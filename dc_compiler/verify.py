@@ -35,7 +35,11 @@ class OutputComparison:
 
 @dataclass
 class Verification:
-    """Result of a comparison. ``source`` is ``data`` or ``made-up inputs``; ``skipped`` says why nothing was run."""
+    """Result of a comparison. ``source`` is ``data`` or ``made-up inputs``; ``skipped`` says why nothing was run.
+
+    With labels the first output's ``accuracy`` (class numbers) or ``squared_error`` (values; its mean) is there for the
+    original and for the compiled model.
+    """
 
     source: str
     feeds: int = 0
@@ -43,6 +47,8 @@ class Verification:
     skipped: str | None = None
     accuracy_before: float | None = None
     accuracy_after: float | None = None
+    squared_error_before: float | None = None
+    squared_error_after: float | None = None
 
     @property
     def identical(self) -> bool:
@@ -136,8 +142,7 @@ def verify(
     ):
         return Verification(result.source, skipped="the original gives other outputs each time it runs")
     if answers is not None:
-        result.accuracy_before = accuracy([b[0] for b in before], answers)
-        result.accuracy_after = accuracy([a[0] for a in after], answers)
+        _add_label_scores(result, [b[0] for b in before], [a[0] for a in after], answers)
     return result
 
 
@@ -233,18 +238,43 @@ def compare(name: str, before: Sequence[Any], after: Sequence[Any]) -> OutputCom
     return result
 
 
-def accuracy(outputs: Sequence[np.ndarray], labels: np.ndarray) -> float:
-    """Top-1 accuracy of logits [n, classes] against integer labels [n].
+def _add_label_scores(result: Verification, before: Sequence[Any], after: Sequence[Any], labels: np.ndarray) -> None:
+    old, new = _joined(before), _joined(after)
+    if data.fit_labels(labels, old.shape).dtype.kind == "f":
+        result.squared_error_before = mean_squared_error(old, labels)
+        result.squared_error_after = mean_squared_error(new, labels)
+    else:
+        result.accuracy_before, result.accuracy_after = accuracy(old, labels), accuracy(new, labels)
+
+
+def _joined(outputs: Sequence[Any]) -> np.ndarray:
+    """One output over all feeds, [n, ...]."""
+    if any(not isinstance(o, np.ndarray) or o.ndim < 1 for o in outputs):
+        raise DataError("the first output has no axis of samples, so labels cannot be compared with it")
+    try:
+        return np.concatenate(outputs)
+    except ValueError:
+        raise DataError("the first output has a different shape for each feed, so labels cannot be compared") from None
+
+
+def accuracy(outputs: np.ndarray, labels: np.ndarray) -> float:
+    """Top-1 accuracy of logits [n, ..., classes] against class numbers [n, ...].
 
     Raises:
-        DataError: there are not as many labels as samples, or the outputs are no logits.
+        DataError: the labels do not fit.
     """
-    if any(not isinstance(o, np.ndarray) or o.ndim < 2 for o in outputs):
-        raise DataError("the first output has no axis of classes, so labels cannot be compared with it")
-    guesses = np.concatenate([o.reshape(len(o), -1).argmax(-1) for o in outputs])
-    if len(guesses) != len(labels):
-        raise DataError(f"there are {len(labels)} labels for {len(guesses)} samples")
-    return float(np.mean(guesses == labels))
+    wanted = data.fit_labels(labels, outputs.shape)
+    return float(np.mean(outputs.reshape(*wanted.shape, -1).argmax(-1) == wanted))
+
+
+@np.errstate(over="ignore", invalid="ignore")
+def mean_squared_error(outputs: np.ndarray, labels: np.ndarray) -> float:
+    """Mean over all elements of the squared difference between outputs [n, ...] and the values wanted.
+
+    Raises:
+        DataError: the labels do not fit.
+    """
+    return float(np.square(outputs.astype(np.float64) - data.fit_labels(labels, outputs.shape)).mean())
 
 
 def _equal(old: Any, new: Any) -> bool:

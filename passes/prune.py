@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 
 from dc_compiler import ir
-from dc_compiler.optimizers import Adam
+from dc_compiler.optimizers import Adam, round_start
 from dc_compiler.pass_manager import ELEMENT_BITS, Context, PassReport
 from dc_compiler.training import Trainer, TrainingPass
 from dc_compiler.training_graph import trainable
@@ -21,6 +22,10 @@ CONV_DENSITY, OTHER_DENSITY = 0.36, 0.10
 
 # Share of a gradual schedule in which weights are removed; in the rest the survivors settle
 REMOVING = 0.7
+REMOVALS = {"gradual": 30, "iterative": 5}  # by default
+
+# The share to keep for now, from the share to keep in the end
+Share = Callable[[float], float]
 
 
 @dataclass(frozen=True)
@@ -33,11 +38,18 @@ class Prune(TrainingPass):
         threshold: the paper's criterion instead of a density: keep ``|w| > threshold * std(w)`` of each weight.
         criterion: ``magnitude``, or ``obd``: Optimal Brain Damage (LeCun et al. 1990), which keeps the weights of
             largest ``w**2 h``, with the mean squared gradient on ``--data`` for the diagonal h of the Hessian.
-        schedule: ``once``; or ``gradual`` trains on ``--data`` meanwhile (as ``finetune`` does) and removes weights in
-            ``steps`` steps, after which the kept share is ``density + (1 - density) (1 - step/steps)**3`` (Zhu & Gupta,
-            arXiv 1710.01878). The last 30 % of the training leaves the density alone.
-        steps: *gradual*: number of removals.
-        those of every pass that trains (TrainingPass): for *gradual* and *obd*.
+        schedule: ``once``; or one of two that train on ``--data`` meanwhile (as ``finetune`` does) and remove weights
+            in ``steps`` steps.
+            ``gradual``: after a removal the kept share is ``density + (1 - density) (1 - step/steps)**3`` (Zhu & Gupta,
+            arXiv 1710.01878); one learning-rate cosine spans the training, whose last 30 % leaves the density alone.
+            ``iterative``: prune, retrain, prune again, as the paper does (section 3): as many rounds as steps, each of
+            which first cuts the kept share to ``density**(round/steps)`` and then trains ``epochs/steps`` epochs with a
+            learning-rate cosine of its own; the weights and the optimizer's state go on.
+            Both end at about the same accuracy (LeNet-300-100 at 8, 3 and 1.5 % in 5 epochs). ``gradual`` needs no good
+            number of steps and knows *obd*; ``iterative`` follows the paper, and is for long trainings, in which every
+            density may settle; few rounds (3) are best at low densities.
+        steps: number of removals; by default 30 for *gradual*, 5 for *iterative*.
+        those of every pass that trains (TrainingPass): for both, and for *obd*.
 
     Zeros of the input that are kept count as kept. Among equal magnitudes the first in memory order are kept, so the
     number kept is exactly ``round(density * n)``, at least 1.
@@ -52,8 +64,8 @@ class Prune(TrainingPass):
     scope: Literal["layer", "global"] = "layer"
     threshold: float | None = None
     criterion: Literal["magnitude", "obd"] = "magnitude"
-    schedule: Literal["once", "gradual"] = "once"
-    steps: int = 30
+    schedule: Literal["once", "gradual", "iterative"] = "once"
+    steps: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -64,26 +76,31 @@ class Prune(TrainingPass):
         with_density = self.threshold is None
         self.check(self.schedule == "once" or with_density, "schedule", "a threshold is applied once")
         self.check(self.criterion == "magnitude" or with_density, "criterion", "a threshold is one of magnitudes")
-        self.check(self.steps >= 1, "steps", "give 1 or more")
-        self.check(self.schedule == "once" or self.epochs > 0, "epochs", "a gradual schedule needs some")
+        self.check(self.steps is None or self.steps >= 1, "steps", "give 1 or more")
+        self.check(self.schedule == "once" or self.epochs > 0, "epochs", f"the {self.schedule} schedule needs some")
         self.check(self.schedule == "once" or self.optimizer == "adam", "optimizer", "prune trains with adam")
+        has_gradients = self.criterion == "magnitude" or self.schedule != "iterative"
+        self.check(has_gradients, "criterion", "the iterative schedule prunes before any gradient is known")
 
     @property
     def needs_samples(self) -> bool:
         """Where it trains or measures gradients."""
-        return self.schedule == "gradual" or self.criterion == "obd"
+        return self.schedule != "once" or self.criterion == "obd"
 
     def run(self, program: ir.Program, context: Context) -> PassReport:
         records = program.weights()
+        if self.needs_samples:  # weights of subgraphs have no gradients
+            with_gradients = {id(r) for r in trainable(program)}
+            records = [r for r in records if id(r) in with_gradients]
         options = [self.for_record(r, context) for r in records]
         facts: dict[str, Any] = {}
-        if self.schedule == "gradual":
-            facts, changed = self._gradually(program, records, options, context)
+        if self.schedule != "once":
+            facts, changed = self._while_training(program, records, options, context)
         else:
             scores: list[np.ndarray] = [r.values for r in records]
             if self.criterion == "obd":
                 scores = self._obd_once(program, records, context)
-            masks = _masks(options, records, scores, 1.0, context)
+            masks = _masks(options, records, scores, lambda density: density, context)
             changed = context.each(self.name, list(zip(records, masks, strict=True)), lambda rm: _apply(*rm))
         kept = sum(int(np.count_nonzero(r.mask)) for r in records if r.mask is not None)
         total = sum(r.size for r in records)
@@ -93,50 +110,83 @@ class Prune(TrainingPass):
     def _trainer(self, program: ir.Program, context: Context) -> Trainer:
         return Trainer(self, program, [r for r in trainable(program) if r.clustered is None], context)
 
-    def _gradually(
+    def _while_training(
         self, program: ir.Program, records: Sequence[ir.WeightRecord], options: Sequence[Self], context: Context
     ) -> tuple[dict[str, Any], list[bool]]:
         trainer = self._trainer(program, context)
-        every = max(1, int(trainer.steps * REMOVING) // self.steps)
-        last = min(self.steps * every, trainer.steps - 1)
+        shares = self._shares(trainer.steps)
         silent = replace(context, progress=None)  # the training reports its own progress
 
         def remove(step: int) -> None:
-            if step > last or (step % every and step != last) or step == 0:
+            if step not in shares:
                 return
-            progress = 1 - (1 - step / last) ** 3
             scores = trainer.parameters.scores(records, self._saliency(trainer))
-            masks = _masks(options, records, scores, progress, silent)
-            trainer.prune({r.name: m for r, m in zip(records, masks, strict=True)})
+            masks = _masks(options, records, scores, shares[step], silent)
+            trainer.prune({r.name: _within(m, r) for r, m in zip(records, masks, strict=True)})
 
-        outcome = trainer.run(before_step=remove, settled=last)
+        rounds = self._removals if self.schedule == "iterative" else 1
+        settled = max(1, *shares)  # what was there before the first step is not pruned yet
+        outcome = trainer.run(before_step=remove, settled=settled, rounds=rounds)
         trainer.parameters.store()
         return outcome.facts(), [r.mask is not None for r in records]
 
+    @property
+    def _removals(self) -> int:
+        return REMOVALS[self.schedule] if self.steps is None else self.steps
+
+    def _shares(self, steps: int) -> dict[int, Share]:
+        """What is kept from which of ``steps`` training steps on, at least 2."""
+        count = self._removals
+        if self.schedule == "iterative":
+            return {round_start(i, steps, count): partial(_geometric, (i + 1) / count) for i in range(count)}
+        every = max(1, int(steps * REMOVING) // count)
+        last = min(count * every, steps - 1)
+        return {step: partial(_cubic, step / last) for step in (*range(every, last, every), last)}
+
     def _saliency(self, trainer: Trainer) -> np.ndarray:
-        """How much each parameter matters, float32 [p]. Adam's second moment is the mean squared gradient."""
+        """How much each parameter matters, float32 [p]. Adam's second moment is the mean squared gradient.
+
+        Never zero, which is the score of what is pruned: removed weights stay removed.
+        """
         theta = trainer.parameters.theta
         assert isinstance(trainer.optimizer, Adam)
-        return np.asarray(np.abs(theta) if self.criterion == "magnitude" else theta**2 * trainer.optimizer.square)
+        saliency = np.abs(theta) if self.criterion == "magnitude" else theta**2 * trainer.optimizer.square
+        return np.asarray(np.maximum(saliency, np.finfo(np.float32).tiny))
 
     def _obd_once(self, program: ir.Program, records: Sequence[ir.WeightRecord], context: Context) -> list[np.ndarray]:
         trainer = self._trainer(program, context)
         trainer.run(still=True)
         return trainer.parameters.scores(records, self._saliency(trainer))
 
-    def _keep_count(self, record: ir.WeightRecord, progress: float) -> int:
+    def _keep_count(self, record: ir.WeightRecord, share: Share) -> int:
         density = self.density
         if density is None:
             is_conv = any(u.op_type.startswith("Conv") for u in record.uses)
             density = CONV_DENSITY if is_conv else OTHER_DENSITY
-        return max(1, round((density * progress + (1 - progress)) * record.size))
+        return max(1, round(share(density) * record.size))
+
+
+def _cubic(progress: float, density: float) -> float:
+    """Share kept after ``progress`` (0 to 1) of a gradual removal down to ``density``."""
+    removed = 1 - (1 - progress) ** 3
+    return density * removed + (1 - removed)
+
+
+def _geometric(progress: float, density: float) -> float:
+    """Share kept after ``progress`` (0 to 1) of an iterative removal down to ``density``."""
+    return float(density**progress)
+
+
+def _within(mask: np.ndarray, record: ir.WeightRecord) -> np.ndarray:
+    """The mask without what the record has lost already: more than is left may be asked for."""
+    return mask if record.mask is None else mask & record.mask.reshape(-1)
 
 
 def _masks(
-    options: Sequence[Prune], records: Sequence[ir.WeightRecord], scores: Sequence[np.ndarray], progress: float,
+    options: Sequence[Prune], records: Sequence[ir.WeightRecord], scores: Sequence[np.ndarray], share: Share,
     context: Context,
 ) -> list[np.ndarray]:  # fmt: skip
-    """Which elements of every record stay, bool [n] each, when ``progress`` (0 to 1) of the removal is done.
+    """Which elements of every record stay, bool [n] each.
 
     Args:
         scores: one array a record; elements of larger magnitude stay.
@@ -147,14 +197,14 @@ def _masks(
         density = options[together[0]].density
         assert density is not None
         chosen = [scores[i] for i in together]
-        counts = dict(zip(together, _global_counts(chosen, density * progress + (1 - progress)), strict=True))
+        counts = dict(zip(together, _global_counts(chosen, share(density)), strict=True))
 
     def work(i: int) -> np.ndarray:
         flat = scores[i].reshape(-1)
         threshold = options[i].threshold
         if threshold is not None:
             return _above_threshold(flat, threshold)
-        return largest(flat, counts[i] if i in counts else options[i]._keep_count(records[i], progress))
+        return largest(flat, counts[i] if i in counts else options[i]._keep_count(records[i], share))
 
     return context.each("prune", range(len(records)), work)
 

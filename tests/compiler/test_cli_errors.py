@@ -119,7 +119,10 @@ def _write_data(root: Path) -> None:
         "nothing": {},
         "pickled": {"x": np.array([None, {}], object)},
         "few": {"x": x, "label": np.zeros(3, np.int64)},
-        "many": {"x": x, "label": np.zeros((4, 48), np.int64)},
+        "many": {"x": x, "label": np.zeros((4, 47), np.int64)},
+        "values": {"x": x, "label": np.zeros(4)},
+        "named": {"x": x, "label": np.full(4, "cat")},
+        "single": {"x": x, "label": np.zeros(())},
         "uneven": {"x": x, "gain": np.zeros((), np.float32), "unused": np.zeros(3, np.int64)},
     }
     for name, content in arrays.items():
@@ -310,7 +313,10 @@ DATA = [
     ("none.npz", "holds no samples"),
     ("good.npz --labels classes", "has no array 'classes' for the labels"),
     ("few.npz --labels label", "3 labels for 4 samples"),
-    ("many.npz --labels label", "192 labels for 4 samples"),
+    ("many.npz --labels label", "[4, 47] do not fit outputs of shape [4, 48]; give a class number for each of [4]"),
+    ("values.npz --labels label", "[4] do not fit outputs of shape [4, 48]; floats are compared one by one"),
+    ("named.npz --labels label", "are <U3, neither class numbers nor floats"),
+    ("single.npz --labels label", "a single number, without an axis for samples"),
     ("nomodule:good", "No module named 'nomodule'"),
     (":good", "cannot be used"),
     ("feeds:", "cannot be used"),

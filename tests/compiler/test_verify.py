@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,9 +16,9 @@ from models.graphs import F32, GRAPHS, I64, info, model, node, sample, tensor, w
 
 from dc_compiler import compile_model, verify, verify_models
 from dc_compiler.cli import main
-from dc_compiler.data import InputSpec, load_dataset, made_up_feeds
+from dc_compiler.data import InputSpec, fit_labels, load_dataset, made_up_feeds
 from dc_compiler.errors import DataError, ModelError, QualityError
-from dc_compiler.verify import accuracy, compare
+from dc_compiler.verify import accuracy, compare, mean_squared_error
 
 NAN, INF = math.nan, math.inf
 X = InputSpec("x", np.dtype(np.float32), (None, 4))
@@ -127,12 +128,45 @@ def test_values_that_are_not_arrays() -> None:
 
 
 def test_accuracy() -> None:
-    outputs = [np.array([[0.1, 0.9], [0.8, 0.2]]), np.array([[0.0, 1.0]])]
-    assert accuracy(outputs, np.array([1, 0, 0])) == pytest.approx(2 / 3)
-    with pytest.raises(DataError, match="2 labels for 3 samples"):
-        accuracy(outputs, np.array([1, 0]))
-    with pytest.raises(DataError, match="no axis of classes"):
-        accuracy([np.array([1, 0])], np.array([1, 0]))
+    outputs = np.array([[0.1, 0.9], [0.8, 0.2], [0.0, 1.0]])
+    labels = np.array([1, 0, 0])
+    assert accuracy(outputs, labels) == pytest.approx(2 / 3)
+    assert accuracy(outputs[:, :, None, None], labels[:, None]) == pytest.approx(2 / 3)
+    assert accuracy(np.stack([outputs] * 2), np.stack([labels, 1 - labels])) == pytest.approx(1 / 2)
+    with pytest.raises(DataError, match=r"labels of shape \[2\] do not fit outputs of shape \[3, 2\]"):
+        accuracy(outputs, labels[:2])
+
+
+def test_mean_squared_error() -> None:
+    outputs = np.array([[1.0, 2.0], [3.0, 4.0]], np.float32)
+    assert mean_squared_error(outputs, np.array([[1.0, 2.0], [3.0, 6.0]])) == 1
+    assert mean_squared_error(outputs[:, :1], np.array([1, 5])) == 2
+    with pytest.raises(DataError, match="floats are compared one by one"):
+        mean_squared_error(outputs, np.zeros(2))
+
+
+@pytest.mark.parametrize(
+    ("labels", "shape", "wanted"),
+    [
+        (np.arange(4, dtype=np.uint8), (4, 5), np.arange(4)),
+        (np.ones((4, 1, 3), bool), (4, 3, 1, 2), np.ones((4, 3), np.int64)),
+        (np.arange(4), (4, 1), np.arange(4, dtype=np.float32)[:, None]),
+        (np.arange(4, dtype=np.float16), (4,), np.arange(4, dtype=np.float32)),
+        (np.eye(4), (4, 4), np.eye(4)),
+        (np.eye(1), (1, 1, 1), np.ones((1, 1, 1))),
+    ],
+    ids=["classes", "classes of positions", "integers as values", "floats", "one-hot", "one sample"],
+)
+def test_labels_in_the_form_of_an_output(labels: Any, shape: tuple[int, ...], wanted: Any) -> None:
+    found = fit_labels(labels, shape)
+    assert found.dtype == wanted.dtype
+    assert np.array_equal(found, wanted)
+
+
+@pytest.mark.parametrize("label", [-1, 5])
+def test_class_numbers_beyond_the_output(label: int) -> None:
+    with pytest.raises(DataError, match=r"do not fit outputs of shape \[2, 5\]; start at class 0"):
+        fit_labels(np.array([0, label]), (2, 5))
 
 
 # Data ----------------------------------------------------------------------------------------------------------------
@@ -211,10 +245,13 @@ def test_number_types_are_converted_within_their_kind(given: Any, wanted: Any) -
 
 
 def test_labels_that_are_no_class_numbers() -> None:
-    with pytest.raises(DataError, match="are float64, not integers"):
-        load_dataset({"x": sample(3, 4), "label": np.zeros(3)}, [X], "label")
-    with pytest.raises(DataError, match="12 labels for 3 samples"):
-        load_dataset({"x": sample(3, 4), "label": np.zeros((3, 4), int)}, [X], "label")
+    with pytest.raises(DataError, match="complex128, neither class numbers nor floats"):
+        load_dataset({"x": sample(3, 4), "label": np.zeros(3, complex)}, [X], "label")
+    with pytest.raises(DataError, match="4 labels for 3 samples"):
+        load_dataset({"x": sample(3, 4), "label": np.zeros((4, 3), int)}, [X], "label")
+    feeds = [{"x": sample(1, 4), "label": np.zeros((1, n))} for n in (1, 2)]
+    with pytest.raises(DataError, match="labels 'label' of different shapes"):
+        load_dataset(feeds, [X], "label")
 
 
 def classifier() -> onnx.ModelProto:
@@ -237,6 +274,23 @@ def test_accuracy_before_and_after(tmp_path: Path) -> None:
     assert check.accuracy_after is not None
     assert check.accuracy_after < 0.8
     assert check.outputs[0].top1_agreement == check.accuracy_after
+
+
+def test_squared_error_before_and_after(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """The original's own outputs as the values wanted: no error before; after heavy pruning, that of the output."""
+    x = np.random.default_rng(0).standard_normal((300, 64)).astype(np.float32)
+    onnx.save(classifier(), tmp_path / "in.onnx")
+    np.savez(tmp_path / "data.npz", x=x, value=x @ weight(64, 10))
+    argv = [str(tmp_path / "in.onnx"), "-o", str(tmp_path / "out.onnx"), "--data", str(tmp_path / "data.npz")]
+    options = ["--labels", "value", "--pipeline", "prune(0.5),encode", "--min-size", "1"]
+    assert main(["compile", *argv, *options, "--json", str(tmp_path / "r.json")]) == 0
+    check = json.loads((tmp_path / "r.json").read_text())["verification"]
+    assert check["accuracy_before"] is None
+    assert check["squared_error_before"] < 1e-10
+    assert check["squared_error_after"] == pytest.approx(
+        np.square(x @ weight(64, 10)).mean() / 10 ** (check["outputs"][0]["sqnr_db"] / 10), rel=1e-3
+    )
+    assert f"-> {check['squared_error_after']:.6g}" in capsys.readouterr().out
 
 
 # Made-up inputs ------------------------------------------------------------------------------------------------------

@@ -128,14 +128,67 @@ def test_max_pool_of_an_old_operator_set() -> None:
     check(helper.make_node("MaxPool", ["x"], ["y"], kernel_shape=[3, 3]), {"x": normal(1, 2, 6, 6)}, opset=13)
 
 
-def test_average_pools() -> None:
+AVERAGES: dict[str, dict[str, Any]] = {
+    "apart": {"strides": [2, 2]},
+    "overlapping": {"strides": [1, 1]},
+    "gaps": {"strides": [4, 3]},
+    "pads do not count": {"strides": [2, 2], "pads": [1, 0, 1, 1]},
+    "pads count": {"strides": [2, 2], "pads": [1, 0, 1, 1], "count_include_pad": 1},
+    "ceil": {"strides": [2, 2], "ceil_mode": 1},
+    "ceil, pads": {"strides": [2, 2], "pads": [1, 1, 1, 0], "ceil_mode": 1},
+    "ceil, pads count": {"strides": [2, 2], "pads": [1, 1, 1, 0], "ceil_mode": 1, "count_include_pad": 1},
+    "same upper": {"strides": [2, 2], "auto_pad": "SAME_UPPER"},
+    "same lower": {"strides": [2, 2], "auto_pad": "SAME_LOWER"},
+}
+
+
+@pytest.mark.parametrize("options", AVERAGES.values(), ids=AVERAGES)
+def test_average_pool(options: dict[str, Any]) -> None:
+    check(helper.make_node("AveragePool", ["x"], ["y"], kernel_shape=[3, 2], **options), {"x": normal(2, 3, 8, 7)})
+
+
+def test_dilated_average_pool() -> None:
+    node = helper.make_node("AveragePool", ["x"], ["y"], kernel_shape=[2], dilations=[2], pads=[1, 1])
+    check(node, {"x": normal(2, 3, 8)}, opset=19)
+
+
+def test_global_average_pool() -> None:
+    check(helper.make_node("GlobalAveragePool", ["x"], ["y"]), {"x": normal(2, 3, 8, 6)})
+
+
+BROADCASTS = [((2, 3, 4), (2, 3, 4)), ((2, 3, 4), ()), ((2, 3, 4), (1,)), ((3, 1), (2, 1, 4)), ((1, 3), (1, 3))]
+
+
+@pytest.mark.parametrize("shapes", BROADCASTS, ids=str)
+@pytest.mark.parametrize("kind", ["Mul", "Div"])
+def test_broadcasting(kind: str, shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
+    a, b = (np.asarray(normal(*shape, seed=i)) for i, shape in enumerate(shapes))
+    check(helper.make_node(kind, ["a", "b"], ["y"]), {"a": a, "b": np.asarray(np.sign(b) + b)})
+
+
+@pytest.mark.parametrize("bounds", [("low", "high"), ("low",), ("", "high"), ()], ids=str)
+def test_clip(bounds: tuple[str, ...]) -> None:
+    nodes = [
+        helper.make_node("Constant", [], ["low"], value_float=-0.4),
+        helper.make_node("Constant", [], ["high"], value_float=0.3),
+    ]
+    check([*nodes, helper.make_node("Clip", ["x", *bounds], ["y"])], {"x": normal(5, 6)})
+
+
+def test_clip_with_bounds_of_its_own() -> None:
     check(
-        [
-            helper.make_node("AveragePool", ["x"], ["a"], kernel_shape=[2, 2], strides=[2, 2]),
-            helper.make_node("GlobalAveragePool", ["a"], ["y"]),
-        ],
-        {"x": normal(2, 3, 8, 6)},
+        helper.make_node("Clip", ["x", "low", "high"], ["y"]),
+        {"x": normal(5, 6), "low": np.array(-0.4), "high": np.array(0.3)},
     )
+
+
+def test_gradients_of_constants_are_not_computed() -> None:
+    """They would cost as much as those that are asked for."""
+    nodes = [helper.make_node("Add", ["x", "c"], ["p"]), helper.make_node("Exp", ["p"], ["y"])]
+    model = scalar_model(nodes, {"x": normal(4, 3), "c": normal(4, 3)}, "y", np.float32)
+    graph = add_gradients(model, ["x"], "loss").graph
+    used = {name for n in graph.node for name in n.input} | {o.name for o in graph.output}
+    assert all(used.intersection(n.output) for n in graph.node)
 
 
 def test_batch_normalization() -> None:

@@ -6,9 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dc_compiler import runtime
-from dc_compiler.optimizers import Adam, Sgd, cosine_rate
+from dc_compiler.optimizers import Adam, Sgd, cosine_rate, round_start
 
 
 def test_momentum_of_a_constant_gradient_is_a_geometric_sum() -> None:
@@ -61,6 +63,17 @@ def test_rate_falls_from_start_to_zero() -> None:
     assert cosine_rate(0.2, 0, 100) == 0.2
     assert cosine_rate(0.2, 50, 100) == pytest.approx(0.1)
     assert cosine_rate(0.2, 100, 100) == pytest.approx(0.0, abs=1e-12)
+
+
+@given(st.integers(1, 40), st.integers(1, 60))
+def test_rate_starts_anew_in_each_round(rounds: int, steps: int) -> None:
+    """And is never zero where a step is taken."""
+    starts = [round_start(i, steps, rounds) for i in range(rounds + 1)]
+    assert (starts[0], starts[-1]) == (0, steps)
+    rates = [cosine_rate(0.2, step, steps, rounds) for step in range(steps)]
+    assert all(rates[start] == 0.2 for start in starts[:-1] if start < starts[-1])
+    for step in set(range(1, steps)) - set(starts):
+        assert 0 < rates[step] < rates[step - 1]
 
 
 def test_denormals_are_flushed_for_a_while_and_in_this_thread_alone() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 from small_models import context, perceptron, program, samples, weight
 
 import dc_compiler
@@ -114,6 +114,25 @@ def test_a_model_with_a_fixed_batch() -> None:
     report = Finetune(epochs=2, lr=0.01, validation=0.1).run(program(model), context(model, arrays))
     assert report.facts["steps"] == 2 * ((600 - 64) // 8)
     assert report.facts["validation error after"] < 0.05
+
+
+def test_constants_of_formulas_stay() -> None:
+    """An exponent, an epsilon and bounds have gradients (or NaN for one), but they are no weights."""
+    model = perceptron()
+    nodes = [
+        helper.make_node("Pow", ["y", "two"], ["p"]),
+        helper.make_node("Add", ["p", "epsilon"], ["q"]),
+        helper.make_node("Clip", ["q", "low", "high"], ["z"]),
+    ]
+    model.graph.node.extend(nodes)
+    model.graph.output[0].name = "z"
+    numbers = {"two": 2.0, "epsilon": 1e-5, "low": -9.0, "high": 50.0}
+    model.graph.initializer.extend(numpy_helper.from_array(np.array(v, np.float32), k) for k, v in numbers.items())
+    net = program(model)
+    report = Finetune(epochs=2, lr=0.01, batch=16).run(net, context(model, samples()))
+    assert np.isfinite(report.facts["validation loss after"])
+    assert {k: weight(net, k).values for k in numbers} == {k: np.float32(v) for k, v in numbers.items()}
+    assert not np.array_equal(weight(net, "w1").values, weight(program(model), "w1").values)
 
 
 def test_skipped_weights_stay() -> None:
@@ -233,6 +252,50 @@ def test_labels_must_fit() -> None:
         Finetune(epochs=1).run(program(model), context(model, arrays))
     with pytest.raises(InvalidArgumentError, match="--labels"):
         Finetune(epochs=1, loss="labels").run(program(model), context(model, arrays, None))
+
+
+@pytest.mark.parametrize("kind", ["values", "one value"])
+def test_values_as_labels(kind: str) -> None:
+    """Floats are learned by squared error, and verification reports it."""
+    model, arrays = perceptron(), samples()
+    arrays["wanted"] = np.eye(3)[arrays["labels"]]
+    if kind == "one value":
+        arrays["wanted"] = arrays["labels"].astype(np.float32)
+        model.graph.node.append(helper.make_node("ReduceMean", ["y", "axis"], ["mean"]))
+        model.graph.initializer.append(numpy_helper.from_array(np.array([1]), "axis"))
+        model.graph.output[0].name = "mean"
+        model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 1
+    result = dc_compiler.compile_model(
+        model, pipeline="finetune(epochs=10,lr=0.01,batch=16),encode", data=arrays, labels="wanted", min_size=0, jobs=1
+    )
+    facts, check = result.report.passes[0].facts, result.report.verification
+    assert check is not None
+    assert check.accuracy_before is None
+    assert "validation error after" not in facts
+    assert facts["validation loss after"] < 0.1 * facts["validation loss before"]
+    assert check.squared_error_before is not None
+    assert check.squared_error_after is not None
+    assert check.squared_error_after < 0.1 * check.squared_error_before
+
+
+def test_class_numbers_for_every_position() -> None:
+    """Outputs [n, t, classes] and labels [n, t]; the loss is a mean over positions, the error their share."""
+    model, flat = perceptron(), samples()
+    model.graph.node.insert(0, helper.make_node("Reshape", ["sequences", "rows"], ["x"]))
+    model.graph.node.append(helper.make_node("Reshape", ["y", "positions"], ["z"]))
+    for name, shape in (("rows", [-1, 16]), ("positions", [-1, 5, 3])):
+        model.graph.initializer.append(numpy_helper.from_array(np.array(shape), name))
+    model.graph.input[0].CopyFrom(helper.make_tensor_value_info("sequences", TensorProto.FLOAT, ["n", 5, 16]))
+    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("z", TensorProto.FLOAT, ["n", 5, 3]))
+    arrays = {"sequences": flat["x"].reshape(-1, 5, 16), "labels": flat["labels"].reshape(-1, 5)}
+    report = Finetune(epochs=10, lr=0.01, batch=8).run(program(model), context(model, arrays))
+    once = Finetune(epochs=0).run(program(perceptron()), context(perceptron(), flat))
+    assert report.facts["validation loss before"] == pytest.approx(once.facts["validation loss before"], rel=0.2)
+    assert report.facts["validation error before"] > 0.3
+    assert report.facts["validation error after"] < 0.05
+    arrays["labels"] = arrays["labels"][:, :4]
+    with pytest.raises(DataError, match=r"labels of shape \[120, 4\] do not fit outputs of shape \[120, 5, 3\]"):
+        Finetune(epochs=1).run(program(model), context(model, arrays))
 
 
 def test_validation_samples_are_never_trained_on() -> None:
