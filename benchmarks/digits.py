@@ -6,6 +6,8 @@ and over the standard deviation of the training part.
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dc_compiler import get_library_path
+from dc_compiler import compile_model, get_library_path
 
 Array = NDArray[Any]
 
@@ -47,3 +49,48 @@ def error(model: str | Path, part: Part) -> float:
     starts = range(0, len(part.images), 250)
     answers = [session.run(None, {name: part.images[i : i + 250]})[0].argmax(-1) for i in starts]
     return float(100 * np.mean(np.concatenate(answers) != part.labels))
+
+
+def errors(model: Path, parts: Mapping[str, Part]) -> dict[str, float]:
+    """Error in every part, in percent."""
+    return {name: error(model, part) for name, part in parts.items()}
+
+
+def text(found: Mapping[str, float]) -> str:
+    """Errors on one line."""
+    return ", ".join(f"{name} {value:.2f} %" for name, value in found.items())
+
+
+def compile_seeds(
+    model: Path, pipeline: str, given: Part, parts: Mapping[str, Part], seeds: Sequence[int], *, labelled: bool = True
+) -> None:
+    """Compile with every seed; print size and errors of each, then the median, the spread and the worst.
+
+    Args:
+        given: what the compiler gets; without labels it distills.
+        parts: what errors are measured on. Where no validation part is among them, that of the compiler's own
+            validation share is printed.
+    """
+    samples = {"x": given.images} | ({"labels": given.labels} if labelled else {})
+    ratios, found = [], []
+    before = errors(model, parts)
+    print(f"{pipeline}\n{model.name}: {model.stat().st_size:,} bytes, error: {text(before)}", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        for seed in seeds:
+            output = Path(folder) / f"{seed}.onnx"
+            report = compile_model(
+                model, output, pipeline=pipeline, data=samples, labels="labels" if labelled else None, min_size=0,
+                seed=seed,
+            ).report  # fmt: skip
+            trained = [p.facts for p in report.passes if "validation error after" in p.facts]
+            own = {"validation": 100 * trained[-1]["validation error after"]} if trained else {}
+            ratios.append(report.ratio)
+            found.append(own | errors(output, parts))
+            size = f"{report.output_bytes:,} bytes {report.ratio:.1f}x"
+            print(f"seed {seed}: {size}, error: {text(found[-1])}, {report.seconds:.0f} s", flush=True)
+    for label, ratio, choose in (
+        ("median", np.median(ratios), np.median),
+        ("best", max(ratios), np.min),
+        ("worst", min(ratios), np.max),
+    ):
+        print(f"{label} {ratio:.1f}x, error: {text({name: choose([f[name] for f in found]) for name in found[0]})}")

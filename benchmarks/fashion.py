@@ -17,21 +17,19 @@ from typing import Any
 
 import numpy as np
 import onnx
+from digits import Part, compile_seeds
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
-from retraining import error
 
 from dc_compiler import compile_model, unpack_model
-from dc_compiler.report import CompileReport
 
 Array = NDArray[Any]
-Part = tuple[Array, Array]  # images, float32 [n, 1, 28, 28]; labels, int64 [n]
 
 HELD = 5000
 DENSE = "finetune(epochs=12,lr=0.002,batch=128,shift=1),encode(lossless)"
 RETRAINING = (
     "prune(density=0.17,scope=global,schedule=gradual,epochs=5,lr=0.002,batch=128,shift=1),"
-    "cluster(rd,bits=4,price=0.018,epochs=4,batch=128,vectors=true,shift=1),slim,encode"
+    "shrink,cluster(rd,bits=4,price=0.018,epochs=4,batch=128,vectors=true,shift=1),shrink,slim,encode"
 )
 # Weights by name: shape, and how many inputs an output sums up
 SHAPES: dict[str, tuple[tuple[int, ...], int]] = {
@@ -56,7 +54,7 @@ def read_idx(folder: Path, name: str) -> Array:
 def read_part(folder: Path, prefix: str) -> Part:
     """Images with values from 0 to 1, and labels, of the part whose files start with ``prefix``."""
     images = read_idx(folder, f"{prefix}-images-idx3-ubyte")[:, None].astype(np.float32) / 255
-    return images, read_idx(folder, f"{prefix}-labels-idx1-ubyte").astype(np.int64)
+    return Part(images, read_idx(folder, f"{prefix}-labels-idx1-ubyte").astype(np.int64))
 
 
 def untrained() -> onnx.ModelProto:
@@ -94,34 +92,18 @@ def untrained() -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
-def compile_with(model: Path | onnx.ModelProto, output: Path, pipeline: str, given: Part, seed: int) -> CompileReport:
-    """Compile with what is given of the training part."""
-    samples = {"x": given[0], "labels": given[1]}
-    result = compile_model(model, output, pipeline=pipeline, data=samples, labels="labels", min_size=0, seed=seed)
-    return result.report
-
-
-def errors(model: Path, parts: dict[str, Part]) -> dict[str, float]:
-    """Share of wrong answers in every part, in percent."""
-    return {name: error(model, *part) for name, part in parts.items()}
-
-
-def text(found: dict[str, float]) -> str:
-    """Errors on one line."""
-    return ", ".join(f"{name} {value:.2f} %" for name, value in found.items())
-
-
 def train(model: Path, given: Part) -> None:
     """Train the dense model and write it to ``model``."""
+    samples = {"x": given.images, "labels": given.labels}
     with tempfile.TemporaryDirectory() as folder:
         packed = Path(folder) / "lossless.onnx"
-        report = compile_with(untrained(), packed, DENSE, given, 0)
+        result = compile_model(untrained(), packed, pipeline=DENSE, data=samples, labels="labels", min_size=0)
         unpack_model(packed, model)
-    print(f"{DENSE}\ntrained in {report.seconds:.0f} s", flush=True)
+    print(f"{DENSE}\ntrained in {result.report.seconds:.0f} s", flush=True)
 
 
 def main() -> None:
-    """Train the dense model unless it is there; compile it with every seed; print a line each, then the median."""
+    """Train the dense model unless it is there; compile it with every seed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--model", type=Path, help="the dense model: trained and kept here, or used if it is there")
@@ -129,28 +111,20 @@ def main() -> None:
     parser.add_argument("--pipeline", default=RETRAINING)
     parser.add_argument("--test", action="store_true", help="print the error on the test part, too")
     arguments = parser.parse_args()
-    images, labels = read_part(arguments.folder, "train")
-    mean, deviation = images[:-HELD].mean(dtype=np.float64), images[:-HELD].std(dtype=np.float64)
-    parts = {"train": (images[:-HELD], labels[:-HELD]), "validation": (images[-HELD:], labels[-HELD:])}
+    whole = read_part(arguments.folder, "train")
+    parts = {
+        "train": Part(whole.images[:-HELD], whole.labels[:-HELD]),
+        "validation": Part(whole.images[-HELD:], whole.labels[-HELD:]),
+    }
     if arguments.test:
         parts["test"] = read_part(arguments.folder, "t10k")
-    parts = {name: (((x - mean) / deviation).astype(np.float32), y) for name, (x, y) in parts.items()}
-    ratios, found = [], []
+    mean, deviation = (f(parts["train"].images, dtype=np.float64) for f in (np.mean, np.std))
+    parts = {name: Part(((p.images - mean) / deviation).astype(np.float32), p.labels) for name, p in parts.items()}
     with tempfile.TemporaryDirectory() as folder:
         dense = arguments.model or Path(folder) / "dense.onnx"
         if not dense.exists():
             train(dense, parts["train"])
-        print(f"dense: {dense.stat().st_size:,} bytes, error: {text(errors(dense, parts))}")
-        print(arguments.pipeline, flush=True)
-        for seed in arguments.seeds:
-            output = Path(folder) / f"{seed}.onnx"
-            report = compile_with(dense, output, arguments.pipeline, parts["train"], seed)
-            ratios.append(report.ratio)
-            found.append(errors(output, parts))
-            size = f"{report.output_bytes:,} bytes {report.ratio:.1f}x"
-            print(f"seed {seed}: {size}, error: {text(found[-1])}, {report.seconds:.0f} s", flush=True)
-    for label, ratio, chosen in (("median", np.median(ratios), np.median), ("worst", min(ratios), np.max)):
-        print(f"{label} {ratio:.1f}x, error: {text({name: chosen([f[name] for f in found]) for name in parts})}")
+        compile_seeds(dense, arguments.pipeline, parts["train"], parts, arguments.seeds)
 
 
 if __name__ == "__main__":

@@ -189,7 +189,7 @@ def _add_compile(commands: Any) -> None:
     p = _command(commands, "compile", _compile, "write a smaller model")
     p.add_argument("input", metavar="IN", type=Path)
     p.add_argument("-o", "--output", metavar="OUT", type=Path, required=True)
-    p.add_argument("--preset", metavar="P", help="default, lossless or deep-compression")
+    p.add_argument("--preset", metavar="P", help="default, lossless, deep-compression or smallest")
     p.add_argument("--pipeline", metavar="TEXT", help="such as 'prune(density=0.1),cluster(bits=5),encode(huffman)'")
     p.add_argument("--recipe", metavar="FILE", type=Path, help="a TOML file with a pipeline and per-layer options")
     p.add_argument("--density", metavar="D", type=float, help="kept share of each weight, in (0, 1]")

@@ -59,7 +59,8 @@ def compile_model(
     Args:
         model_or_path: an .onnx file or a message (which is not changed).
         output: file to write, atomically, after the result was checked; None writes nothing.
-        preset: ``default``, ``lossless`` or ``deep-compression``; or give ``pipeline`` text, or a ``recipe`` file.
+        preset: ``default``, ``lossless``, or, training when there is ``data``, ``deep-compression`` or ``smallest``; or
+            give ``pipeline`` text, or a ``recipe`` file.
         density: kept share of each weight, in (0, 1]. bits: codebook bits, 1 to 16.
         data: inputs to check the result on (see :func:`dc_compiler.data.load_dataset`). labels: its array of labels.
         set: overrides ``GLOB:key=value,...``. skip: globs of weights to leave alone.
@@ -82,6 +83,7 @@ def compile_model(
     chosen = make_recipe(
         preset=preset, pipeline=pipeline, recipe=None if recipe is None else Path(recipe), density=density, bits=bits,
         overrides=_texts(set), skip=_texts(skip), emit=emit, min_size=min_size, seed=seed,
+        has_data=data is not None,
     )  # fmt: skip
     source = model_io.read_model(model_or_path)
     target = None if output is None else Path(output)

@@ -16,13 +16,34 @@ DEFAULT_MIN_SIZE = 1024
 Form = Literal["session", "graph"]
 FORMS = ("session", "graph")
 
-PRESETS: dict[str, str] = {
+
+@dataclass(frozen=True)
+class Preset:
+    """A named pipeline, another one where there are samples to train on, and whether losses are checked against a
+    promise or only reported."""
+
+    pipeline: str
+    trained: str | None = None
+    promises: bool = False
+
+
+PRESETS: dict[str, Preset] = {
     # float bits unchanged, entropy-coded by byte planes
-    "lossless": "encode(lossless)",
+    "lossless": Preset("encode(lossless)", promises=True),
     # near-lossless without data: a fine grid per output channel, entropy-coded
-    "default": "cluster(grid),encode",
-    # the paper's three stages at the paper's usual settings; meant to be followed by retraining
-    "deep-compression": "prune,cluster(kmeans),encode(huffman)",
+    "default": Preset("cluster(grid),encode", promises=True),
+    # the paper's three stages at the paper's usual settings (arXiv 1510.00149): 16 epochs of training
+    "deep-compression": Preset(
+        "prune,cluster(kmeans),encode(huffman)",
+        "prune(schedule=iterative,steps=3,epochs=12),cluster(kmeans),"
+        "finetune(centroids,epochs=4,lr=0.0003),encode(huffman)",
+    ),
+    # a coarse grid; with data everything that makes files small, in 40 epochs of training
+    "smallest": Preset(
+        "cluster(grid,step=0.15),slim,encode",
+        "prune(density=0.05,scope=global,schedule=gradual,epochs=24,lr=0.002),shrink,"
+        "cluster(rd,bits=4,price=0.05,epochs=16,vectors=true),shrink,slim,encode",
+    ),
 }
 
 
@@ -64,6 +85,7 @@ def make_recipe(
     emit: str | None = None,
     min_size: int | None = None,
     seed: int | None = None,
+    has_data: bool = False,
 ) -> Recipe:
     """Combine a preset, a pipeline text or a recipe file with single options; single options win.
 
@@ -71,13 +93,14 @@ def make_recipe(
         density: kept share of each weight, in (0, 1]; adds ``prune`` to a pipeline without it.
         bits: codebook bits, 1 to 16; turns clustering into k-means with ``2**bits`` entries.
         overrides: texts ``GLOB:key=value,...``.
+        has_data: there are samples, so a preset may train.
 
     Raises:
         InvalidArgumentError: anything unknown, contradictory or out of range.
     """
     if sum(x is not None for x in (preset, pipeline, recipe)) > 1:
         raise InvalidArgumentError("give only one of --preset, --pipeline and --recipe")
-    base = _from_file(Path(recipe)) if recipe is not None else _from_text(preset, pipeline)
+    base = _from_file(Path(recipe), has_data) if recipe is not None else _from_text(preset, pipeline, has_data)
     result = replace(
         base,
         overrides=base.overrides + tuple(parse_override(t) for t in overrides),
@@ -95,13 +118,15 @@ def make_recipe(
     return _with_shortcuts(result, density, bits)
 
 
-def _from_text(preset: str | None, pipeline: str | None) -> Recipe:
+def _from_text(preset: str | None, pipeline: str | None, has_data: bool) -> Recipe:
     if pipeline is not None:
         return Recipe(pipeline, explicit=True)
     name = "default" if preset is None else preset
     if name not in PRESETS:
         raise InvalidArgumentError(f"unknown preset '{name}'; known: {', '.join(PRESETS)}")
-    return Recipe(PRESETS[name], preset=name, explicit=name == "deep-compression")
+    chosen = PRESETS[name]
+    text = chosen.trained if has_data and chosen.trained is not None else chosen.pipeline
+    return Recipe(text, preset=name, explicit=not chosen.promises)
 
 
 def _with_shortcuts(recipe: Recipe, density: float | None, bits: int | None) -> Recipe:
@@ -181,7 +206,7 @@ def parse_override(text: str) -> Override:
     return Override(pattern, {k.strip(): v.strip() for k, _, v in pairs})
 
 
-def _from_file(path: Path) -> Recipe:
+def _from_file(path: Path, has_data: bool) -> Recipe:
     """Read a TOML recipe: ``pipeline`` or ``preset``, ``emit``, ``min_size``, ``seed``, ``skip``, ``[layers."GLOB"]``.
 
     Raises:
@@ -203,7 +228,7 @@ def _from_file(path: Path) -> Recipe:
             raise InvalidArgumentError(f"recipe {path}: '{key}' must be a {kinds[key].__name__}")
     if "pipeline" in content and "preset" in content:
         raise InvalidArgumentError(f"recipe {path}: give only one of 'pipeline' and 'preset'")
-    base = _from_text(content.get("preset"), content.get("pipeline"))
+    base = _from_text(content.get("preset"), content.get("pipeline"), has_data)
     return replace(
         base,
         overrides=tuple(_layer(path, glob, options) for glob, options in content.get("layers", {}).items()),

@@ -93,8 +93,20 @@ def test_text_shows_what_differs_from_the_defaults() -> None:
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_are_valid_pipelines(name: str) -> None:
     recipe = make_recipe(preset=name)
-    assert recipe.manager().passes == parse_pipeline(PRESETS[name])
-    assert recipe.explicit == (name == "deep-compression")
+    assert recipe.manager().passes == parse_pipeline(PRESETS[name].pipeline)
+    assert not any(p.needs_samples for p in recipe.manager().passes)
+    assert recipe.explicit == (name in ("deep-compression", "smallest"))
+
+
+@pytest.mark.parametrize("name", ["deep-compression", "smallest"])
+def test_presets_train_when_there_is_data(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "recipe.toml"
+    file.write_text(f'preset = "{name}"\n')
+    for recipe in (make_recipe(preset=name, has_data=True), make_recipe(recipe=file, has_data=True)):
+        assert recipe.manager().passes == parse_pipeline(PRESETS[name].trained or "")
+        assert any(p.needs_samples for p in recipe.manager().passes)
+    with_density = make_recipe(preset=name, density=0.25, has_data=True)
+    assert "density=0.25" in with_density.pipeline
 
 
 def test_no_preset_is_the_default() -> None:
