@@ -41,8 +41,8 @@ PRESETS: dict[str, Preset] = {
     # a coarse grid; with data everything that makes files small, in 40 epochs of training
     "smallest": Preset(
         "cluster(grid,step=0.15),slim,encode",
-        "prune(density=0.05,scope=global,schedule=gradual,epochs=24,lr=0.002),shrink,"
-        "cluster(rd,bits=4,price=0.05,epochs=16,vectors=true),shrink,slim,encode",
+        "prune(density=0.05,scope=global,criterion=obd,schedule=gradual,epochs=24,lr=0.002),shrink,"
+        "cluster(rd,bits=4,price=0.04,epochs=16,vectors=true),shrink,slim,encode",
     ),
 }
 
