@@ -19,12 +19,13 @@ FORMS = ("session", "graph")
 
 @dataclass(frozen=True)
 class Preset:
-    """A named pipeline, another one where there are samples to train on, and whether losses are checked against a
-    promise or only reported."""
+    """A named pipeline, another one where there are samples to train on, whether losses are checked against a promise
+    or only reported, and the element floor."""
 
     pipeline: str
     trained: str | None = None
     promises: bool = False
+    min_size: int = DEFAULT_MIN_SIZE
 
 
 PRESETS: dict[str, Preset] = {
@@ -43,6 +44,7 @@ PRESETS: dict[str, Preset] = {
         "cluster(grid,step=0.15),slim,encode",
         "prune(density=0.05,scope=global,criterion=obd,schedule=gradual,epochs=24,lr=0.002),shrink,"
         "cluster(rd,bits=4,price=0.04,epochs=16,vectors=true),shrink,slim,encode",
+        min_size=0,
     ),
 }
 
@@ -126,7 +128,7 @@ def _from_text(preset: str | None, pipeline: str | None, has_data: bool) -> Reci
         raise InvalidArgumentError(f"unknown preset '{name}'; known: {', '.join(PRESETS)}")
     chosen = PRESETS[name]
     text = chosen.trained if has_data and chosen.trained is not None else chosen.pipeline
-    return Recipe(text, preset=name, explicit=not chosen.promises)
+    return Recipe(text, preset=name, explicit=not chosen.promises, min_size=chosen.min_size)
 
 
 def _with_shortcuts(recipe: Recipe, density: float | None, bits: int | None) -> Recipe:
