@@ -143,3 +143,16 @@ def test_what_may_not_change_stays() -> None:
     assert shapes(packed.unpack(skipped, "it"))["w3"] == [7, 3]
     proto.graph.output.append(onnx.helper.make_tensor_value_info("m", onnx.TensorProto.FLOAT, None))
     assert shapes(shrunk(proto)[0])["w3"] == [7, 3]
+
+
+@pytest.mark.parametrize("emit", ["session", "graph"])
+@pytest.mark.parametrize("min_size", [0, 20])  # with 20 the biases are left alone, but lose channels all the same
+def test_the_compiled_model_runs(emit: str, min_size: int) -> None:
+    weights = perceptron(np.random.default_rng(5))
+    weights["w1"][2:5] = 0
+    report = compile_model(
+        model(PERCEPTRON, weights), pipeline="shrink,encode(lossless)", min_size=min_size, emit=emit
+    ).report
+    assert {t.name: t.shape for t in report.tensors}["b1"] == (5,)
+    assert report.verification is not None
+    assert report.verification.outputs[0].max_abs_error == pytest.approx(0, abs=1e-5)
