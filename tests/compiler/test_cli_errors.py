@@ -504,7 +504,8 @@ def test_a_killed_compile_leaves_no_output(number: signal.Signals, tmp_path: Pat
     )
     onnx.save(onnx.helper.make_model(graph), tmp_path / "in.onnx")
     (tmp_path / "started.py").write_text(
-        "import sys\nfrom dc_compiler import cli, pass_manager\n"
+        "import signal, sys\nfrom dc_compiler import cli, pass_manager\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # shells have background jobs ignore it
         "real = pass_manager.PassManager.run\n"
         "def run(self, program, context):\n    print('started', flush=True)\n    return real(self, program, context)\n"
         "pass_manager.PassManager.run = run\nsys.exit(cli.main(sys.argv[1:]))\n"
