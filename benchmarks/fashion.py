@@ -28,8 +28,8 @@ Array = NDArray[Any]
 HELD = 5000
 DENSE = "finetune(epochs=12,lr=0.002,batch=128,shift=1),encode(lossless)"
 RETRAINING = (
-    "prune(density=0.13,scope=global,criterion=obd,schedule=gradual,epochs=6,lr=0.002,shift=1),shrink,"
-    "cluster(rd,bits=4,price=0.03,epochs=3,vectors=true,shift=1),shrink,slim,encode"
+    "prune(density=0.2,scope=global,criterion=obd,schedule=gradual,epochs=6,lr=0.002,shift=1),shrink,"
+    "cluster(rd,bits=4,price=0.015,epochs=3,vectors=true,shift=1),shrink,slim,encode"
 )
 # Weights by name: shape, and how many inputs an output sums up
 SHAPES: dict[str, tuple[tuple[int, ...], int]] = {
