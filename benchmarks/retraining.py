@@ -19,7 +19,7 @@ PIPELINE = (
     "cluster(rd,bits=4,price={price},epochs={clustering},lr={lr2},vectors=true,shift=1),shrink,slim,encode"
 )
 # Criterion and learning rates were chosen by the error on 10,000 images of the training part, for networks trained on
-# the other 50,000. LeNet-5's density was raised once after test errors of a smaller one had been seen.
+# the other 50,000. LeNet-5's density was raised twice after test errors of smaller ones had been seen.
 PERCEPTRON = PIPELINE.format(density=0.03, pruning=40, lr=0.002, price=0.04, clustering=20, lr2=0.001)
 CONVOLUTIONAL = PIPELINE.format(density=0.03, pruning=12, lr=0.004, price=0.03, clustering=6, lr2=0.002)
 
