@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
-from onnx import helper
+from onnx import numpy_helper
 
 from dc_compiler import ir
 
@@ -52,11 +53,13 @@ class Link:
 
 @dataclass
 class _Graph:
-    """The main graph's consumers, and the tensors that may be cut, by value name."""
+    """The main graph's consumers, the tensors that may be cut, constant shapes, and extents after the first of values
+    where all are known; by value name."""
 
     consumers: dict[str, list[onnx.NodeProto]] = field(default_factory=dict)
     tensors: dict[str, ir.WeightRecord] = field(default_factory=dict)
     shapes: dict[str, onnx.TensorProto] = field(default_factory=dict)
+    extents: dict[str, list[int]] = field(default_factory=dict)
     outputs: set[str] = field(default_factory=set)
 
 
@@ -85,11 +88,11 @@ def _survey(program: ir.Program) -> _Graph:
     for site in ir.weight_sites(main):
         if site.graph is main and site.tensor is not None and site.tensor.data_type == onnx.TensorProto.INT64:
             result.shapes[site.value_name] = site.tensor
+    for info in onnx.shape_inference.infer_shapes(program.proto).graph.value_info:
+        inner = list(info.type.tensor_type.shape.dim)[1:]
+        if inner and all(d.HasField("dim_value") for d in inner):
+            result.extents[info.name] = [d.dim_value for d in inner]
     return result
-
-
-def _attribute(node: onnx.NodeProto, name: str, default: int) -> int:
-    return next((int(helper.get_attribute_value(a)) for a in node.attribute if a.name == name), default)
 
 
 def _side(graph: _Graph, node: onnx.NodeProto, *, makes: bool) -> Side | None:
@@ -97,11 +100,11 @@ def _side(graph: _Graph, node: onnx.NodeProto, *, makes: bool) -> Side | None:
     if node.op_type not in LAYERS or node.domain not in ("", "ai.onnx"):
         return None
     weight = graph.tensors.get(node.input[1])
-    if weight is None or _attribute(node, "group", 1) != 1 or _attribute(node, "transA", 0):
+    if weight is None or ir.attribute(node, "group", 1) != 1 or ir.attribute(node, "transA", 0):
         return None
     if node.op_type != "Conv" and weight.values.ndim != 2:
         return None
-    rows_are_outputs = node.op_type == "Conv" or bool(_attribute(node, "transB", 0))
+    rows_are_outputs = node.op_type == "Conv" or bool(ir.attribute(node, "transB", 0))
     axis = 0 if rows_are_outputs == makes else 1
     bias = None
     if len(node.input) > 2 and node.input[2]:
@@ -129,7 +132,8 @@ def _steps(graph: _Graph, value: str) -> Iterator[onnx.NodeProto]:
     """The nodes that take the value in, one after another, while each is the only one."""
     while value not in graph.outputs and len(graph.consumers.get(value, [])) == 1:
         node = graph.consumers[value][0]
-        if sum(bool(o) for o in node.output) != 1 or node.input[0] != value:
+        is_plain = node.domain in ("", "ai.onnx") and sum(bool(o) for o in node.output) == 1
+        if not is_plain or node.input[0] != value:
             return
         yield node
         value = node.output[0]
@@ -159,19 +163,19 @@ def _link(graph: _Graph, node: onnx.NodeProto) -> Link | None:
                 return None
             vectors.append(added)
             between.append(step)
-        elif step.op_type == "BatchNormalization":
-            found = [graph.tensors.get(name) for name in step.input[1:]]
-            vectors += [v for v in found if v is not None]
-            if None in found:
+        elif step.op_type == "BatchNormalization" and node.op_type != "MatMul":  # whose outputs may have more axes
+            found = [v for name in step.input[1:] if (v := graph.tensors.get(name)) is not None]
+            if [v.shape for v in found] != [(channels,)] * 4:
                 return None
+            vectors += found
             between.append(step)
         elif step.op_type in POOLS and is_spatial:
             is_uniform &= not _pads(step)
-        elif step.op_type == "Flatten" and is_spatial and _attribute(step, "axis", 1) == 1:
+        elif step.op_type == "Flatten" and is_spatial and ir.attribute(step, "axis", 1) == 1:
             is_spatial = False
         elif step.op_type == "Reshape" and is_spatial:
-            reshape = graph.shapes.get(step.input[1])
-            if reshape is None or list(reshape.dims) != [2] or len(graph.consumers[step.input[1]]) > 1:
+            reshape = _flattening(graph, step)
+            if reshape is None:
                 return None
             is_spatial = False
         else:
@@ -179,11 +183,24 @@ def _link(graph: _Graph, node: onnx.NodeProto) -> Link | None:
     return None
 
 
+def _flattening(graph: _Graph, node: onnx.NodeProto) -> onnx.TensorProto | None:
+    """The constant shape [batch, inputs] of a Reshape that makes one row of every sample; None for any other."""
+    shape = graph.shapes.get(node.input[1])
+    if shape is None or list(shape.dims) != [2] or len(graph.consumers[node.input[1]]) > 1:
+        return None
+    batch, inputs = numpy_helper.to_array(shape)
+    keeps_batch = batch == 0 and not ir.attribute(node, "allowzero", 0)
+    if keeps_batch and inputs == -1:
+        return shape
+    extents = graph.extents.get(node.input[0])
+    return shape if extents is not None and inputs == math.prod(extents) else None
+
+
 def _pads(node: onnx.NodeProto) -> bool:
     """Whether windows of the node reach beyond its input."""
-    values = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-    ceils = bool(values.get("ceil_mode", 0))
-    return ceils or any(values.get("pads", [])) or values.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID")
+    ceils = bool(ir.attribute(node, "ceil_mode", 0))
+    automatic = ir.attribute(node, "auto_pad", "NOTSET") not in ("NOTSET", "VALID")
+    return ceils or automatic or any(ir.attribute(node, "pads", []))
 
 
 def constants(link: Link) -> np.ndarray | None:
@@ -202,7 +219,7 @@ def constants(link: Link) -> np.ndarray | None:
         elif node.op_type == "Relu":
             value = np.maximum(value, 0)
         elif node.op_type == "LeakyRelu":
-            slope = next((a.f for a in node.attribute if a.name == "alpha"), 0.01)
+            slope = ir.attribute(node, "alpha", 0.01)
             value = np.where(value < 0, value * slope, value)
         elif node.op_type not in PIECEWISE_LINEAR:
             return None
@@ -210,4 +227,4 @@ def constants(link: Link) -> np.ndarray | None:
 
 
 def _scaled(node: onnx.NodeProto) -> bool:
-    return any(a.name in ("alpha", "beta") and a.f != 1 for a in node.attribute)
+    return any(ir.attribute(node, name, 1.0) != 1 for name in ("alpha", "beta"))

@@ -129,11 +129,6 @@ def _named(rule: Rule) -> Rule:
     return run
 
 
-def _attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
-    found = next((helper.get_attribute_value(a) for a in node.attribute if a.name == name), default)
-    return found.decode() if isinstance(found, bytes) else found
-
-
 def _shape(ctx: Any, name: str) -> list[int]:
     shape = ctx.shapes.static(name)
     if shape is None:
@@ -165,10 +160,10 @@ class _Window:
     def __init__(self, node: onnx.NodeProto, extents: Sequence[int], kernel: Sequence[int]) -> None:
         rank = len(kernel)
         self.kernel = list(kernel)
-        self.strides = list(_attribute(node, "strides", [1] * rank))
-        self.dilations = list(_attribute(node, "dilations", [1] * rank))
+        self.strides = list(ir.attribute(node, "strides", [1] * rank))
+        self.dilations = list(ir.attribute(node, "dilations", [1] * rank))
         self.reach = [(k - 1) * d + 1 for k, d in zip(self.kernel, self.dilations, strict=True)]
-        mode = _attribute(node, "auto_pad", "NOTSET")
+        mode = ir.attribute(node, "auto_pad", "NOTSET")
         if mode in ("SAME_UPPER", "SAME_LOWER"):
             total = [
                 max(0, (math.ceil(n / s) - 1) * s + r - n)
@@ -177,7 +172,7 @@ class _Window:
             small, large = [t // 2 for t in total], [t - t // 2 for t in total]
             self.pads = small + large if mode == "SAME_UPPER" else large + small
         else:
-            self.pads = list(_attribute(node, "pads", [0] * (2 * rank)))
+            self.pads = list(ir.attribute(node, "pads", [0] * (2 * rank)))
         self.padded = [n + a + b for n, a, b in zip(extents, self.pads[:rank], self.pads[rank:], strict=True)]
 
     def members(self, axis: int, extent: int, outputs: int, with_pads: bool) -> np.ndarray:
@@ -201,7 +196,7 @@ def _conv(ctx: Any, node: onnx.NodeProto, grads: list[str | None]) -> list[str |
         ends = [(o - 1) * s + r for o, s, r in zip(outputs, window.strides, window.reach, strict=True)]
         rest = [p - e for p, e in zip(window.padded, ends, strict=True)]  # padded input that no window touches
         dx = ctx.b.op(
-            "ConvTranspose", [dy, w], group=_attribute(node, "group", 1), strides=window.strides, pads=window.pads,
+            "ConvTranspose", [dy, w], group=ir.attribute(node, "group", 1), strides=window.strides, pads=window.pads,
             dilations=window.dilations, output_padding=rest,
         )  # fmt: skip
         result[0] = _seeded(ctx, dx, x)
@@ -237,8 +232,8 @@ def _conv_weight(ctx: Any, node: onnx.NodeProto, window: _Window, dy: str) -> st
 def _gemm(ctx: Any, node: onnx.NodeProto, grads: list[str | None]) -> list[str | None]:
     """Y = alpha A' B' + beta C, where ' transposes or not: dA' = alpha dY B'^T, dB' = alpha A'^T dY."""
     a, b = node.input[0], node.input[1]
-    alpha, beta = _attribute(node, "alpha", 1.0), _attribute(node, "beta", 1.0)
-    trans_a, trans_b = _attribute(node, "transA", 0), _attribute(node, "transB", 0)
+    alpha, beta = ir.attribute(node, "alpha", 1.0), ir.attribute(node, "beta", 1.0)
+    trans_a, trans_b = ir.attribute(node, "transA", 0), ir.attribute(node, "transB", 0)
     dy = _plain(ctx, grads[0], node.output[0])
 
     def product(left: str, right: str, flip_left: int, flip_right: int, of: str) -> str:
@@ -275,10 +270,10 @@ def _matmul(ctx: Any, node: onnx.NodeProto, grads: list[str | None]) -> list[str
 def _max_pool(ctx: Any, node: onnx.NodeProto, grads: list[str | None]) -> list[str | None]:
     """Every gradient goes to the place its window's maximum came from; those of overlapping windows add up."""
     x, y = node.input[0], node.output[0]
-    kernel = list(_attribute(node, "kernel_shape", []))
+    kernel = list(ir.attribute(node, "kernel_shape", []))
     window = _Window(node, _shape(ctx, x)[2:], kernel)
     apart = all(s >= r for s, r in zip(window.strides, window.reach, strict=True))
-    if not apart or ctx.dtype(x) != TensorProto.FLOAT or _attribute(node, "storage_order", 0):
+    if not apart or ctx.dtype(x) != TensorProto.FLOAT or ir.attribute(node, "storage_order", 0):
         return _ONNX_AD["MaxPool"](ctx, node, grads)
     options = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     indices = ctx.b.op("MaxPool", [x], outputs=2, **options)[1]
@@ -337,10 +332,10 @@ def _average_pool(ctx: Any, node: onnx.NodeProto, grads: list[str | None]) -> li
     """Every gradient, over the number of elements that its window averages, goes to all of the window."""
     x, y = node.input[0], node.output[0]
     (_, channels, *extents), outputs = _shape(ctx, x), _shape(ctx, y)[2:]
-    window = _Window(node, extents, _attribute(node, "kernel_shape", []))
+    window = _Window(node, extents, ir.attribute(node, "kernel_shape", []))
     kind = ctx.dtype(x)
     counts = np.ones(())
-    with_pads = bool(_attribute(node, "count_include_pad", 0))
+    with_pads = bool(ir.attribute(node, "count_include_pad", 0))
     for axis, (extent, output) in enumerate(zip(extents, outputs, strict=True)):
         counts = np.multiply.outer(counts, window.members(axis, extent, output, with_pads))
     share = ctx.b.op("Div", [_plain(ctx, grads[0], y), ctx.b.constant(counts, kind, [1, 1, *outputs])])

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -247,6 +248,12 @@ def constant_tensor(node: onnx.NodeProto) -> onnx.TensorProto | None:
     elif attribute.name == "value_floats":
         tensor = helper.make_tensor("", TensorProto.FLOAT, [len(attribute.floats)], attribute.floats)
     return tensor
+
+
+def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
+    """Value of a node's attribute, text as str; ``default`` when it is not given."""
+    found = next((helper.get_attribute_value(a) for a in node.attribute if a.name == name), default)
+    return found.decode() if isinstance(found, bytes) else found
 
 
 def weight_sites(graph: onnx.GraphProto) -> Iterator[Site]:

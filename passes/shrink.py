@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -116,10 +115,6 @@ def _take(record: ir.WeightRecord, axis: int, kept: np.ndarray) -> None:
 
 def _set_inputs(tensor: onnx.TensorProto, inputs: int) -> None:
     """Make the constant shape [batch, inputs] one for so many inputs; -1 stands for whatever number there is."""
-    batch, before = _numbers(tensor)
+    batch, before = onnx.numpy_helper.to_array(tensor)
     if before > 0:
         tensor.CopyFrom(onnx.numpy_helper.from_array(np.array([batch, inputs if batch == -1 else -1]), tensor.name))
-
-
-def _numbers(tensor: onnx.TensorProto) -> Sequence[int]:
-    return [int(n) for n in onnx.numpy_helper.to_array(tensor)]

@@ -125,6 +125,47 @@ def test_padding_keeps_constants_where_they_are() -> None:
     assert shapes(small)["w1"] == [5, 2, 3, 3]
 
 
+@pytest.mark.parametrize("shape", [[-1, 16], [-1, 4], [2, -1]])
+def test_a_reshape_across_samples_or_channels_is_left_alone(shape: list[int]) -> None:
+    """4 channels of 2 x 2: rows of 16 are samples, rows of 4 are channels; 2 rows are samples if there are 2 of them."""
+    generator = np.random.default_rng(6)
+    rows = 16 if shape[1] != 4 else 4
+    weights = {
+        "w1": generator.normal(size=(4, 1, 3, 3)).astype(np.float32),
+        "w2": generator.normal(size=(rows, 3)).astype(np.float32),
+        "shape": np.array(shape),
+    }
+    weights["w2"][rows // 4 : rows // 2] = 0
+    text = """<ir_version: 8, opset_import: ["": 17]>
+g (float[n, 1, 4, 4] x) => (float[m, 3] y) {
+    a = Conv(x, w1)
+    f = Reshape(a, shape)
+    y = MatMul(f, w2)
+}"""
+    proto = model(text, weights)
+    x = generator.normal(size=(2, 1, 4, 4)).astype(np.float32)
+    small, _ = shrunk(proto)
+    np.testing.assert_allclose(run(small, x), run(proto, x), rtol=1e-4, atol=1e-4)
+    assert shapes(small)["w1"][0] == (3 if shape == [-1, 16] else 4)
+
+
+def test_normalization_of_another_axis_is_left_alone() -> None:
+    generator = np.random.default_rng(7)
+    weights = {k: generator.normal(size=v).astype(np.float32) for k, v in {"w1": (6, 5), "w2": (5, 3)}.items()}
+    weights |= {k: generator.random(5).astype(np.float32) + 1 for k in ("scale", "bias", "mean", "var")}
+    weights["w2"][1] = 0
+    text = """<ir_version: 8, opset_import: ["": 17]>
+g (float[n, 5, 6] x) => (float[n, 5, 3] y) {
+    a = MatMul(x, w1)
+    b = BatchNormalization(a, scale, bias, mean, var)
+    y = MatMul(b, w2)
+}"""
+    proto = model(text, weights)
+    small, _ = shrunk(proto)
+    x = generator.normal(size=(2, 5, 6)).astype(np.float32)
+    np.testing.assert_allclose(run(small, x), run(proto, x), rtol=1e-4, atol=1e-4)
+
+
 def test_clustered_weights_shrink_too_and_a_layer_is_never_empty() -> None:
     weights = perceptron(np.random.default_rng(2))
     weights["w2"][:] = 0
