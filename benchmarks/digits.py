@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from dc_compiler import compile_model, get_library_path
@@ -51,6 +52,11 @@ def error(model: str | Path, part: Part) -> float:
     return float(100 * np.mean(np.concatenate(answers) != part.labels))
 
 
+def input_name(model: Path) -> str:
+    """Name of the model's first input."""
+    return str(onnx.load(model).graph.input[0].name)
+
+
 def errors(model: Path, parts: Mapping[str, Part]) -> dict[str, float]:
     """Error in every part, in percent."""
     return {name: error(model, part) for name, part in parts.items()}
@@ -71,7 +77,7 @@ def compile_seeds(
         parts: what errors are measured on. Where no validation part is among them, that of the compiler's own
             validation share is printed.
     """
-    samples = {"x": given.images} | ({"labels": given.labels} if labelled else {})
+    samples = {input_name(model): given.images} | ({"labels": given.labels} if labelled else {})
     ratios, found = [], []
     before = errors(model, parts)
     print(f"{pipeline}\n{model.name}: {model.stat().st_size:,} bytes, error: {text(before)}", flush=True)

@@ -188,7 +188,7 @@ def compiled_models(models: Sequence[Path], text: str, train: digits.Part, folde
     result = []
     for number, model in enumerate(models):
         result.append(folder / f"{number}.onnx")
-        samples = {onnx.load(model).graph.input[0].name: train.images, "labels": train.labels}
+        samples = {digits.input_name(model): train.images, "labels": train.labels}
         preset, pipeline = (text, None) if text in PRESETS else (None, text)
         compile_model(model, result[-1], preset=preset, pipeline=pipeline, data=samples, labels="labels", min_size=0)
     return result

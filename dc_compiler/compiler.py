@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-import onnxruntime
 
 from dc_compiler import emit as emitter
 from dc_compiler import importer, ir, model_io, packed, runtime, verify
@@ -134,6 +133,8 @@ def _open_checkpoint(
         raise InvalidArgumentError(f"--checkpoint {directory} is a file; give a directory")
     if output is not None and directory.absolute() == output.absolute():
         raise InvalidArgumentError(f"--checkpoint and the output are both {directory}; give another directory")
+    import onnxruntime  # imported late: commands that run nothing start faster
+
     samples = context.samples
     if samples is None or not any(p.needs_samples for p in manager.passes):
         return None

@@ -44,8 +44,9 @@ def build_program(source: model_io.SourceModel, *, min_size: int, skip: Sequence
             continue
         site_uses = uses.get(site.value_name, [])
         record = ir.WeightRecord(site.value_name, array, elem_type, tuple(site_uses), max(1, len(site_uses)))
-        record.reason = _reason(record, site, proto, min_size)
-        record.trainable = site.graph is proto.graph and _is_finite_float(record)
+        is_finite = _is_finite_float(record)
+        record.reason = _reason(record, site, proto, min_size, is_finite)
+        record.trainable = site.graph is proto.graph and is_finite
         records.append(record)
         kept_sites.append(site)
     _make_names_unique(records)
@@ -58,7 +59,9 @@ def matching(records: Iterable[ir.WeightRecord], pattern: str) -> list[ir.Weight
     return [r for r in records if r.name == pattern or fnmatch.fnmatchcase(r.name, pattern)]
 
 
-def _reason(record: ir.WeightRecord, site: ir.Site, proto: onnx.ModelProto, min_size: int) -> str | None:
+def _reason(
+    record: ir.WeightRecord, site: ir.Site, proto: onnx.ModelProto, min_size: int, is_finite: bool
+) -> str | None:
     """Why a tensor is left alone, or None."""
     if record.elem_type not in ir.float_elem_types():
         return f"{TensorProto.DataType.Name(record.elem_type).lower()}, not a float tensor"
@@ -66,7 +69,7 @@ def _reason(record: ir.WeightRecord, site: ir.Site, proto: onnx.ModelProto, min_
         return f"{record.size} elements, fewer than the minimum of {min_size}"
     if site.graph is not proto.graph and any(o.name == site.value_name for o in site.graph.output):
         return "it is itself an output of its If, Loop or Scan body"
-    if not _is_finite_float(record):
+    if not is_finite:
         return "it contains NaN or Inf"
     return None
 

@@ -127,7 +127,7 @@ def test_padding_keeps_constants_where_they_are() -> None:
 
 @pytest.mark.parametrize("shape", [[-1, 16], [-1, 4], [2, -1]])
 def test_a_reshape_across_samples_or_channels_is_left_alone(shape: list[int]) -> None:
-    """4 channels of 2 x 2: rows of 16 are samples, rows of 4 are channels; 2 rows are samples if there are 2 of them."""
+    """4 channels of 2 x 2: rows of 16 are samples, rows of 4 are channels; 2 rows are samples if there are 2."""
     generator = np.random.default_rng(6)
     rows = 16 if shape[1] != 4 else 4
     weights = {
