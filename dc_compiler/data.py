@@ -110,8 +110,9 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
         raise DataError(f"{path} does not exist") from None
     except DataError:
         raise
-    except Exception as e:  # numpy and zipfile raise many kinds for broken files
-        raise DataError(f"{path} is not a readable .npz file: {str(e).splitlines()[0] if str(e) else e!r}") from None
+    except Exception:  # numpy and zipfile raise many kinds for broken files, and numpy's advice is to unpickle
+        remedy = "give one that numpy.savez wrote, without objects"
+        raise DataError(f"{path} is not a readable .npz file; {remedy}") from None
 
 
 def _read_folder(path: Path) -> dict[str, np.ndarray]:
