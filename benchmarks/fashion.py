@@ -29,7 +29,7 @@ HELD = 5000
 DENSE = "finetune(epochs=12,lr=0.002,batch=128,shift=1),encode(lossless)"
 RETRAINING = (
     "prune(density=0.2,scope=global,criterion=obd,schedule=gradual,epochs=6,lr=0.002,shift=1),shrink,"
-    "cluster(rd,bits=4,price=0.015,epochs=3,vectors=true,shift=1),shrink,slim,encode"
+    "cluster(rd,bits=4,price=0.015,epochs=3,vectors=true,shift=1),shrink(sort=true),slim,encode(smallest)"
 )
 # Weights by name: shape, and how many inputs an output sums up
 SHAPES: dict[str, tuple[tuple[int, ...], int]] = {

@@ -16,7 +16,7 @@ import onnx
 
 PIPELINE = (
     "prune(density={density},scope=global,criterion=obd,schedule=gradual,epochs={pruning},lr={lr},shift=1),shrink,"
-    "cluster(rd,bits=4,price={price},epochs={clustering},lr={lr2},vectors=true,shift=1),shrink,slim,encode"
+    "cluster(rd,bits=4,price={price},epochs={clustering},lr={lr2},vectors=true,shift=1),shrink(sort=true),slim,encode(smallest)"
 )
 # Criterion and learning rates were chosen by the error on 10,000 images of the training part, for networks trained on
 # the other 50,000. LeNet-5's density was raised twice after test errors of smaller ones had been seen.

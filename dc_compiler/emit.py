@@ -225,7 +225,8 @@ def _session_form(program: ir.Program, placed: list[PlacedWeight]) -> onnx.Model
     topology = unused_name("t" if program.is_terse else f"{DOMAIN}.topology", names)
     manifest = packed.write_manifest([*([(w.name, w.record)] for w in placed), *(p.weights for p in pools)])
     content = manifest + inner.SerializeToString(deterministic=True)
-    frame = runtime.encode_data(np.frombuffer(content, np.uint8))
+    coder = "smallest" if program.is_terse else "auto"
+    frame = runtime.encode_data(np.frombuffer(content, np.uint8), coder)
     graph.initializer.append(_payload(topology, frame))
     node_inputs = [i.name for i in graph.input] + [topology]
     payloads = [(f"{w.name}.{DOMAIN}", w.frame()) for w in placed] + [(f"{DOMAIN}.kept", p.frame) for p in pools]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import ml_dtypes
 import numpy as np
 
 MAX_ROUNDS = 200  # of Lloyd's iteration; the cost falls in every round, and hardly any after some dozens
@@ -31,6 +32,12 @@ class Quantizer:
     def values(self, flat: np.ndarray) -> np.ndarray:
         """The entry for every value, float32 [n]."""
         return np.asarray(self.entries[self.indices(flat)])
+
+    def shortened(self) -> Quantizer:
+        """Entries rounded to bfloat16, which need half the room; as they are where two would become one or infinite."""
+        short = self.entries.astype(ml_dtypes.bfloat16).astype(np.float32)
+        is_fit = bool(np.isfinite(short).all() and (np.diff(short) > 0).all())
+        return Quantizer(short, self.bounds) if is_fit else self
 
 
 def spread(ordered: np.ndarray, count: int) -> np.ndarray:

@@ -41,9 +41,9 @@ PRESETS: dict[str, Preset] = {
     ),
     # a coarse grid; with data everything that makes files small, in 40 epochs of training
     "smallest": Preset(
-        "cluster(grid,step=0.15),slim,encode",
+        "cluster(grid,step=0.15),slim,encode(smallest)",
         "prune(density=0.05,scope=global,criterion=obd,schedule=gradual,epochs=24,lr=0.002),shrink,"
-        "cluster(rd,bits=4,price=0.04,epochs=16,vectors=true),shrink,slim,encode",
+        "cluster(rd,bits=4,price=0.04,epochs=16,vectors=true),shrink(sort=true),slim,encode(smallest)",
         min_size=0,
     ),
 }

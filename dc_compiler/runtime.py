@@ -23,7 +23,10 @@ Buffer = bytes | bytearray | memoryview | Array
 
 LIBRARY_NAME = "libdcc.so"
 DISTRIBUTION = "dc-compiler"
-CODERS = {"raw": 0, "fixed": 1, "huffman": 2, "rans": 3, "lossless": 4, "lz": 5, "auto": 255}
+CODERS = {
+    "raw": 0, "fixed": 1, "huffman": 2, "rans": 3, "lossless": 4, "lz": 5, "context": 6, "text": 7,
+    "smallest": 254, "auto": 255,
+}  # fmt: skip
 CODER_NAMES = {number: name for name, number in CODERS.items()}
 # Element types by ONNX TensorProto.DataType.
 DTYPES: dict[int, np.dtype[Any]] = {
@@ -214,7 +217,7 @@ def encode_codebook(
                     1 + the index of the entry that is +0.0. Without a codebook, entry j < `k` is `grid_lo` + j
     scales          (channels,) positive values in the compute type; or `log_scales`, (channels,) integers: FORMAT.md 3
     channels, inner element i uses scale (i // inner) % channels
-    coder           'fixed', 'huffman', 'rans', or 'auto' for the smallest
+    coder           'fixed', 'huffman', 'rans', 'context', 'auto' for the smallest of the first three, or 'smallest'
     position_bits   huffman: 1 to 16, or 0 for the best, no positions included
 
     Raises InvalidArgumentError.
@@ -254,7 +257,10 @@ def encode_codebook(
 def encode_data(array: Array, coder: str = "auto", threads: int = 0) -> bytes:
     """Encode an array (float32, float16, bfloat16, float64 or uint8) as it is, bit for bit.
 
-    coder: 'raw', 'lossless', 'lz' (uint8 only) or 'auto' for the smallest. Raises InvalidArgumentError.
+    coder: 'raw', 'lossless', 'lz' or 'text' (these two for uint8 only); 'auto' for the smallest of the first three,
+    'smallest' for the smallest of all.
+
+    Raises InvalidArgumentError.
     """
     data = np.asarray(array, order="C")
     request = _request(data.dtype, data.shape, coder, threads)

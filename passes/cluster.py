@@ -196,7 +196,7 @@ class _Books:
             power = float(np.cumsum(np.square(ordered, dtype=np.float64))[-1]) / max(1, int(np.count_nonzero(ordered)))
             start = old[i].entries if old else rate.spread(ordered, (1 << options._bits(record)) - 1)
             price = options.price * power * progress
-            self._quantizers.append(rate.fit(ordered, record.size - len(ordered), price, start))
+            self._quantizers.append(rate.fit(ordered, record.size - len(ordered), price, start).shortened())
         self._parameters.transform = self._values
         self._parameters.expand()
 

@@ -15,10 +15,12 @@ class Encode(Pass):
     """Turn weights into frames. A weight whose frame would not be smaller than its raw bytes is left alone.
 
     Options:
-        coder: ``auto`` keeps the smallest for each weight. ``huffman`` is the paper's form: relative positions with
-            filler zeros and codebook indices, both Huffman-coded; ``rans`` codes indices with zero as a symbol;
-            ``fixed`` packs bits; ``lossless`` codes the float bits by byte planes, vectors included. Clustered weights
-            are coded by their indices unless ``lossless`` is asked for; others always losslessly.
+        coder: ``auto`` keeps the smallest for each weight of those that decode fast: ``huffman``, the paper's form with
+            relative positions, filler zeros and codebook indices, all Huffman-coded; ``rans``, which codes indices with
+            zero as a symbol; and ``fixed``, which packs bits. ``context`` predicts every index from those around it:
+            sparse weights get 5 to 20 % smaller, but only some million weights a second are decoded. ``smallest``
+            chooses among all of them. ``lossless`` codes the float bits by byte planes, vectors included. Clustered
+            weights are coded by their indices unless ``lossless`` is asked for; others always losslessly.
         position_bits: *huffman*: bits of a relative position, 1 to 16; 0 tries all and keeps the smallest. Weights
             whose codebook has no zero are coded without positions.
     """
@@ -28,7 +30,7 @@ class Encode(Pass):
     forbids: ClassVar[frozenset[str]] = frozenset({"encoded"})
     positional: ClassVar[str | None] = "coder"
 
-    coder: Literal["auto", "huffman", "rans", "fixed", "lossless"] = "auto"
+    coder: Literal["auto", "huffman", "rans", "fixed", "context", "smallest", "lossless"] = "auto"
     position_bits: int = 0
 
     def __post_init__(self) -> None:
@@ -37,7 +39,7 @@ class Encode(Pass):
     @property
     def needs(self) -> frozenset[str]:
         """Index coders work on clustered weights only."""
-        return frozenset() if self.coder in ("auto", "lossless") else frozenset({"clustered"})
+        return frozenset() if self.coder in ("auto", "smallest", "lossless") else frozenset({"clustered"})
 
     def run(self, program: ir.Program, context: Context) -> PassReport:
         records = program.eligible()

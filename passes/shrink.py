@@ -21,11 +21,17 @@ class Shrink(Pass):
     A channel without inputs is constant (an activation of its bias), so its share goes into the next layer's bias where
     that is exact but for rounding. Weights, biases and normalization parameters lose the channels' rows and columns:
     the model computes the same, takes less time, and positions of what is left cost fewer bits.
+
+    Options:
+        sort: put the channels between two layers in order of how many weights feed them, those with most first. Their
+            order means nothing, but the coder ``context`` predicts where weights are from the rows before.
     """
 
     name: ClassVar[str] = "shrink"
     forbids: ClassVar[frozenset[str]] = frozenset({"encoded"})
     reshapes: ClassVar[bool] = True
+
+    sort: bool = False
 
     def run(self, program: ir.Program, context: Context) -> PassReport:
         links = find_links(program)
@@ -40,7 +46,10 @@ class Shrink(Pass):
                 if site.tensor is not None and tuple(site.tensor.dims) != record.shape:
                     site.tensor.dims[:] = record.shape
             program.rounding.append(f"shrink: {removed} channels that carry nothing were removed")
-        return PassReport(self.name, len(links), facts={"channels removed": removed})
+        ordered = sum(_sort(link) for link in links) if self.sort else 0
+        if ordered:
+            program.rounding.append(f"shrink: {ordered} layers have their channels in another order")
+        return PassReport(self.name, len(links), facts={"channels removed": removed, "layers sorted": ordered})
 
 
 def _shrink(link: Link) -> int:
@@ -62,6 +71,16 @@ def _shrink(link: Link) -> int:
     if len(kept) < link.channels:
         _keep(link, kept)
     return int(goes.sum())
+
+
+def _sort(link: Link) -> bool:
+    """Put the channels in order of the weights that feed them; returns whether any moves."""
+    counts = np.count_nonzero(_by_channel(link.maker.weight, link.maker.axis, link.channels), axis=1)
+    order = np.argsort(-counts, kind="stable")
+    moves = bool((np.diff(order) < 0).any())
+    if moves:
+        _keep(link, order)
+    return moves
 
 
 def _by_channel(record: ir.WeightRecord, axis: int, channels: int) -> np.ndarray:
@@ -87,7 +106,7 @@ def _fold(link: Link, channels: np.ndarray, values: np.ndarray) -> None:
 
 
 def _keep(link: Link, kept: np.ndarray) -> None:
-    """Drop all channels but ``kept`` from every tensor that has a part for each."""
+    """Leave the channels ``kept``, in this order, of every tensor that has a part for each."""
     inputs = link.taker.weight.shape[link.taker.axis]
     positions = np.arange(inputs).reshape(link.channels, -1)[kept].reshape(-1)
     _take(link.maker.weight, link.maker.axis, kept)

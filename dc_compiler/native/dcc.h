@@ -21,8 +21,9 @@ extern "C" {
 
 enum { DCC_OK = 0, DCC_CORRUPT = 1, DCC_BAD_ARGUMENT = 2, DCC_OUT_OF_MEMORY = 3 };
 enum { DCC_MAX_RANK = 32 };
-enum { DCC_RAW = 0, DCC_FIXED = 1, DCC_HUFFMAN = 2, DCC_RANS = 3, DCC_LOSSLESS = 4, DCC_LZ = 5, DCC_AUTO = 255 };
-enum { DCC_CODEBOOK_NONE = 0, DCC_CODEBOOK_VALUES = 1, DCC_CODEBOOK_GRID = 2 };
+enum { DCC_RAW = 0, DCC_FIXED = 1, DCC_HUFFMAN = 2, DCC_RANS = 3, DCC_LOSSLESS = 4, DCC_LZ = 5, DCC_CONTEXT = 6, DCC_TEXT = 7 };
+enum { DCC_SMALLEST = 254, DCC_AUTO = 255 };  // to encode: the smallest of all coders, or of those that decode fast
+enum { DCC_CODEBOOK_NONE = 0, DCC_CODEBOOK_VALUES = 1, DCC_CODEBOOK_GRID = 2, DCC_CODEBOOK_SHORT = 3 };
 enum { DCC_SCALE_NONE = 0, DCC_SCALE_VALUES = 1, DCC_SCALE_LOG = 2 };
 
 // What a frame says about itself, and where its bytes go. Sizes are bytes of the frame; *_bits are exact bits.
@@ -52,7 +53,7 @@ DCC_EXPORT int dcc_frame_parse(const uint8_t* frame, size_t size, dcc_frame_info
 DCC_EXPORT int dcc_frame_decode(const uint8_t* frame, size_t size, void* out, size_t out_bytes, int threads, char* error,
                                 size_t error_size);
 
-// Decodes only the codebook indices (coders fixed, huffman, rans): `elements` values. `capacity` is in elements.
+// Decodes only the codebook indices (coders fixed, huffman, rans, context): `elements` values. `capacity` is in elements.
 DCC_EXPORT int dcc_frame_decode_indices(const uint8_t* frame, size_t size, uint16_t* indices, size_t capacity, int threads,
                                         char* error, size_t error_size);
 
@@ -66,8 +67,10 @@ typedef struct dcc_encode_request {
   uint32_t zero;                // as in the header
   int64_t grid_lo;
   uint64_t dims[DCC_MAX_RANK];
-  const void* data;             // raw, lossless, lz: the elements. auto without a codebook: smallest of raw, lossless, lz (uint8)
-  const uint16_t* indices;      // codebook coders: one per element. auto with a codebook: smallest of fixed, huffman, rans
+  const void* data;             // raw, lossless, lz: the elements. auto without a codebook: smallest of raw, lossless, lz (uint8);
+                                // smallest: of those and text (uint8)
+  const uint16_t* indices;      // codebook coders: one per element. auto with a codebook: smallest of fixed, huffman, rans;
+                                // smallest: of those and context
   const void* codebook;         // codebook kind 1: entries, in dtype or (scales) compute type
   const void* scales;           // kind 1: compute type; kind 2: int32_t q per channel
   uint64_t channels, inner;

@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "codec.h"
+#include "context.h"
 #include "dequantize.h"
 #include "huffman.h"
 #include "isa.h"
@@ -13,6 +14,7 @@
 #include "number_list.h"
 #include "parallel.h"
 #include "rans.h"
+#include "text.h"
 
 namespace dcc {
 namespace {
@@ -69,6 +71,16 @@ class RansIndexReader final : public IndexReader {
 
  private:
   RansReader reader_;
+};
+
+class ContextIndexReader final : public IndexReader {
+ public:
+  ContextIndexReader(Span chunk, const Header& header) : reader_(chunk, header) {}
+  void read(uint16_t* out, size_t count) override { reader_.read(out, count); }
+  void finish() override { reader_.finish(); }
+
+ private:
+  ContextReader reader_;
 };
 
 class DenseHuffmanReader final : public IndexReader {
@@ -233,6 +245,7 @@ class FrameDecoder {
     switch (header().coder) {
       case DCC_RAW: std::memcpy(to, bytes.data + first * width, count * width); break;
       case DCC_LZ: decode_lz_chunk(bytes, to, count); break;
+      case DCC_TEXT: decode_text_chunk(bytes, to, count); break;
       default: decode_lossless_chunk(bytes, count, width, header().dtype != kUint8, to);
     }
     return count_nonzero(to, count, width);
@@ -241,6 +254,7 @@ class FrameDecoder {
   std::unique_ptr<IndexReader> open(Span bytes, uint64_t first, size_t count) const {
     if (header().coder == DCC_FIXED) return std::make_unique<FixedReader>(bytes, first, header());
     if (header().coder == DCC_RANS) return std::make_unique<RansIndexReader>(*tables_.rans, bytes, header().lanes);
+    if (header().coder == DCC_CONTEXT) return std::make_unique<ContextIndexReader>(bytes, header());
     ByteReader reader(bytes);
     const HuffmanChunkHead head = read_huffman_head(reader, header(), count);
     const Span streams = reader.rest();

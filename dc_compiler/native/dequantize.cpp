@@ -102,10 +102,10 @@ Span checked_scales(const Frame& frame) {
 }
 
 Dequantizer::Dequantizer(const Frame& frame) : header_(frame.header) {
-  const Span codebook = checked_codebook(frame);
-  if (header_.codebook_kind == DCC_CODEBOOK_VALUES) {
-    table_ = words_for(codebook.size);
-    std::memcpy(table_.data(), codebook.data, codebook.size);
+  const Bytes codebook = checked_codebook(frame);
+  if (header_.has_codebook_section()) {
+    table_ = words_for(codebook.size());
+    std::memcpy(table_.data(), codebook.data(), codebook.size());
   } else if (!header_.has_scales()) {
     table_ = grid_table(header_);
   }

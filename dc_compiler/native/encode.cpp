@@ -7,6 +7,7 @@
 #include "bit_io.h"
 #include "byte_stream.h"
 #include "codec.h"
+#include "context.h"
 #include "crc32c.h"
 #include "dequantize.h"
 #include "frame.h"
@@ -17,6 +18,7 @@
 #include "number_list.h"
 #include "parallel.h"
 #include "rans.h"
+#include "text.h"
 
 namespace dcc {
 namespace {
@@ -25,6 +27,9 @@ constexpr uint64_t kMostChunk = uint64_t{1} << 20;
 constexpr uint64_t kLeastChunk = uint64_t{1} << 16;
 constexpr uint64_t kChunkBytes = 128 << 10;  // a chunk has more elements until it reaches this size
 constexpr uint64_t kLosslessChunk = uint64_t{1} << 18;
+constexpr uint64_t kMostText = uint64_t{1} << 20;  // bytes that coder text is tried on
+constexpr uint64_t kContextChunk = uint64_t{1} << 20;
+constexpr uint64_t kMostSide = 64;  // of an image, in pixels
 constexpr uint64_t kSectionOverhead = 7;  // length of three bytes, CRC
 constexpr unsigned kMostHuffmanLanes = 8;
 constexpr unsigned kMostPositionBits = 16;
@@ -61,6 +66,9 @@ Header header_of(const dcc_encode_request& request) {
   return header;
 }
 
+// Whether the encoder may choose the coder.
+bool chooses(const dcc_encode_request& request) { return request.coder == DCC_AUTO || request.coder == DCC_SMALLEST; }
+
 // Runs a check of the decoder on what the caller gave, so that a refusal blames the argument and not a frame.
 template <typename Check>
 void check_argument(Check&& check) {
@@ -75,8 +83,9 @@ void check_argument(Check&& check) {
 // Refuses a request that no frame can hold. `header` has its final nnz or one that fits any frame.
 void check_request(Header header, uint8_t coder) {
   header.coder = coder;
-  if (header.is_chunked()) header.chunk = coder == DCC_LZ ? header.n : 1;
+  if (header.is_chunked()) header.chunk = header.is_one_chunk() ? header.n : 1;
   if (header.has_tables()) header.lanes = 1;
+  if (header.coder == DCC_CONTEXT) header.columns = header.group = 1;
   check_argument([&] { check_header(header); });
 }
 
@@ -274,9 +283,15 @@ void append_codebook_and_scales(Bytes& out, const Header& header, const dcc_enco
     check_argument([&] { check(frame); });
     append_section(out, body);
   };
-  if (header.codebook_kind == DCC_CODEBOOK_VALUES) {
+  if (header.has_codebook_section()) {
     Bytes body;
-    append(body, request.codebook, static_cast<size_t>(header.k) * header.codebook_entry_size());
+    const size_t entry = header.codebook_entry_size();
+    const auto* const entries = static_cast<const uint8_t*>(request.codebook);
+    if (header.codebook_kind == DCC_CODEBOOK_SHORT) {
+      for (size_t j = 0; j < header.k; ++j) append(body, entries + j * entry + 2, 2);
+    } else {
+      append(body, entries, static_cast<size_t>(header.k) * entry);
+    }
     add(body, frame.codebook, checked_codebook);
   }
   const size_t channels = static_cast<size_t>(header.channels);
@@ -287,6 +302,46 @@ void append_codebook_and_scales(Bytes& out, const Header& header, const dcc_enco
   } else if (header.scale_kind == DCC_SCALE_LOG) {
     append_section(out, log_scales_body(static_cast<const int32_t*>(request.scales), channels));
   }
+}
+
+// Which columns lie near each other, as far as the dims tell: rows of a matrix or of a convolution's outputs; the kernel of a
+// convolution; images of any square size that a fully-connected layer may have for inputs.
+std::vector<Header> context_layouts(const dcc_encode_request& request, Header header) {
+  header.coder = DCC_CONTEXT;
+  header.chunk = request.chunk_elements != 0 ? request.chunk_elements : std::min(header.n, kContextChunk);
+  header.columns = header.rank < 2 ? header.n : header.n / header.dims[0];
+  header.columns = std::min({header.columns, header.chunk, header.n});
+  std::vector<Header> layouts;
+  const auto add = [&](uint64_t group, uint64_t stride) {
+    header.group = std::min(group, header.columns);
+    header.stride = stride < 2 || stride > header.columns ? 0 : stride;
+    layouts.push_back(header);
+  };
+  uint64_t kernel = 1;
+  for (unsigned i = 2; i < header.rank; ++i) kernel *= header.dims[i];
+  if (kernel > 1) {
+    add(kernel, header.dims[header.rank - 1]);
+    return layouts;
+  }
+  add(header.columns, 0);
+  for (uint64_t side = 2; side <= kMostSide && side * side <= header.columns; ++side) {
+    if (header.columns % (side * side) == 0) add(side * side, side);
+  }
+  return layouts;
+}
+
+Bytes write_context(const dcc_encode_request& request, const Header& given) {
+  Bytes best;
+  for (const Header& header : context_layouts(request, given)) {
+    Bytes frame;
+    append_header(frame, header);
+    append_codebook_and_scales(frame, header, request);
+    append_chunks(frame, header, request.threads, [&](size_t first, size_t count) {
+      return encode_context_chunk(request.indices + first, count, header);
+    });
+    if (best.empty() || frame.size() < best.size()) best = std::move(frame);
+  }
+  return best;
 }
 
 Bytes write_indexed(const Plan& plan, const dcc_encode_request& request) {
@@ -323,12 +378,22 @@ Bytes write_indexed(const Plan& plan, const dcc_encode_request& request) {
   return frame;
 }
 
+// Whether the upper halves of the codebook's entries say everything.
+bool is_short(const Header& header, const dcc_encode_request& request) {
+  if (header.codebook_kind != DCC_CODEBOOK_VALUES || header.codebook_entry_size() != 4) return false;
+  const auto* const entries = static_cast<const uint8_t*>(request.codebook);
+  for (size_t j = 0; j < header.k; ++j) {
+    if (load<uint16_t>(entries + 4 * j) != 0) return false;
+  }
+  return true;
+}
+
 Bytes encode_indexed(const dcc_encode_request& request) {
   Header header = header_of(request);
   header.nnz = header.zero == 0 ? header.n : 0;
-  check_request(header, request.coder == DCC_AUTO ? uint8_t{DCC_RANS} : request.coder);
+  check_request(header, chooses(request) ? uint8_t{DCC_RANS} : request.coder);
   require_argument(request.indices != nullptr, "there are no indices");
-  require_argument(header.codebook_kind == DCC_CODEBOOK_GRID || request.codebook != nullptr, "there is no codebook");
+  require_argument(!header.has_codebook_section() || request.codebook != nullptr, "there is no codebook");
   require_argument(!header.has_scales() || request.scales != nullptr, "there are no scales");
   require_argument(request.position_bits <= kMostPositionBits, "position bits are above 16");
   require_argument(request.position_bits == 0 || header.zero != 0, "positions need a zero entry");
@@ -340,7 +405,9 @@ Bytes encode_indexed(const dcc_encode_request& request) {
   best_rans_model(counts, bits);
   header.chunk = request.chunk_elements != 0 ? request.chunk_elements : choose_chunk(header.n, bits);
 
-  const bool any = request.coder == DCC_AUTO;
+  if (request.coder == DCC_SMALLEST && is_short(header, request)) header.codebook_kind = DCC_CODEBOOK_SHORT;
+  if (request.coder == DCC_CONTEXT) return write_context(request, header);
+  const bool any = chooses(request);
   std::vector<Plan> plans;
   if (any || request.coder == DCC_FIXED) plans.push_back(plan_fixed(header));
   if (any || request.coder == DCC_HUFFMAN) plans.push_back(plan_huffman(header, counts, request));
@@ -354,6 +421,10 @@ Bytes encode_indexed(const dcc_encode_request& request) {
     Bytes other = write_indexed(plans[i], request);
     if (other.size() < best.size()) best = std::move(other);
   }
+  if (request.coder == DCC_SMALLEST) {
+    Bytes other = write_context(request, header);
+    if (other.size() < best.size()) best = std::move(other);
+  }
   return best;
 }
 
@@ -361,8 +432,8 @@ Bytes write_plain(Header header, const dcc_encode_request& request, uint8_t code
   const auto* const data = static_cast<const uint8_t*>(request.data);
   const size_t width = header.element_size();
   header.coder = coder;
-  header.chunk = coder == DCC_LZ ? header.n : request.chunk_elements != 0 ? request.chunk_elements
-                                                                         : std::min(header.n, kLosslessChunk);
+  header.chunk = header.is_one_chunk() ? header.n : request.chunk_elements != 0 ? request.chunk_elements
+                                                                               : std::min(header.n, kLosslessChunk);
   Bytes frame;
   append_header(frame, header);
   if (coder == DCC_RAW) {
@@ -373,6 +444,7 @@ Bytes write_plain(Header header, const dcc_encode_request& request, uint8_t code
   }
   append_chunks(frame, header, request.threads, [&](size_t first, size_t count) {
     if (coder == DCC_LZ) return encode_lz_chunk({data, count});
+    if (coder == DCC_TEXT) return encode_text_chunk({data, count});
     return encode_lossless_chunk(data + first * width, count, width, header.dtype != kUint8);
   });
   return frame;
@@ -391,15 +463,18 @@ uint64_t count_nonzero(const Header& header, const uint8_t* data) {
 
 Bytes encode_plain(const dcc_encode_request& request) {
   Header header = header_of(request);
-  check_request(header, request.coder == DCC_AUTO ? uint8_t{DCC_RAW} : request.coder);
+  check_request(header, chooses(request) ? uint8_t{DCC_RAW} : request.coder);
   require_argument(header.n == 0 || request.data != nullptr, "there are no data");
   require_argument(request.chunk_elements <= uint64_t{1} << 24, "a chunk has more than 2^24 elements");
   header.nnz = count_nonzero(header, static_cast<const uint8_t*>(request.data));
-  if (request.coder != DCC_AUTO) return write_plain(header, request, request.coder);
+  if (!chooses(request)) return write_plain(header, request, request.coder);
   Bytes best = write_plain(header, request, DCC_RAW);
   if (header.n == 0) return best;
-  for (const uint8_t coder : {DCC_LOSSLESS, DCC_LZ}) {
+  for (const uint8_t coder : {DCC_LOSSLESS, DCC_LZ, DCC_TEXT}) {
     if (coder == DCC_LZ && (header.dtype != kUint8 || header.n >> 31 != 0)) continue;
+    if (coder == DCC_TEXT && (header.dtype != kUint8 || request.coder != DCC_SMALLEST || header.n > kMostText)) {
+      continue;
+    }
     Bytes other = write_plain(header, request, coder);
     if (other.size() < best.size()) best = std::move(other);
   }

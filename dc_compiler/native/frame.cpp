@@ -30,6 +30,8 @@ uint64_t count_elements(const Header& header) {
 }
 
 void check_codebook_fields(const Header& header) {
+  require(header.codebook_kind != DCC_CODEBOOK_SHORT || header.codebook_entry_size() == 4,
+          "a short codebook stands for f32 entries only");
   require(header.k >= 1 && header.k <= 65536, "its codebook has 0 or more than 65536 entries");
   require(header.zero <= header.k, "its zero entry is not in the codebook");
   require(header.zero != 0 || header.nnz == header.n, "it has zeros but no zero entry");
@@ -46,10 +48,16 @@ void check_codebook_fields(const Header& header) {
 }
 
 void check_chunk_fields(const Header& header) {
-  if (header.coder == DCC_LZ) {
-    require(header.chunk == header.n && header.n < uint64_t{1} << 31, "lz needs one chunk below 2^31 bytes");
+  if (header.is_one_chunk()) {
+    require(header.chunk == header.n && header.n < uint64_t{1} << 31, "lz and text need one chunk below 2^31 bytes");
   } else {
     require(header.chunk >= 1 && header.chunk <= uint64_t{1} << 24, "its chunk size is out of range");
+  }
+  if (header.coder == DCC_CONTEXT) {
+    require(header.columns >= 1 && header.columns <= header.chunk && header.columns <= header.n,
+            "its columns are out of range");
+    require(header.group >= 1 && header.group <= header.columns, "its group of columns is out of range");
+    require(header.stride != 1 && header.stride <= header.columns, "its stride is out of range");
   }
   if (header.has_tables()) {
     const unsigned lanes = header.lanes;
@@ -84,6 +92,11 @@ Header read_header(ByteReader& reader) {
   if (header.is_chunked()) header.chunk = reader.varint();
   if (header.has_tables()) header.lanes = reader.u8();
   if (header.coder == DCC_HUFFMAN) header.position_bits = reader.u8();
+  if (header.coder == DCC_CONTEXT) {
+    header.columns = reader.varint();
+    header.group = reader.varint();
+    header.stride = reader.varint();
+  }
   check_header(header);
   return header;
 }
@@ -118,13 +131,13 @@ unsigned Header::index_width() const {
 void check_header(Header& header) {
   constexpr uint8_t dtypes[] = {kFloat32, kUint8, kFloat16, kFloat64, kBfloat16};
   require(std::find(std::begin(dtypes), std::end(dtypes), header.dtype) != std::end(dtypes), "its dtype is unknown");
-  require(header.coder <= DCC_LZ, "its coder is unknown");
-  require(header.codebook_kind <= DCC_CODEBOOK_GRID, "its codebook kind is unknown");
+  require(header.coder <= DCC_TEXT, "its coder is unknown");
+  require(header.codebook_kind <= DCC_CODEBOOK_SHORT, "its codebook kind is unknown");
   require(header.scale_kind <= DCC_SCALE_LOG, "its scale kind is unknown");
-  const bool codebook_coder = header.coder == DCC_FIXED || header.has_tables();
+  const bool codebook_coder = header.coder == DCC_FIXED || header.has_tables() || header.coder == DCC_CONTEXT;
   require(header.has_codebook() == codebook_coder, "its codebook does not fit its coder");
   require(codebook_coder || !header.has_scales(), "it has scales but no codebook");
-  require(header.dtype == kUint8 ? !codebook_coder : header.coder != DCC_LZ, "its dtype does not fit its coder");
+  require(header.dtype == kUint8 ? !codebook_coder : !header.is_one_chunk(), "its dtype does not fit its coder");
   header.n = count_elements(header);
   require(header.n > 0 || header.coder == DCC_RAW, "it has no elements");
   require(header.nnz <= header.n, "it has more non-zeros than elements");
@@ -139,7 +152,7 @@ Frame read_frame(Span bytes) {
   const uint32_t crc = crc32c(bytes.data, reader.position());
   require(reader.u32() == crc, "its header has a wrong CRC");
   frame.header_size = reader.position();
-  if (frame.header.codebook_kind == DCC_CODEBOOK_VALUES) frame.codebook = read_section(reader);
+  if (frame.header.has_codebook_section()) frame.codebook = read_section(reader);
   if (frame.header.has_scales()) frame.scales = read_section(reader);
   if (frame.header.has_tables()) frame.tables = read_section(reader);
   const uint64_t chunks = frame.header.chunks();
@@ -155,14 +168,21 @@ Span checked(const Section& section) {
   return section.body;
 }
 
-Span checked_codebook(const Frame& frame) {
+Bytes checked_codebook(const Frame& frame) {
   const Header& header = frame.header;
-  if (header.codebook_kind != DCC_CODEBOOK_VALUES) return {};
-  const Span bytes = checked(frame.codebook);
+  if (!header.has_codebook_section()) return {};
+  const Span stored = checked(frame.codebook);
   const size_t entry = header.codebook_entry_size();
-  require(bytes.size == header.k * entry, "its codebook has a wrong length");
+  const bool is_short = header.codebook_kind == DCC_CODEBOOK_SHORT;
+  require(stored.size == header.k * (is_short ? 2 : entry), "its codebook has a wrong length");
+  Bytes bytes(static_cast<size_t>(header.k) * entry);
+  if (is_short) {
+    for (size_t j = 0; j < header.k; ++j) std::memcpy(bytes.data() + 4 * j + 2, stored.data + 2 * j, 2);
+  } else {
+    std::memcpy(bytes.data(), stored.data, stored.size);
+  }
   if (header.zero != 0) {
-    const uint8_t* zero = bytes.data + (header.zero - 1) * entry;
+    const uint8_t* zero = bytes.data() + (header.zero - 1) * entry;
     require(std::all_of(zero, zero + entry, [](uint8_t byte) { return byte == 0; }), "its zero entry is not zero");
   }
   if (header.has_scales()) {
@@ -170,7 +190,7 @@ Span checked_codebook(const Frame& frame) {
     const unsigned shift = entry == 8 ? 52 : 23;
     const uint64_t ones = entry == 8 ? 0x7FF : 0xFF;
     for (size_t j = 0; j < header.k; ++j) {
-      const uint64_t bits = entry == 8 ? load<uint64_t>(bytes.data + 8 * j) : load<uint32_t>(bytes.data + 4 * j);
+      const uint64_t bits = entry == 8 ? load<uint64_t>(bytes.data() + 8 * j) : load<uint32_t>(bytes.data() + 4 * j);
       require(((bits >> shift) & ones) != ones, "a scaled codebook entry is not finite");
     }
   }
@@ -214,6 +234,9 @@ void append_header(Bytes& out, const Header& header) {
   if (header.is_chunked()) append_varint(out, header.chunk);
   if (header.has_tables()) out.push_back(header.lanes);
   if (header.coder == DCC_HUFFMAN) out.push_back(header.position_bits);
+  if (header.coder == DCC_CONTEXT) {
+    for (const uint64_t field : {header.columns, header.group, header.stride}) append_varint(out, field);
+  }
   append_u32(out, crc32c(out.data() + start, out.size() - start));
 }
 

@@ -18,14 +18,17 @@ struct Header {
   int64_t lo = 0;
   uint64_t channels = 0, inner = 0;
   uint64_t chunk = 0;
+  uint64_t columns = 0, group = 0, stride = 0;  // context
   uint64_t n = 0;  // product of the dims
 
   size_t element_size() const;
   size_t compute_size() const { return dtype == kFloat64 ? 8 : 4; }
   size_t codebook_entry_size() const { return scale_kind == DCC_SCALE_NONE ? element_size() : compute_size(); }
   bool has_codebook() const { return codebook_kind != DCC_CODEBOOK_NONE; }
+  bool has_codebook_section() const { return has_codebook() && codebook_kind != DCC_CODEBOOK_GRID; }
   bool has_scales() const { return scale_kind != DCC_SCALE_NONE; }
   bool is_chunked() const { return coder >= DCC_HUFFMAN; }
+  bool is_one_chunk() const { return coder == DCC_LZ || coder == DCC_TEXT; }
   bool has_tables() const { return coder == DCC_HUFFMAN || coder == DCC_RANS; }
   uint64_t chunks() const { return is_chunked() ? n / chunk + (n % chunk != 0) : 1; }
   unsigned index_width() const;  // bits of an index of coder `fixed`
@@ -53,8 +56,8 @@ Frame read_frame(Span bytes);
 // Returns the bytes of a section after checking its CRC.
 Span checked(const Section& section);
 
-// Checks the CODEBOOK section and returns its bytes (empty for a grid).
-Span checked_codebook(const Frame& frame);
+// Checks the CODEBOOK section and returns its entries, short ones at full length (empty for a grid).
+Bytes checked_codebook(const Frame& frame);
 
 // The first numbers of a huffman CHUNK: entries, and the bits of each stream (positions first).
 struct HuffmanChunkHead {

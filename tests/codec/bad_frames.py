@@ -12,6 +12,7 @@ from frame_builder import (
     Quantized,
     Sequences,
     byte_stream,
+    context,
     fixed,
     huffman,
     huffman_chunk,
@@ -23,7 +24,9 @@ from frame_builder import (
     rans_chunk,
     rans_tables,
     raw,
+    short,
     svarint,
+    text,
     varint,
 )
 
@@ -49,6 +52,10 @@ LZ_PARTS = Sequences(tokens=bytes([0x31, 0x20]), offsets=(3,), extras=b"", liter
 LZ = lz(10, LZ_PARTS)  # abc, 5 bytes from 3 back, de
 LONG_PARTS = Sequences(tokens=bytes([0xFF, 0x00]), offsets=(1,), extras=bytes([0, 2]), literals=b"x" * 15)
 LONG = lz(36, LONG_PARTS)  # 15 literals, a match of 21
+CONTEXT = context(PLAIN, columns=4, group=2, stride=2)
+CONTEXT_CHUNKS = context(GRID, columns=4, chunk=5)
+SHORT = short(FIXED)
+TEXT = text(b"\x01\x03Conv, Convolve")
 ALL_GOOD = {
     "raw": RAW,
     "fixed": FIXED,
@@ -61,6 +68,12 @@ ALL_GOOD = {
     "positions chunks": huffman(LOG, position_bits=1, lanes=2, chunk=5),
     "rans": RANS,
     "rans chunks": rans(SCALED, s=16, lanes=4, chunk=5),
+    "context": CONTEXT,
+    "context chunks": CONTEXT_CHUNKS,
+    "context log": context(LOG, columns=12, group=12, stride=4),
+    "short codebook": SHORT,
+    "short scaled codebook": short(context(SCALED, columns=3)),
+    "text": TEXT,
     "lossless": LOSSLESS,
     "lossless rans": LOSSLESS_RANS,
     "lz": LZ,
@@ -151,8 +164,25 @@ HEADER: dict[str, Frame] = {
     "dtype 0": RAW.but(dtype=0),
     "dtype int8": RAW.but(dtype=3),
     "dtype 255": RAW.but(dtype=255),
-    "coder 6": RAW.but(coder=6, chunk=6),
-    "codebook kind 3": FIXED.but(codebook_kind=3),
+    "coder 8": RAW.but(coder=8, chunk=6),
+    "codebook kind 4": FIXED.but(codebook_kind=4),
+    "short codebook of a grid's coder": RAW.but(codebook_kind=3, k=1),
+    "short codebook of f16": SHORT.but(dtype=10),
+    "short codebook of f64": SHORT.but(dtype=11),
+    "short scaled codebook of f64": short(fixed(SCALED)).but(dtype=11),
+    "context without codebook": Frame(replace(CONTEXT.fields, codebook_kind=0), CONTEXT.sections[1:]),
+    "text with codebook": TEXT.but(codebook_kind=2, k=1),
+    "text of floats": TEXT.but(dtype=1),
+    "text chunk below n": TEXT.but(chunk=15),
+    "text chunk above n": TEXT.but(chunk=17),
+    "columns 0": CONTEXT.but(columns=0),
+    "columns above n": CONTEXT.but(columns=13),
+    "columns above chunk": CONTEXT_CHUNKS.but(columns=6),
+    "columns 2^64 - 1": CONTEXT.but(columns=(1 << 64) - 1),
+    "group 0": CONTEXT.but(group=0),
+    "group above columns": CONTEXT.but(group=5),
+    "stride 1": CONTEXT.but(stride=1),
+    "stride above columns": CONTEXT.but(stride=5),
     "scale kind 3": fixed(SCALED).but(scale_kind=3),
     "raw with codebook": RAW.but(codebook_kind=2, k=1),
     "raw with scales": RAW.but(scale_kind=1, channels=1, inner=1),
@@ -173,6 +203,8 @@ HEADER: dict[str, Frame] = {
     "no elements, huffman": Frame(replace(DENSE.fields, dims=(0,), nnz=0), DENSE.sections[:2]),
     "no elements, rans": Frame(replace(RANS.fields, dims=(0,), nnz=0), RANS.sections[:2]),
     "no elements, lossless": Frame(replace(LOSSLESS.fields, dims=(0,), nnz=0), ()),
+    "no elements, context": Frame(replace(CONTEXT.fields, dims=(0,), nnz=0), CONTEXT.sections[:1]),
+    "no elements, text": Frame(replace(TEXT.fields, dims=(0,), nnz=0, chunk=0), ()),
     "no elements, lz": Frame(replace(LZ.fields, dims=(0,), nnz=0, chunk=0), ()),
     "nnz above n": RAW.but(nnz=7),
     "nnz 2^64 - 1": RAW.but(nnz=(1 << 64) - 1),
@@ -316,6 +348,24 @@ RANGE: dict[str, Frame] = {
     ),
 }
 
+ADAPTIVE: dict[str, Frame] = {
+    "context wrong nnz": CONTEXT.but(nnz=5),
+    "context chunk ends in zero": CONTEXT.section(-1, CONTEXT.sections[-1] + b"\0"),
+    "context chunk long": CONTEXT.section(-1, CONTEXT.sections[-1] + b"\1"),
+    "context chunk very long": CONTEXT.section(-1, CONTEXT.sections[-1] + b"\1" * 9),
+    "context chunk short": CONTEXT.section(-1, CONTEXT.sections[-1][:-1]),
+    "context chunk empty": CONTEXT.section(-1, b""),
+    "context of one entry not empty": context(Quantized(INDICES * 0, lo=0, k=1, zero=1), columns=4).section(-1, b"\1"),
+    "context index = k": context(replace(GRID, indices=2 * INDICES, k=7), columns=4).but(k=6),
+    "short CODEBOOK long": SHORT.section(0, SHORT.sections[0] + b"\0\0"),
+    "short CODEBOOK at full length": FIXED.but(codebook_kind=3),
+    "short zero entry not zero": SHORT.section(0, b"\1\0" * 4),
+    "text wrong nnz": TEXT.but(nnz=15),
+    "text chunk ends in zero": TEXT.section(-1, TEXT.sections[-1] + b"\0"),
+    "text chunk long": TEXT.section(-1, TEXT.sections[-1] + b"\1"),
+    "text chunk short": TEXT.section(-1, TEXT.sections[-1][:-3]),
+}
+
 BYTES: dict[str, Frame] = {
     "byte stream mode 2": LOSSLESS.section(0, b"\2" + LOSSLESS.sections[0][1:]),
     "byte stream lanes 3": LOSSLESS_RANS.section(0, b"\1\3" + LOSSLESS_RANS.sections[0][2:]),
@@ -364,6 +414,9 @@ HUGE: dict[str, Frame] = {
     "huge rans": RANS.but(dims=(1 << 60,), chunk=1 << 24),
     "huge rans of one entry": _lone((1 << 60,), 1 << 24),
     "huge lossless": LOSSLESS.but(dims=(1 << 60,), chunk=1 << 24),
+    "huge context": CONTEXT.but(dims=(1 << 60,), chunk=1 << 24),
+    "huge context, one chunk": CONTEXT.but(dims=(1 << 22,), chunk=1 << 24),
+    "huge text": TEXT.but(dims=((1 << 31) - 1,), chunk=(1 << 31) - 1),
     "huge lz": lz((1 << 31) - 1, LZ_PARTS),
     "huge channels": fixed(SCALED).but(dims=(1 << 60,), channels=1 << 60, inner=1),
     "huge log channels": fixed(LOG).but(dims=(1 << 60,), channels=1 << 60, inner=1),
@@ -386,5 +439,5 @@ BYTES_LEVEL: dict[str, bytes] = {
     "section length 2^64 - 1": RAW.to_bytes().replace(b"\x18\0\0\0\0\0\0", varint((1 << 64) - 1) + bytes(6)),
 }
 
-FRAMES: dict[str, Frame] = HEADER | SECTIONS | LISTS | HUFFMAN | RANGE | BYTES | HUGE
+FRAMES: dict[str, Frame] = HEADER | SECTIONS | LISTS | HUFFMAN | RANGE | ADAPTIVE | BYTES | HUGE
 BAD: dict[str, bytes] = {name: frame.to_bytes() for name, frame in FRAMES.items()} | BYTES_LEVEL

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dc_compiler.codec import reference
 from dc_compiler.codec.reference import DTYPES, crc32c
 
 Array = npt.NDArray[Any]
@@ -166,6 +167,52 @@ def rans_chunk(symbols: Sequence[int], freqs: Sequence[int], s: int, lanes: int,
     return np.array(states, "<u4").tobytes() + np.array(words[::-1], "<u2").tobytes()
 
 
+# Section 5.3.
+
+
+class RangeEncoder:
+    """Codes bits that are known; to the models of the reference decoder it looks like a decoder."""
+
+    def __init__(self, bits: Iterable[int]) -> None:
+        self.bits = iter(bits)
+        self.low, self.high = 0, (1 << 32) - 1
+        self.out = bytearray()
+
+    def bit(self, p: int) -> int:
+        bit = next(self.bits)
+        middle = self.low + ((self.high - self.low) * p >> 16)
+        if bit:
+            self.high = middle
+        else:
+            self.low = middle + 1
+        while self.low >> 24 == self.high >> 24:
+            self.out.append(self.low >> 24)
+            self.low, self.high = self.low << 8 & 0xFFFFFFFF, self.high << 8 & 0xFFFFFFFF | 255
+        return bit
+
+    def to_bytes(self) -> bytes:
+        assert next(self.bits, None) is None
+        last = [] if self.low == 0 else [(self.low >> 24) + 1]
+        return bytes([*self.out, *last])
+
+
+def context_bits(d: Sequence[int], below: int, above: int) -> list[int]:
+    """What section 5.4 codes for indices at these distances from z, of which `below` are possible below and `above`
+    above z."""
+    bits = []
+    for distance in d:
+        bits.append(int(distance != 0))
+        if distance == 0:
+            continue
+        if below > 0 and above > 0:
+            bits.append(int(distance > 0))
+        magnitude, most = abs(distance), above if distance > 0 else below
+        exponent = magnitude.bit_length() - 1
+        bits += [1] * exponent + ([0] if most >> exponent + 1 else [])
+        bits += [magnitude >> i & 1 for i in reversed(range(exponent))]
+    return bits
+
+
 # Section 6.
 
 
@@ -199,6 +246,9 @@ class Fields:
     chunk: int = 0
     lanes: int = 0
     position_bits: int = 0
+    columns: int = 0
+    group: int = 0
+    stride: int = 0
     magic: bytes = b"DCCW"
     version: int = 1
 
@@ -217,6 +267,8 @@ class Fields:
             out += bytes([self.lanes])
         if self.coder == 2:
             out += bytes([self.position_bits])
+        if self.coder == 6:
+            out += varint(self.columns) + varint(self.group) + varint(self.stride)
         return out
 
 
@@ -329,6 +381,29 @@ def rans(q: Quantized, s: int = 12, lanes: int = 1, chunk: int = 1 << 20) -> Fra
     return Frame(fields, (*q.sections(), rans_tables(freqs, s), *chunks))
 
 
+def context(q: Quantized, columns: int, group: int = 1, stride: int = 0, chunk: int = 1 << 20) -> Frame:
+    fields = q.fields(6, chunk=chunk, columns=columns, group=group, stride=stride)
+    z = fields.zero - 1 if fields.zero else fields.k // 2
+    chunks = []
+    for indices in q.chunks(chunk):
+        bits = context_bits([index - z for index in indices], z, fields.k - 1 - z) if fields.k > 1 else []
+        coder = RangeEncoder(bits)
+        reference.ContextModel(_header(fields), coder, len(indices)).decode()
+        chunks.append(coder.to_bytes())
+    return Frame(fields, (*q.sections(), *chunks))
+
+
+def _header(fields: Fields) -> reference.Header:
+    return reference.parse_header(join(fields.to_bytes(), ()))
+
+
+def short(frame: Frame) -> Frame:
+    """The same with the upper halves of its f32 codebook, whose lower ones are zero."""
+    codebook = np.frombuffer(frame.sections[0], "<u4")
+    assert not (codebook & 0xFFFF).any()
+    return frame.but(codebook_kind=3).section(0, (codebook >> 16).astype("<u2").tobytes())
+
+
 def _plain_fields(values: Array, coder: int, chunk: int = 0) -> Fields:
     bits = values.view(f"u{values.dtype.itemsize}")
     return Fields(coder, DTYPE_CODES[values.dtype], values.shape, int(np.count_nonzero(bits)), chunk=chunk)
@@ -376,3 +451,10 @@ class Sequences:
 def lz(n: int, parts: Sequences, lanes: int = 0) -> Frame:
     """A frame of `n` non-zero bytes."""
     return Frame(Fields(5, 2, (n,), n, chunk=n), (parts.to_bytes(lanes),))
+
+
+def text(data: bytes) -> Frame:
+    """A frame of non-zero bytes."""
+    coder = RangeEncoder(np.unpackbits(np.frombuffer(data, np.uint8)).tolist())
+    reference.TextModel.after_primer().decode(coder, len(data))
+    return Frame(Fields(7, 2, (len(data),), len(data), chunk=len(data)), (coder.to_bytes(),))

@@ -8,13 +8,27 @@ NAME.npy with the bits of the expected elements, computed here without a decoder
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import numpy.typing as npt
-from frame_builder import Frame, Quantized, Sequences, fixed, huffman, lossless, lz, rans, raw
+from frame_builder import (
+    Frame,
+    Quantized,
+    Sequences,
+    context,
+    fixed,
+    huffman,
+    lossless,
+    lz,
+    rans,
+    raw,
+    short,
+    text,
+)
 from synthetic import bell, integers, peaked, sparse
 
 from dc_compiler.codec.reference import DTYPES, LOG_SCALE_STEPS
@@ -52,6 +66,7 @@ def _quantized() -> dict[str, tuple[Frame, Array]]:
     conv = sparse(240, 16, 7, 35, 2).reshape(6, 4, 5, 2)
     gaps = sparse(1500, 16, 7, 4, 3).reshape(50, 30)
     dense = peaked(240, 16, 4).reshape(6, 40)
+    wide = peaked(240, 300, 7).reshape(10, 24)
     scales = np.array([1.0, 0.1, 3.0, 1e-3, 7.5, 1e-40], "<f4")
     binary = np.array([0.5, 2.0**-20, 4.0, 1.0, 2.0**10, 2.0**-3], "<f8")
 
@@ -83,16 +98,35 @@ def _quantized() -> dict[str, tuple[Frame, Array]]:
         "rans_bf16": (rans, plain(dense, 16), {"lanes": 32, "s": 8}),
         "rans_f64_scales": (rans, Quantized(conv, 11, values[11], zero=8, scales=binary, inner=4), {"lanes": 8}),
         "rans_f32_one_entry": (rans, Quantized(conv * 0, 1, lo=3, k=1), {"chunk": 100}),
+        "context_f32": (context, plain(gaps, 1), {"columns": 30, "group": 15, "stride": 5}),
+        "context_f32_chunks": (context, plain(conv, 1), {"columns": 40, "group": 10, "stride": 2, "chunk": 100}),
+        "context_bf16_no_zero": (context, Quantized(dense, 16, values[16]), {"columns": 7, "group": 2}),
+        "context_f16_grid_log": (
+            context,
+            Quantized(conv, 10, lo=-7, k=16, zero=8, log_scales=log, inner=40),
+            {"columns": 240, "group": 240, "stride": 240},
+        ),
+        "context_f64_wide": (context, Quantized(wide, 11, lo=0, k=300, zero=1), {"columns": 24, "group": 24}),
+        "context_f32_one_entry": (context, Quantized(conv * 0, 1, lo=3, k=1), {"columns": 40, "chunk": 100}),
     }
-    return {name: (write(q, **options), expected(q)) for name, (write, q, options) in frames.items()}
+    written = {name: (write(q, **options), expected(q)) for name, (write, q, options) in frames.items()}
+    halves = plain(dense, 1)
+    assert halves.codebook is not None
+    halves = replace(halves, codebook=halves.codebook.astype(BF16).astype("<f4"))
+    written["fixed_f32_short"] = short(fixed(halves)), expected(halves)
+    scaled = replace(halves, dtype=10, scales=scales, inner=40)
+    written["context_f16_scales_short"] = short(context(scaled, columns=40)), expected(scaled)
+    return written
 
 
 def _elements() -> dict[str, tuple[Frame, Array]]:
     f32 = bell(96, 5).reshape(2, 3, 16)
     f32[0, 0, :4] = [0.0, -0.0, np.inf, 1e-45]
     bits = integers(64, 1 << 16, 6).astype("<u2")  # any bits are good elements, NaN included
+    any_bytes = (integers(600, 255, 8) + 1).astype("u1")
     name, other = b"conv1.weight,", b"conv2.bias:0123456789"
-    text = np.frombuffer(name * 3 + other + b"9" * 300 + b"conv1", np.uint8)
+    plain = name * 3 + other + b"9" * 300 + b"conv1"
+    as_array = np.frombuffer(plain, np.uint8)
     parts = Sequences(
         tokens=bytes([0xDF, 0xFF, 0x50]),  # 13 literals, match of 26; 21 literals, match of 300; 5 literals
         offsets=(13, 1),
@@ -109,8 +143,10 @@ def _elements() -> dict[str, tuple[Frame, Array]]:
         "lossless_f16": (lossless(bits.view("<f2")), bits.view("<f2")),
         "lossless_bf16": (lossless(bits.view(BF16), lanes=1), bits.view(BF16)),
         "lossless_uint8": (lossless(bits.view("u1")), bits.view("u1")),
-        "lz": (lz(text.size, parts), text),
-        "lz_rans": (lz(text.size, parts, lanes=2), text),
+        "lz": (lz(len(plain), parts), as_array),
+        "lz_rans": (lz(len(plain), parts, lanes=2), as_array),
+        "text": (text(plain), as_array),
+        "text_of_any_bytes": (text(any_bytes.tobytes()), any_bytes),
     }
 
 

@@ -44,7 +44,7 @@ def _tensors() -> dict[str, Quantized]:
 def frames() -> Iterator[tuple[str, bytes]]:
     """Name and frame, in the order of the table."""
     for name, q in _tensors().items():
-        for coder in ("fixed", "huffman", "rans", "auto"):
+        for coder in ("fixed", "huffman", "rans", "auto", "context", "smallest"):
             yield f"{name}: {coder}", encode(q, coder)
         if q.zero:
             yield f"{name}: huffman with 4 position bits", encode(q, "huffman", position_bits=4)
@@ -55,6 +55,8 @@ def frames() -> Iterator[tuple[str, bytes]]:
     text = b"".join(b"layer%d.weight: layer%d.bias\n" % (i % 97, i % 89) for i in range(2000))
     for coder in ("raw", "lossless", "lz", "auto"):
         yield f"text: {coder}", runtime.encode_data(np.frombuffer(text, np.uint8), coder=coder)
+    for coder in ("text", "smallest"):
+        yield f"short text: {coder}", runtime.encode_data(np.frombuffer(text[:2000], np.uint8), coder=coder)
 
 
 def rows() -> list[tuple[str, str, str]]:

@@ -10,6 +10,7 @@ from golden_frames import FOLDER, bits, golden_frames
 from dc_compiler import runtime
 from dc_compiler.codec import reference
 
+LARGE = 5000  # elements; of coder context, the reference decoder takes seconds for more
 NAMES = sorted(path.stem for path in FOLDER.glob("*.dccw"))
 
 
@@ -30,7 +31,7 @@ def test_golden_frame_decodes_to_its_values(name: str) -> None:
         np.testing.assert_array_equal(bits(values), wanted)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith(("fixed", "huffman", "rans"))])
+@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith(("fixed", "huffman", "rans", "context"))])
 def test_indices_of_golden_frame_agree(name: str) -> None:
     frame = (FOLDER / f"{name}.dccw").read_bytes()
     indices = runtime.decode_indices(frame)
@@ -46,13 +47,17 @@ def test_encoder_writes_the_pinned_bytes() -> None:
 def test_pinned_frames_decode_in_the_reference_decoder() -> None:
     for name, frame in pinned_sizes.frames():
         native = runtime.decode(frame)
+        if reference.parse_header(frame).coder == reference.CONTEXT and native.size > LARGE:
+            continue
         np.testing.assert_array_equal(bits(reference.decode(frame)), bits(native), err_msg=name)
 
 
 def test_auto_is_never_larger_than_what_it_chooses_from() -> None:
     sizes = {name: int(size) for name, size, _ in pinned_sizes.pinned()}
     for name, size in sizes.items():
-        if name.endswith(": auto"):
-            tensor = name.removesuffix("auto")
-            others = [sizes[other] for other in sizes if other.startswith(tensor) and other != name]
-            assert size <= min(others), name
+        tensor, _, coder = name.rpartition(" ")
+        others = {other.rpartition(" ")[2]: sizes[other] for other in sizes if other.startswith(f"{tensor} ")}
+        if coder == "auto":
+            assert size <= min(n for other, n in others.items() if other not in ("context", "smallest")), name
+        if coder == "smallest":
+            assert size <= min(others.values()), name

@@ -1,0 +1,131 @@
+// binary_coder.h: adaptive binary arithmetic coding in integers (FORMAT.md, section 5.3): range coder, probabilities, mixer.
+#ifndef DCC_BINARY_CODER_H_
+#define DCC_BINARY_CODER_H_
+
+#include <algorithm>
+#include <array>
+
+#include "byte_io.h"
+
+namespace dcc {
+
+// Probabilities of a one are in units of 2^-16, logits in units of 2^-8.
+constexpr int32_t kOne = 1 << 16;
+constexpr int32_t kLogitLimit = 2816;
+
+int32_t squash(int64_t logit);   // probability for a logit, clamped to the range of 11 in each direction
+const int16_t* stretch_table();  // the inverse for probabilities 16 j + 8, j < 4096
+
+// An adaptive probability. It starts unused.
+struct Bit {
+  uint16_t p = kOne / 2;
+  uint8_t n = 0;  // updates so far, up to kMostUpdates
+
+  static constexpr uint8_t kMostUpdates = 255;
+
+  void update(bool one) {
+    const int32_t step = 2 * kOne / (2 * n + 3);
+    const int32_t error = (one ? kOne : 0) - p;
+    p = static_cast<uint16_t>(p + ((int64_t{error} * step) >> 16));
+    if (n < kMostUpdates) ++n;
+  }
+};
+
+class BinaryEncoder {
+ public:
+  bool code(uint32_t p, bool one) {
+    const uint32_t middle = low_ + static_cast<uint32_t>((uint64_t{high_ - low_} * p) >> 16);
+    if (one) {
+      high_ = middle;
+    } else {
+      low_ = middle + 1;
+    }
+    for (; ((low_ ^ high_) >> 24) == 0; low_ <<= 8, high_ = (high_ << 8) | 255) {
+      bytes_.push_back(static_cast<uint8_t>(high_ >> 24));
+    }
+    return one;
+  }
+
+  // Adds what it takes to lie, followed by zeros, in the range that is left.
+  Bytes finish() {
+    if (low_ != 0) bytes_.push_back(static_cast<uint8_t>((low_ >> 24) + 1));
+    return std::move(bytes_);
+  }
+
+ private:
+  Bytes bytes_;
+  uint32_t low_ = 0, high_ = 0xFFFFFFFF;
+};
+
+class BinaryDecoder {
+ public:
+  explicit BinaryDecoder(Span bytes) : bytes_(bytes) {
+    for (size_t i = 0; i < 4; ++i) value_ = (value_ << 8) | byte(i);
+  }
+
+  bool code(uint32_t p, bool /*unknown*/) {
+    const uint32_t middle = low_ + static_cast<uint32_t>((uint64_t{high_ - low_} * p) >> 16);
+    const bool one = value_ <= middle;
+    if (one) {
+      high_ = middle;
+    } else {
+      low_ = middle + 1;
+    }
+    for (; ((low_ ^ high_) >> 24) == 0; low_ <<= 8, high_ = (high_ << 8) | 255) {
+      value_ = (value_ << 8) | byte(4 + settled_++);
+      // Without bytes there is always a symbol to decode: a few of them must not keep a decoder busy for ever.
+      require(settled_ <= bytes_.size, "an arithmetic code is cut short");
+    }
+    return one;
+  }
+
+  // Refuses bytes that BinaryEncoder would not have written.
+  void finish() const {
+    const bool is_end = low_ == 0 ? bytes_.size == settled_
+                                  : bytes_.size == settled_ + 1 && bytes_.data[settled_] == (low_ >> 24) + 1;
+    require(is_end, "an arithmetic code does not end where its symbols end");
+  }
+
+ private:
+  uint32_t byte(size_t at) const { return at < bytes_.size ? bytes_.data[at] : 0; }
+
+  Span bytes_;
+  size_t settled_ = 0;  // bytes of which nothing is left in the range
+  uint32_t low_ = 0, high_ = 0xFFFFFFFF, value_ = 0;
+};
+
+// Mixes the logits of N probabilities (logistic mixing; Mahoney, "Adaptive weighing of context models", 2005).
+template <size_t N>
+class Mixer {
+ public:
+  explicit Mixer(int32_t weight) { weights_.fill(weight); }
+
+  // Codes one bit with these probabilities and teaches them and the weights. `rate` is in units of 2^-14.
+  template <typename Coder>
+  bool code(Coder& coder, const std::array<Bit*, N>& bits, int64_t rate, bool known) {
+    static const int16_t* const stretch = stretch_table();
+    std::array<int64_t, N> logits;
+    int64_t sum = 0;
+    for (size_t i = 0; i < N; ++i) {
+      logits[i] = stretch[bits[i]->p >> 4];
+      sum += logits[i] * weights_[i];
+    }
+    const int32_t p = std::clamp(squash(sum >> 16), kLeast, kOne - kLeast);
+    const bool one = coder.code(static_cast<uint32_t>(p), known);
+    const int64_t error = (one ? kOne : 0) - p;
+    for (size_t i = 0; i < N; ++i) {
+      const int64_t weight = weights_[i] + ((logits[i] * error * rate + (1 << 21)) >> 22);
+      weights_[i] = static_cast<int32_t>(std::clamp<int64_t>(weight, -kMostWeight, kMostWeight));
+      bits[i]->update(one);
+    }
+    return one;
+  }
+
+ private:
+  static constexpr int32_t kLeast = 16;
+  static constexpr int64_t kMostWeight = 1 << 20;
+  std::array<int32_t, N> weights_;  // in units of 2^-16
+};
+
+}  // namespace dcc
+#endif  // DCC_BINARY_CODER_H_
