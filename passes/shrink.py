@@ -46,10 +46,12 @@ class Shrink(Pass):
                 if site.tensor is not None and tuple(site.tensor.dims) != record.shape:
                     site.tensor.dims[:] = record.shape
             program.rounding.append(f"shrink: {removed} channels that carry nothing were removed")
-        ordered = sum(_sort(link) for link in links) if self.sort else 0
-        if ordered:
-            program.rounding.append(f"shrink: {ordered} layers have their channels in another order")
-        return PassReport(self.name, len(links), facts={"channels removed": removed, "layers sorted": ordered})
+        facts = {"channels removed": removed}
+        if self.sort:
+            facts["layers sorted"] = ordered = sum(_sort(link) for link in links)
+            if ordered:
+                program.rounding.append(f"shrink: {ordered} layers have their channels in another order")
+        return PassReport(self.name, len(links), facts=facts)
 
 
 def _shrink(link: Link) -> int:

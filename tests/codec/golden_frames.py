@@ -8,6 +8,7 @@ NAME.npy with the bits of the expected elements, computed here without a decoder
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,7 @@ def _quantized() -> dict[str, tuple[Frame, Array]]:
     def plain(indices: Array, code: int) -> Quantized:
         return Quantized(indices, code, values[code], zero=8)
 
-    frames = {
+    frames: dict[str, tuple[Callable[..., Frame], Quantized, dict[str, Any]]] = {
         "fixed_f16": (fixed, plain(conv, 10), {}),
         "fixed_f32_no_zero": (fixed, Quantized(conv, 1, values[1]), {}),
         "fixed_bf16_grid_scales": (fixed, Quantized(conv, 16, lo=-7, k=16, zero=8, scales=scales, inner=40), {}),

@@ -49,8 +49,23 @@ def test_auto_is_the_smallest(dtype: Any, density: float, options: dict[str, Any
     assert sizes["auto"] < values.nbytes
 
 
+def test_context_finds_what_rows_and_columns_have_in_common() -> None:
+    """Rows of very different density, then pixels of images: both far below what frequencies alone give."""
+    generator = np.random.default_rng(0)
+    dense_rows = generator.random((200, 1)) < 0.1
+    uneven = normal(200, 256) * (generator.random((200, 256)) < np.where(dense_rows, 0.3, 0.005)).astype(np.float32)
+    centre = np.hypot(*np.mgrid[-8:8, -8:8]) < 3
+    images = normal(200, 256, seed=1) * (generator.random((200, 256)) < 0.2 * centre.reshape(-1)).astype(np.float32)
+    for values in (uneven, images):
+        sizes = {}
+        for coder in ("auto", "context", "smallest"):
+            weight = packed([Cluster(bits=2), Encode(coder=coder)], np.sign(values))
+            sizes[coder] = len(weight.frame or b"")
+        assert sizes["smallest"] <= sizes["context"] < 0.9 * sizes["auto"]
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("coder", [*INDEX_CODERS, "auto"])
+@pytest.mark.parametrize("coder", [*INDEX_CODERS, "context", "auto"])
 def test_frames_hold_the_values(dtype: Any, coder: Any) -> None:
     values = normal(40, 70, dtype=dtype)
     weight = packed([Cluster(mode="kmeans", bits=4), Encode(coder=coder)], values)

@@ -197,3 +197,34 @@ def test_the_compiled_model_runs(emit: str, min_size: int) -> None:
     assert {t.name: t.shape for t in report.tensors}["b1"] == (5,)
     assert report.verification is not None
     assert report.verification.outputs[0].max_abs_error == pytest.approx(0, abs=1e-5)
+
+
+def test_sorted_channels_compute_the_same() -> None:
+    generator = np.random.default_rng(5)
+    weights = network(generator, 20)
+    for name, density in (("w1", (0.2, 0.9, 0.3, 0.6, 0.1, 0.9)), ("w2", (0.3, 0.1, 0.9, 0.5, 0.7))):
+        shape = (len(density), 1, 1, 1)
+        weights[name] *= generator.random(weights[name].shape) < np.array(density).reshape(shape)
+    text = NETWORK.replace("PADS", "1").replace("FLATTEN", "Flatten(q)")
+    proto = model(text, weights)
+    x = generator.normal(size=(4, 2, 10, 10)).astype(np.float32)
+    result, report = shrunk(proto, "shrink(sort=true),encode(lossless)")
+    assert report.passes[0].facts["layers sorted"] == 2
+    assert any("another order" in note for note in report.notes)
+    np.testing.assert_allclose(run(result, x), run(proto, x), rtol=1e-4, atol=1e-4)
+    after = {t.name: onnx.numpy_helper.to_array(t) for t in result.graph.initializer}
+    for name in ("w1", "w2"):
+        counts = np.count_nonzero(after[name].reshape(len(after[name]), -1), axis=1)
+        assert (np.diff(counts) <= 0).all()
+        np.testing.assert_array_equal(np.sort(after[name], axis=None), np.sort(weights[name], axis=None))
+    _, report = shrunk(result, "shrink(sort=true),encode(lossless)")
+    assert report.passes[0].facts["layers sorted"] == 0
+
+
+def test_channels_keep_their_order_unless_asked() -> None:
+    generator = np.random.default_rng(6)
+    weights = perceptron(generator)
+    weights["w1"] *= generator.random(weights["w1"].shape) < 0.7
+    small, _ = shrunk(model(PERCEPTRON, weights))
+    kept = {t.name: onnx.numpy_helper.to_array(t) for t in small.graph.initializer}
+    np.testing.assert_array_equal(kept["w1"], weights["w1"])

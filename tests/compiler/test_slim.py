@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from dc_compiler import importer, model_io
+from dc_compiler import importer, model_io, runtime
 from dc_compiler.compiler import compile_model
 from dc_compiler.pass_manager import Context
 from passes.slim import Slim, _names
@@ -99,3 +99,15 @@ g (float[n, 2, 9, 9] x) => (float[n, 3, 2, 2] y) {
     assert result.report.verification is not None
     assert result.report.verification.identical
     assert {p.key for p in result.model.metadata_props} == {"dcc.version", "dcc.original_bytes"}
+
+
+def test_the_topology_of_a_slim_model_is_coded_for_size() -> None:
+    coders = {}
+    for pipeline in ("encode", "slim,encode"):
+        compiled = compile_model(model(), pipeline=pipeline, min_size=16).model
+        (node,) = compiled.graph.node
+        topology = next(t.raw_data for t in compiled.graph.initializer if t.name == node.input[1])
+        coders[pipeline] = runtime.frame_info(topology).coder, len(topology)
+    assert coders["encode"][0] == "lz"
+    assert coders["slim,encode"][0] == "text"
+    assert coders["slim,encode"][1] < 0.7 * coders["encode"][1]

@@ -72,3 +72,16 @@ def test_a_higher_price_gives_fewer_bits() -> None:
     ]
     assert kept == sorted(kept, reverse=True)
     assert kept[-1] < kept[0] / 2
+
+
+def test_shortened_entries_take_16_bits_and_stay_apart() -> None:
+    values = np.sort(np.random.default_rng(0).standard_normal(500).astype(np.float32))
+    quantizer = rate.fit(values, 100, 0.01, rate.spread(values, 15))
+    short = quantizer.shortened()
+    assert not (short.entries.view(np.uint32) & 0xFFFF).any()
+    np.testing.assert_allclose(short.entries, quantizer.entries, rtol=2**-8)
+    assert np.array_equal(short.bounds, quantizer.bounds)
+    near = rate.Quantizer(np.array([0, 1, 1.0001], np.float32), np.array([0.5, 1.00005], np.float32))
+    assert near.shortened() is near
+    huge = rate.Quantizer(np.array([0, 3.4e38], np.float32), np.array([1.0], np.float32))
+    assert huge.shortened() is huge
