@@ -95,7 +95,7 @@ def main() -> None:
     }
     rows = []
     for name, (indices, arguments) in tensors.items():
-        cases: list[tuple[str, dict[str, Any]]] = [("fixed", {}), ("huffman", {}), ("rans", {})]
+        cases: list[tuple[str, dict[str, Any]]] = [("fixed", {}), ("huffman", {}), ("rans", {}), ("context", {})]
         if "codebook" in arguments:
             cases.insert(2, ("huffman", {"position_bits": 5}))
         for coder, extra in cases:
@@ -104,9 +104,11 @@ def main() -> None:
             )
             frame = encode()
             info = runtime.frame_info(frame)
-            label = f"{coder} {info.position_bits}+{info.lanes}" if coder == "huffman" else f"{coder} {info.lanes}"
+            lanes = {"huffman": f" {info.position_bits}+{info.lanes}", "context": ""}
+            label = coder + lanes.get(coder, f" {info.lanes}")
             out = np.empty(n, np.float32)
-            for isa in ("portable", "avx2", "avx512"):
+            # the same code for every processor
+            for isa in ("auto",) if coder == "context" else ("portable", "avx2", "avx512"):
                 try:
                     runtime.select_isa(isa)
                 except InvalidArgumentError:

@@ -68,22 +68,26 @@ def text(found: Mapping[str, float]) -> str:
 
 
 def compile_seeds(
-    model: Path, pipeline: str, given: Part, parts: Mapping[str, Part], seeds: Sequence[int], *, labelled: bool = True
-) -> None:
+    model: Path, pipeline: str, given: Part, parts: Mapping[str, Part], seeds: Sequence[int], *, labelled: bool = True,
+    keep: Path | None = None,
+) -> None:  # fmt: skip
     """Compile with every seed; print size and errors of each, then the median, the spread and the worst.
 
     Args:
         given: what the compiler gets; without labels it distills.
         parts: what errors are measured on. Where no validation part is among them, that of the compiler's own
             validation share is printed.
+        keep: folder for the compiled models, SEED.onnx.
     """
     samples = {input_name(model): given.images} | ({"labels": given.labels} if labelled else {})
     ratios, found = [], []
     before = errors(model, parts)
     print(f"{pipeline}\n{model.name}: {model.stat().st_size:,} bytes, error: {text(before)}", flush=True)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = keep or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
         for seed in seeds:
-            output = Path(folder) / f"{seed}.onnx"
+            output = folder / f"{seed}.onnx"
             report = compile_model(
                 model, output, pipeline=pipeline, data=samples, labels="labels" if labelled else None, min_size=0,
                 seed=seed,

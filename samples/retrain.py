@@ -22,7 +22,7 @@ from dc_compiler import compile_model, get_library_path, unpack_model
 TRAINING = "finetune(epochs={epochs},lr=0.002),encode(lossless)"
 COMPRESSION = (
     "prune(density=0.12,scope=global,criterion=obd,schedule=gradual,epochs={epochs},lr=0.002),shrink,"
-    "cluster(rd,bits=4,price=0.05,epochs={epochs},vectors=true),shrink,slim,encode"
+    "cluster(rd,bits=4,price=0.05,epochs={epochs},vectors=true),shrink(sort=true),slim,encode(smallest)"
 )
 
 

@@ -4,7 +4,6 @@
 #include "context.h"
 
 #include <cstdlib>
-#include <utility>
 
 #include "binary_coder.h"
 
@@ -14,6 +13,20 @@ namespace {
 constexpr uint64_t kLevels = 14;
 // 2^8 times 2^(j/2 - 2.75), rounded.
 constexpr uint64_t kThresholds[kLevels - 1] = {38, 54, 76, 108, 152, 215, 304, 431, 609, 861, 1218, 1722, 2435};
+constexpr uint64_t kMostRatio = kThresholds[kLevels - 2];
+
+// The level of every ratio up to kMostRatio.
+constexpr std::array<uint8_t, kMostRatio + 1> make_levels() {
+  std::array<uint8_t, kMostRatio + 1> levels{};
+  uint8_t level = 0;
+  for (uint64_t ratio = 0; ratio <= kMostRatio; ++ratio) {
+    if (ratio == kThresholds[level]) ++level;
+    levels[ratio] = level;
+  }
+  return levels;
+}
+constexpr std::array<uint8_t, kMostRatio + 1> kLevelOfRatio = make_levels();
+
 constexpr uint8_t kFirstUpdates = 4;  // what the first guess of a zero flag's probability weighs
 constexpr unsigned kMostMagnitude = 15;
 constexpr unsigned kNodes = 64;
@@ -56,9 +69,7 @@ class IndexModel {
   uint64_t level(uint64_t count, uint64_t seen) const {
     const uint64_t kept = 2 * kept_ + 1;
     const uint64_t ratio = ((count * (2 * seen_ + 2) + 2 * kept) << 8) / ((seen + 2) * kept);
-    uint64_t level = 0;
-    while (level < kLevels - 1 && kThresholds[level] <= ratio) ++level;
-    return level;
+    return kLevelOfRatio[std::min(ratio, kMostRatio)];
   }
 
   // The column `distance` before the current one.
@@ -188,20 +199,8 @@ class IndexModel {
   std::array<Bit, 2 * kNodes*(kMostMagnitude + 1)> row_nodes_, column_nodes_;
   Mixer<5> kept_mixer_{kOne * 28 / 100};
   Mixer<2> sign_mixer_{kOne / 2};
-  std::array<Mixer<3>, kNodes> node_mixers_ = filled();
-
-  static std::array<Mixer<3>, kNodes> filled();
+  std::vector<Mixer<3>> node_mixers_ = std::vector<Mixer<3>>(kNodes, Mixer<3>(kOne * 4 / 10));
 };
-
-template <size_t... I>
-std::array<Mixer<3>, kNodes> equal_mixers(std::index_sequence<I...>) {
-  return {{(static_cast<void>(I), Mixer<3>(kOne * 4 / 10))...}};
-}
-
-template <typename Coder>
-std::array<Mixer<3>, kNodes> IndexModel<Coder>::filled() {
-  return equal_mixers(std::make_index_sequence<kNodes>());
-}
 
 }  // namespace
 
