@@ -330,18 +330,25 @@ std::vector<Header> context_layouts(const dcc_encode_request& request, Header he
   return layouts;
 }
 
+// The layout that makes the first chunk smallest; the first one of equals.
+Header best_layout(const std::vector<Header>& layouts, const dcc_encode_request& request) {
+  if (layouts.size() == 1) return layouts[0];
+  const size_t count = static_cast<size_t>(chunk_elements(layouts[0], 0));
+  std::vector<size_t> sizes(layouts.size());
+  parallel_for(layouts.size(), request.threads,
+               [&](size_t i) { sizes[i] = encode_context_chunk(request.indices, count, layouts[i]).size(); });
+  return layouts[static_cast<size_t>(std::min_element(sizes.begin(), sizes.end()) - sizes.begin())];
+}
+
 Bytes write_context(const dcc_encode_request& request, const Header& given) {
-  Bytes best;
-  for (const Header& header : context_layouts(request, given)) {
-    Bytes frame;
-    append_header(frame, header);
-    append_codebook_and_scales(frame, header, request);
-    append_chunks(frame, header, request.threads, [&](size_t first, size_t count) {
-      return encode_context_chunk(request.indices + first, count, header);
-    });
-    if (best.empty() || frame.size() < best.size()) best = std::move(frame);
-  }
-  return best;
+  const Header header = best_layout(context_layouts(request, given), request);
+  Bytes frame;
+  append_header(frame, header);
+  append_codebook_and_scales(frame, header, request);
+  append_chunks(frame, header, request.threads, [&](size_t first, size_t count) {
+    return encode_context_chunk(request.indices + first, count, header);
+  });
+  return frame;
 }
 
 Bytes write_indexed(const Plan& plan, const dcc_encode_request& request) {
