@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import io
 import json
+import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -61,6 +64,25 @@ class Checkpoint:
             )
         else:
             model_io.write_atomically(directory / RUN, [json.dumps(dict(identity), indent=1).encode()])
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from training with this directory meanwhile; a process that dies gives it back.
+
+        Raises:
+            InvalidArgumentError: another process trains with it.
+        """
+        descriptor = os.open(self._directory, os.O_RDONLY)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise InvalidArgumentError(
+                    f"another process is using the checkpoint directory {self._directory}; wait for it or give another"
+                ) from None
+            yield
+        finally:
+            os.close(descriptor)
 
     def next(self) -> StateFile:
         """The file of the next training."""

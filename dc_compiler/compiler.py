@@ -8,6 +8,7 @@ import resource
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,8 @@ def compile_model(
     manager.check_overrides(program, chosen.overrides)
     if checkpoint is not None:
         context.checkpoint = _open_checkpoint(Path(checkpoint), target, program, manager, chosen, context)
-    passes = manager.run(program, context)
+    with nullcontext() if context.checkpoint is None else context.checkpoint.locked():
+        passes = manager.run(program, context)
     form, notes = _choose_form(program, chosen.emit)
     provenance = {"version": runtime.library_version(), "pipeline": manager.text(), "seed": str(chosen.seed)}
     provenance["original_bytes"] = str(program.original_bytes)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
 import math
+import os
 import signal
 import subprocess
 import sysconfig
@@ -173,6 +175,18 @@ def archive(**arrays: Any) -> bytes:
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
     return buffer.getvalue()
+
+
+def test_two_processes_do_not_share_a_directory(stopped: Path) -> None:
+    """A lock is its open file's, so that this process can play both."""
+    before = {f.name: f.read_bytes() for f in stopped.iterdir()}
+    other = os.open(stopped, os.O_RDONLY)
+    fcntl.flock(other, fcntl.LOCK_EX)
+    with pytest.raises(InvalidArgumentError, match="another process"):
+        compiled(PIPELINES["weights"].format(1), stopped)
+    assert {f.name: f.read_bytes() for f in stopped.iterdir()} == before
+    os.close(other)
+    assert compiled(PIPELINES["weights"].format(1), stopped) == compiled(PIPELINES["weights"].format(1))
 
 
 def test_a_damaged_state_is_an_error(stopped: Path) -> None:
