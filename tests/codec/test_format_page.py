@@ -25,7 +25,7 @@ def example_frames() -> dict[str, bytes]:
 
 def test_examples_decode_in_both_decoders() -> None:
     frames = example_frames()
-    assert list(frames) == ["huffman", "rans"]
+    assert list(frames) == ["huffman", "rans", "context"]
     for coder, frame in frames.items():
         assert f"`{coder}`" in PAGE
         assert re.search(rf"`{coder}`.*, {len(frame)} bytes", PAGE)
