@@ -148,6 +148,21 @@ def test_large_codebooks(coder: str, k: int) -> None:
     assert_same(reference.decode(frame), expected(q))
 
 
+def test_context_of_more_than_a_chunk() -> None:
+    """Images of 32 x 32 with a spot somewhere: the layout is found, whatever the number of threads."""
+    rng = np.random.default_rng(4)
+    y, x = np.mgrid[:32, :32].reshape(2, 1, -1) - rng.integers(4, 28, (2, 1200, 1))
+    is_kept = (x * x + y * y < 12) & (rng.random((1200, 1024)) < 0.8)
+    indices = np.where(is_kept, 4, 3)
+    q = Quantized(indices, lo=-3, k=8, zero=4)
+    frame = encode(q, "context", threads=1)
+    header = reference.parse_header(frame)
+    assert (header.chunk, header.columns, header.stride) == (1 << 20, 1024, 32)
+    assert encode(q, "context", threads=2) == frame
+    assert len(frame) < 0.9 * len(encode(q, "auto"))
+    assert_same(runtime.decode(frame, threads=2), expected(q))
+
+
 @pytest.mark.parametrize("position_bits", range(17))
 @pytest.mark.parametrize("density", [0.0, 0.001, 0.1])
 def test_every_width_of_positions(position_bits: int, density: float) -> None:
