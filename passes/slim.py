@@ -53,9 +53,9 @@ def _drop_defaults(node: onnx.NodeProto, version: int | None) -> None:
         return
     schema = defs.get_schema(node.op_type, max_inclusive_version=version, domain=node.domain)
     defaults = {name: a.default_value for name, a in schema.attributes.items() if a.default_value.name}
-    kept = [a for a in node.attribute if not _goes_without_saying(node, a, defaults.get(a.name))]
-    del node.attribute[:]
-    node.attribute.extend(kept)
+    for i in reversed(range(len(node.attribute))):  # in place: what stays may hold tensors that sites refer to
+        if _goes_without_saying(node, node.attribute[i], defaults.get(node.attribute[i].name)):
+            del node.attribute[i]
 
 
 def _goes_without_saying(

@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from dc_compiler import importer, model_io, runtime
+from dc_compiler import importer, model_io, packed, runtime
 from dc_compiler.compiler import compile_model
 from dc_compiler.pass_manager import Context
 from passes.slim import Slim, _names
@@ -76,6 +76,29 @@ def test_bodies_still_find_outer_values() -> None:
     x = np.random.default_rng(1).standard_normal((2, 8)).astype(np.float32)
     before, after = (np.asarray(ReferenceEvaluator(m).run(None, {"x": x})) for m in (net, program.proto))
     assert np.array_equal(before, after)
+
+
+@pytest.mark.parametrize("emit", ["session", "graph"])
+def test_constants_keep_their_data(emit: str) -> None:
+    """Tensors in attributes of the main graph and of bodies, too small to be packed."""
+    net = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["": 17]>
+g (float[n, 8] x, bool flag) => (float[n, 8] y) {
+    one = Constant<value = float[1] {2.5}>()
+    some = Constant<value = float[8] {1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0}>()
+    a = Mul(x, one)
+    b = Add(a, some)
+    y = If(flag) <
+        then_branch = t () => (float[n, 8] r) { f = Constant<value = float[1] {0.5}>() r = Mul(b, f) },
+        else_branch = e () => (float[n, 8] s) { s = Identity(b) }
+    >
+}""")
+    result = compile_model(net, pipeline="cluster(grid),slim,encode(smallest)", min_size=0, emit=emit)
+    plain = packed.unpack(result.model, "the result") if packed.is_compiled(result.model) else result.model
+    x = np.random.default_rng(3).standard_normal((2, 8)).astype(np.float32)
+    for flag in (True, False):
+        feed = {"x": x, "flag": np.array(flag)}
+        before, after = (np.asarray(ReferenceEvaluator(m).run(None, feed)) for m in (net, plain))
+        np.testing.assert_allclose(after, before, rtol=0.02, atol=0.05)
 
 
 def test_names_never_end() -> None:
