@@ -75,6 +75,26 @@ def test_default_equals_its_unpacked_model(name: str, form: str, tmp_path: Path)
     assert same(run(dense, feed), run(str(path), feed), exact=result.report.form == "session")
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_slim_changes_nothing(name: str) -> None:
+    """Nor do the coders that are made for small files."""
+    model, feed = GRAPHS[name]()
+    result = compile_model(model, pipeline="slim,encode(lossless)", min_size=0)
+    onnx.checker.check_model(result.model)
+    assert same(run(model, feed), run(result.model, feed), exact=is_exact(result.report))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", FIXTURES)
+def test_smallest_equals_its_unpacked_model(name: str, form: str, tmp_path: Path) -> None:
+    feed = sample_inputs(name)
+    path, dense = tmp_path / "out.onnx", tmp_path / "dense.onnx"
+    result = compile_model(FIXTURES[name], path, preset="smallest", emit=form)
+    assert any(t.reason is None for t in result.report.tensors)
+    unpack_model(path, dense)
+    assert same(run(str(dense), feed), run(str(path), feed), exact=result.report.form == "session")
+
+
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("name", FIXTURES)
 def test_exports_of_frameworks(name: str, form: str, tmp_path: Path) -> None:
