@@ -13,8 +13,32 @@ namespace dcc {
 constexpr int32_t kOne = 1 << 16;
 constexpr int32_t kLogitLimit = 2816;
 
-int32_t squash(int64_t logit);   // probability for a logit, clamped to the range of 11 in each direction
-const int16_t* stretch_table();  // the inverse for probabilities 16 j + 8, j < 4096
+// 2^16 / (1 + e^-(j/2 - 11)), rounded, for j = 0 to 22; the rest follows from symmetry.
+constexpr std::array<int32_t, 45> make_logistic() {
+  std::array<int32_t, 45> values{1,   2,   3,   5,    8,    13,   22,   36,   60,    98,    162,  267,
+                                 439, 720, 1179, 1921, 3108, 4971, 7812, 11955, 17625, 24743, 32768};
+  for (size_t j = 23; j < 45; ++j) values[j] = kOne - values[44 - j];
+  return values;
+}
+constexpr std::array<int32_t, 45> kLogistic = make_logistic();
+
+// Probability for a logit, which is limited to 11 in each direction.
+constexpr int32_t squash(int64_t logit) {
+  const int64_t x = (logit < -kLogitLimit ? -kLogitLimit : logit < kLogitLimit ? logit : kLogitLimit - 1) + kLogitLimit;
+  const auto j = static_cast<size_t>(x >> 7);
+  const auto part = static_cast<int32_t>(x & 127);
+  return (kLogistic[j] * (128 - part) + kLogistic[j + 1] * part) >> 7;
+}
+
+extern const std::array<int16_t, 4096> kStretch;  // the inverse for probabilities 16 j + 8
+
+// The share of its error that a probability learns after n updates, in units of 2^-16.
+constexpr std::array<int32_t, 256> make_steps() {
+  std::array<int32_t, 256> steps{};
+  for (int32_t n = 0; n < 256; ++n) steps[static_cast<size_t>(n)] = 2 * kOne / (2 * n + 3);
+  return steps;
+}
+constexpr std::array<int32_t, 256> kSteps = make_steps();
 
 // An adaptive probability. It starts unused.
 struct Bit {
@@ -24,9 +48,8 @@ struct Bit {
   static constexpr uint8_t kMostUpdates = 255;
 
   void update(bool one) {
-    const int32_t step = 2 * kOne / (2 * n + 3);
     const int32_t error = (one ? kOne : 0) - p;
-    p = static_cast<uint16_t>(p + ((int64_t{error} * step) >> 16));
+    p = static_cast<uint16_t>(p + ((int64_t{error} * kSteps[n]) >> 16));
     if (n < kMostUpdates) ++n;
   }
 };
@@ -103,11 +126,10 @@ class Mixer {
   // Codes one bit with these probabilities and teaches them and the weights. `rate` is in units of 2^-14.
   template <typename Coder>
   bool code(Coder& coder, const std::array<Bit*, N>& bits, int64_t rate, bool known) {
-    static const int16_t* const stretch = stretch_table();
     std::array<int64_t, N> logits;
     int64_t sum = 0;
     for (size_t i = 0; i < N; ++i) {
-      logits[i] = stretch[bits[i]->p >> 4];
+      logits[i] = kStretch[bits[i]->p >> 4];
       sum += logits[i] * weights_[i];
     }
     const int32_t p = std::clamp(squash(sum >> 16), kLeast, kOne - kLeast);
