@@ -117,16 +117,18 @@ def layers(model: Path, compiled: Path) -> list[Layer]:
             continue
         if tensor.name not in dense:
             raise SystemExit(f"{compiled} has no weight '{tensor.name}' of {model}; give files that belong together")
-        count, kept = math.prod(tensor.dims), int(np.count_nonzero(dense[tensor.name]))
-        result.append(_layer(tensor.name, count, kept, owners.get(tensor.name)))
+        count, values = math.prod(tensor.dims), dense[tensor.name]
+        result.append(_layer(tensor.name, count, values, owners.get(tensor.name)))
     return result
 
 
-def _layer(name: str, count: int, kept: int, payload: packed.Payload | None) -> Layer:
+def _layer(name: str, count: int, values: np.ndarray, payload: packed.Payload | None) -> Layer:
+    """``count`` is the model's number of weights; ``values`` are those left, without the channels that were removed."""
+    kept = int(np.count_nonzero(values))
     if payload is None:  # left as it was
         return Layer(name, count, kept, 32.0 * kept, 32.0 * kept, None, None, 32.0 * count, 32.0 * count)
     row, info = report.frame_row(name, payload.frame), runtime.frame_info(payload.frame)
-    share = count / info.elements  # small weights may share a frame
+    share = values.size / info.elements  # small weights may share a frame
     assert row.bits is not None
     width = row.position_bits
     is_plain = width is None and row.kept != 1  # zeros are symbols: no weights apart from their places

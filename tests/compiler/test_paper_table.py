@@ -79,3 +79,13 @@ def test_files_that_do_not_belong_together(tmp_path: Path) -> None:
     onnx.save(other, tmp_path / "other.onnx")
     with pytest.raises(SystemExit, match="no weight 'another'"):
         paper_table.layers(tmp_path / "other.onnx", compiled(tmp_path, "encode(lossless)"))
+
+
+def test_layers_that_lost_channels_count_all_their_weights(tmp_path: Path) -> None:
+    path = compiled(tmp_path, "prune(density=0.01,scope=global),shrink,cluster(bits=4),encode(smallest)")
+    parts = paper_table.layers(MODEL, path)
+    left = {t.name: numpy_helper.to_array(t) for t in unpack_model(path).graph.initializer}
+    assert [p.weights for p in parts] == [235_200, 30_000, 1_000]
+    assert left[parts[0].name].size < 235_200
+    assert all(p.coded <= p.stored for p in parts)
+    assert sum(p.stored for p in parts) / 8 < path.stat().st_size
