@@ -316,8 +316,10 @@ def _read_elements(header: Header, reader: _Bytes) -> Array:
             chunk = _section(reader)
             if header.coder == LZ:
                 parts.append(_lz(chunk, m))
+            elif header.coder == TEXT:
+                parts.append(_text(chunk, m))
             else:
-                parts.append(_text(chunk, m) if header.coder == TEXT else _lossless(chunk, m, header.element))
+                parts.append(_lossless(chunk, m, header.element))
             chunk.finish("a chunk")
         data = b"".join(parts)
     values = np.frombuffer(data, header.element)
@@ -346,10 +348,10 @@ def _read_codebook(header: Header, reader: _Bytes) -> Array:
         return (header.lo + np.arange(header.k)).astype(header.compute)
     dtype = header.compute if header.scale_kind != NO_SCALES else header.element
     data = _section(reader).data
-    if header.codebook_kind == SHORT_VALUES:
-        _require(len(data) == 2 * header.k, "CODEBOOK has the wrong length")
+    is_short = header.codebook_kind == SHORT_VALUES
+    _require(len(data) == header.k * (2 if is_short else dtype.itemsize), "CODEBOOK has the wrong length")
+    if is_short:
         data = (np.frombuffer(data, "<u2").astype("<u4") << 16).tobytes()
-    _require(len(data) == header.k * dtype.itemsize, "CODEBOOK has the wrong length")
     codebook = np.frombuffer(data, dtype)
     _require(header.scale_kind == NO_SCALES or bool(np.isfinite(codebook).all()), "scaled entry not finite")
     _require(header.zero == 0 or _nonzero_bits(codebook[header.zero - 1 :][:1]) == 0, "the zero entry is not zero")

@@ -32,20 +32,20 @@ constexpr int32_t squash(int64_t logit) {
 
 extern const std::array<int16_t, 4096> kStretch;  // the inverse for probabilities 16 j + 8
 
+constexpr uint8_t kMostUpdates = 255;
+
 // The share of its error that a probability learns after n updates, in units of 2^-16.
-constexpr std::array<int32_t, 256> make_steps() {
-  std::array<int32_t, 256> steps{};
-  for (int32_t n = 0; n < 256; ++n) steps[static_cast<size_t>(n)] = 2 * kOne / (2 * n + 3);
+constexpr std::array<int32_t, kMostUpdates + 1> make_steps() {
+  std::array<int32_t, kMostUpdates + 1> steps{};
+  for (int32_t n = 0; n <= kMostUpdates; ++n) steps[static_cast<size_t>(n)] = 2 * kOne / (2 * n + 3);
   return steps;
 }
-constexpr std::array<int32_t, 256> kSteps = make_steps();
+constexpr std::array<int32_t, kMostUpdates + 1> kSteps = make_steps();
 
 // An adaptive probability. It starts unused.
 struct Bit {
   uint16_t p = kOne / 2;
   uint8_t n = 0;  // updates so far, up to kMostUpdates
-
-  static constexpr uint8_t kMostUpdates = 255;
 
   void update(bool one) {
     const int32_t error = (one ? kOne : 0) - p;
@@ -54,30 +54,51 @@ struct Bit {
   }
 };
 
-class BinaryEncoder {
+// The numbers that are left for a code, which every bit narrows. Its first byte is settled when all of them agree on it.
+class Range {
  public:
-  bool code(uint32_t p, bool one) {
-    const uint32_t middle = low_ + static_cast<uint32_t>((uint64_t{high_ - low_} * p) >> 16);
+  uint32_t middle(uint32_t p) const { return low_ + static_cast<uint32_t>((uint64_t{high_ - low_} * p) >> 16); }
+
+  void narrow(uint32_t middle, bool one) {
     if (one) {
       high_ = middle;
     } else {
       low_ = middle + 1;
     }
-    for (; ((low_ ^ high_) >> 24) == 0; low_ <<= 8, high_ = (high_ << 8) | 255) {
-      bytes_.push_back(static_cast<uint8_t>(high_ >> 24));
-    }
+  }
+
+  bool is_settled() const { return ((low_ ^ high_) >> 24) == 0; }
+  uint8_t first_byte() const { return static_cast<uint8_t>(high_ >> 24); }
+
+  void shift() {
+    low_ <<= 8;
+    high_ = (high_ << 8) | 255;
+  }
+
+  // Whether zeros lie in it; if not, the byte that does when zeros follow.
+  bool has_zero() const { return low_ == 0; }
+  uint8_t last_byte() const { return static_cast<uint8_t>((low_ >> 24) + 1); }
+
+ private:
+  uint32_t low_ = 0, high_ = 0xFFFFFFFF;
+};
+
+class BinaryEncoder {
+ public:
+  bool code(uint32_t p, bool one) {
+    range_.narrow(range_.middle(p), one);
+    for (; range_.is_settled(); range_.shift()) bytes_.push_back(range_.first_byte());
     return one;
   }
 
-  // Adds what it takes to lie, followed by zeros, in the range that is left.
   Bytes finish() {
-    if (low_ != 0) bytes_.push_back(static_cast<uint8_t>((low_ >> 24) + 1));
+    if (!range_.has_zero()) bytes_.push_back(range_.last_byte());
     return std::move(bytes_);
   }
 
  private:
   Bytes bytes_;
-  uint32_t low_ = 0, high_ = 0xFFFFFFFF;
+  Range range_;
 };
 
 class BinaryDecoder {
@@ -87,14 +108,10 @@ class BinaryDecoder {
   }
 
   bool code(uint32_t p, bool /*unknown*/) {
-    const uint32_t middle = low_ + static_cast<uint32_t>((uint64_t{high_ - low_} * p) >> 16);
+    const uint32_t middle = range_.middle(p);
     const bool one = value_ <= middle;
-    if (one) {
-      high_ = middle;
-    } else {
-      low_ = middle + 1;
-    }
-    for (; ((low_ ^ high_) >> 24) == 0; low_ <<= 8, high_ = (high_ << 8) | 255) {
+    range_.narrow(middle, one);
+    for (; range_.is_settled(); range_.shift()) {
       value_ = (value_ << 8) | byte(4 + settled_++);
       // Without bytes there is always a symbol to decode: a few of them must not keep a decoder busy for ever.
       require(settled_ <= bytes_.size, "an arithmetic code is cut short");
@@ -104,8 +121,8 @@ class BinaryDecoder {
 
   // Refuses bytes that BinaryEncoder would not have written.
   void finish() const {
-    const bool is_end = low_ == 0 ? bytes_.size == settled_
-                                  : bytes_.size == settled_ + 1 && bytes_.data[settled_] == (low_ >> 24) + 1;
+    const bool is_end = range_.has_zero() ? bytes_.size == settled_
+                                          : bytes_.size == settled_ + 1 && bytes_.data[settled_] == range_.last_byte();
     require(is_end, "an arithmetic code does not end where its symbols end");
   }
 
@@ -114,7 +131,8 @@ class BinaryDecoder {
 
   Span bytes_;
   size_t settled_ = 0;  // bytes of which nothing is left in the range
-  uint32_t low_ = 0, high_ = 0xFFFFFFFF, value_ = 0;
+  Range range_;
+  uint32_t value_ = 0;
 };
 
 // Mixes the logits of N probabilities (logistic mixing; Mahoney, "Adaptive weighing of context models", 2005).

@@ -67,11 +67,11 @@ typedef struct dcc_encode_request {
   uint32_t zero;                // as in the header
   int64_t grid_lo;
   uint64_t dims[DCC_MAX_RANK];
-  const void* data;             // raw, lossless, lz: the elements. auto without a codebook: smallest of raw, lossless, lz (uint8);
-                                // smallest: of those and text (uint8)
-  const uint16_t* indices;      // codebook coders: one per element. auto with a codebook: smallest of fixed, huffman, rans;
-                                // smallest: of those and context
-  const void* codebook;         // codebook kind 1: entries, in dtype or (scales) compute type
+  const void* data;             // raw, lossless, lz, text: the elements. Without a codebook auto is the smallest of raw, lossless
+                                // and lz (uint8), smallest of those and text (uint8)
+  const uint16_t* indices;      // codebook coders: one per element. With a codebook auto is the smallest of fixed, huffman and
+                                // rans, smallest of those and context
+  const void* codebook;         // codebook kind 1: entries, in dtype or (scales) compute type; smallest may write them as kind 3
   const void* scales;           // kind 1: compute type; kind 2: int32_t q per channel
   uint64_t channels, inner;
   uint64_t chunk_elements;      // 0 = chosen by the encoder

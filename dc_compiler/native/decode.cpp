@@ -63,35 +63,17 @@ class FixedReader final : public IndexReader {
   uint64_t k_;
 };
 
-class RansIndexReader final : public IndexReader {
+// A coder's own reader, whose symbols are the indices.
+template <typename Reader>
+class SymbolReader final : public IndexReader {
  public:
-  RansIndexReader(const RansDecoder& decoder, Span chunk, unsigned lanes) : reader_(decoder, chunk, lanes) {}
+  template <typename... Arguments>
+  explicit SymbolReader(const Arguments&... arguments) : reader_(arguments...) {}
   void read(uint16_t* out, size_t count) override { reader_.read(out, count); }
   void finish() override { reader_.finish(); }
 
  private:
-  RansReader reader_;
-};
-
-class ContextIndexReader final : public IndexReader {
- public:
-  ContextIndexReader(Span chunk, const Header& header) : reader_(chunk, header) {}
-  void read(uint16_t* out, size_t count) override { reader_.read(out, count); }
-  void finish() override { reader_.finish(); }
-
- private:
-  ContextReader reader_;
-};
-
-class DenseHuffmanReader final : public IndexReader {
- public:
-  DenseHuffmanReader(const HuffmanDecoder& codes, Span streams, const HuffmanChunkHead& head, unsigned lanes)
-      : reader_(codes, streams, head.bits, lanes) {}
-  void read(uint16_t* out, size_t count) override { reader_.read(out, count); }
-  void finish() override { reader_.finish(); }
-
- private:
-  HuffmanReader reader_;
+  Reader reader_;
 };
 
 Span skip(Span bytes, uint64_t count) { return {bytes.data + count, static_cast<size_t>(bytes.size - count)}; }
@@ -253,13 +235,15 @@ class FrameDecoder {
 
   std::unique_ptr<IndexReader> open(Span bytes, uint64_t first, size_t count) const {
     if (header().coder == DCC_FIXED) return std::make_unique<FixedReader>(bytes, first, header());
-    if (header().coder == DCC_RANS) return std::make_unique<RansIndexReader>(*tables_.rans, bytes, header().lanes);
-    if (header().coder == DCC_CONTEXT) return std::make_unique<ContextIndexReader>(bytes, header());
+    if (header().coder == DCC_RANS) {
+      return std::make_unique<SymbolReader<RansReader>>(*tables_.rans, bytes, header().lanes);
+    }
+    if (header().coder == DCC_CONTEXT) return std::make_unique<SymbolReader<ContextReader>>(bytes, header());
     ByteReader reader(bytes);
     const HuffmanChunkHead head = read_huffman_head(reader, header(), count);
     const Span streams = reader.rest();
     if (header().position_bits == 0) {
-      return std::make_unique<DenseHuffmanReader>(*tables_.codes, streams, head, header().lanes);
+      return std::make_unique<SymbolReader<HuffmanReader>>(*tables_.codes, streams, head.bits, header().lanes);
     }
     return std::make_unique<SparseHuffmanReader>(*tables_.positions, *tables_.codes, streams, head, header());
   }

@@ -310,7 +310,7 @@ std::vector<Header> context_layouts(const dcc_encode_request& request, Header he
   header.coder = DCC_CONTEXT;
   header.chunk = request.chunk_elements != 0 ? request.chunk_elements : std::min(header.n, kContextChunk);
   header.columns = header.rank < 2 ? header.n : header.n / header.dims[0];
-  header.columns = std::min({header.columns, header.chunk, header.n});
+  header.columns = std::min(header.columns, header.chunk);
   std::vector<Header> layouts;
   const auto add = [&](uint64_t group, uint64_t stride) {
     header.group = std::min(group, header.columns);
@@ -385,6 +385,10 @@ Bytes write_indexed(const Plan& plan, const dcc_encode_request& request) {
   return frame;
 }
 
+void keep_smaller(Bytes& best, Bytes other) {
+  if (other.size() < best.size()) best = std::move(other);
+}
+
 // Whether the upper halves of the codebook's entries say everything.
 bool is_short(const Header& header, const dcc_encode_request& request) {
   if (header.codebook_kind != DCC_CODEBOOK_VALUES || header.codebook_entry_size() != 4) return false;
@@ -400,7 +404,8 @@ Bytes encode_indexed(const dcc_encode_request& request) {
   header.nnz = header.zero == 0 ? header.n : 0;
   check_request(header, chooses(request) ? uint8_t{DCC_RANS} : request.coder);
   require_argument(request.indices != nullptr, "there are no indices");
-  require_argument(!header.has_codebook_section() || request.codebook != nullptr, "there is no codebook");
+  require_argument(header.codebook_kind != DCC_CODEBOOK_SHORT, "codebooks are given whole: the encoder shortens them");
+  require_argument(header.codebook_kind == DCC_CODEBOOK_GRID || request.codebook != nullptr, "there is no codebook");
   require_argument(!header.has_scales() || request.scales != nullptr, "there are no scales");
   require_argument(request.position_bits <= kMostPositionBits, "position bits are above 16");
   require_argument(request.position_bits == 0 || header.zero != 0, "positions need a zero entry");
@@ -408,12 +413,12 @@ Bytes encode_indexed(const dcc_encode_request& request) {
 
   const Counts counts = count_indices(request.indices, header, request.threads);
   if (header.zero != 0) header.nnz = header.n - counts[header.zero - 1];
+  if (request.coder == DCC_CONTEXT) return write_context(request, header);
+  if (request.coder == DCC_SMALLEST && is_short(header, request)) header.codebook_kind = DCC_CODEBOOK_SHORT;
   uint64_t bits = 0;
   best_rans_model(counts, bits);
   header.chunk = request.chunk_elements != 0 ? request.chunk_elements : choose_chunk(header.n, bits);
 
-  if (request.coder == DCC_SMALLEST && is_short(header, request)) header.codebook_kind = DCC_CODEBOOK_SHORT;
-  if (request.coder == DCC_CONTEXT) return write_context(request, header);
   const bool any = chooses(request);
   std::vector<Plan> plans;
   if (any || request.coder == DCC_FIXED) plans.push_back(plan_fixed(header));
@@ -425,13 +430,9 @@ Bytes encode_indexed(const dcc_encode_request& request) {
   for (size_t i = 1; i < plans.size(); ++i) {
     // Estimates are good to 0.3 % and some bytes; closer than that, the real sizes decide.
     if (plans[i].bytes > plans[0].bytes + plans[0].bytes / 333 + 32) break;
-    Bytes other = write_indexed(plans[i], request);
-    if (other.size() < best.size()) best = std::move(other);
+    keep_smaller(best, write_indexed(plans[i], request));
   }
-  if (request.coder == DCC_SMALLEST) {
-    Bytes other = write_context(request, header);
-    if (other.size() < best.size()) best = std::move(other);
-  }
+  if (request.coder == DCC_SMALLEST) keep_smaller(best, write_context(request, header));
   return best;
 }
 
@@ -477,13 +478,11 @@ Bytes encode_plain(const dcc_encode_request& request) {
   if (!chooses(request)) return write_plain(header, request, request.coder);
   Bytes best = write_plain(header, request, DCC_RAW);
   if (header.n == 0) return best;
-  for (const uint8_t coder : {DCC_LOSSLESS, DCC_LZ, DCC_TEXT}) {
-    if (coder == DCC_LZ && (header.dtype != kUint8 || header.n >> 31 != 0)) continue;
-    if (coder == DCC_TEXT && (header.dtype != kUint8 || request.coder != DCC_SMALLEST || header.n > kMostText)) {
-      continue;
-    }
-    Bytes other = write_plain(header, request, coder);
-    if (other.size() < best.size()) best = std::move(other);
+  const bool is_bytes = header.dtype == kUint8;
+  keep_smaller(best, write_plain(header, request, DCC_LOSSLESS));
+  if (is_bytes && header.n >> 31 == 0) keep_smaller(best, write_plain(header, request, DCC_LZ));
+  if (is_bytes && request.coder == DCC_SMALLEST && header.n <= kMostText) {
+    keep_smaller(best, write_plain(header, request, DCC_TEXT));
   }
   return best;
 }

@@ -109,8 +109,8 @@ class TextModel {
   std::vector<Mixer<kOrders + 1>> mixers_;
   std::array<Bit, 32> matches_;
   std::vector<uint32_t> last_;  // where the byte after three bytes was, by their hash
-  size_t match_ = 0;          // where the byte is that is expected next; 0: nowhere
-  size_t length_ = 0;         // how many bytes before it are equal, at most kMostMatch
+  size_t match_ = 0;            // where the byte is that is expected next; 0: nowhere
+  size_t length_ = 0;           // how many bytes before it are equal, at most kMostMatch
 };
 
 }  // namespace
