@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dc_compiler import runtime
+from dc_compiler.codec import binding
 from dc_compiler.errors import InvalidArgumentError
 
 Tensor = tuple[npt.NDArray[np.uint16], dict[str, Any]]
@@ -100,22 +100,22 @@ def main() -> None:
             cases.insert(2, ("huffman", {"position_bits": 5}))
         for coder, extra in cases:
             encode = functools.partial(
-                runtime.encode_codebook, indices, [n], np.float32, coder=coder, threads=1, **arguments, **extra
+                binding.encode_codebook, indices, [n], np.float32, coder=coder, threads=1, **arguments, **extra
             )
             frame = encode()
-            info = runtime.frame_info(frame)
+            info = binding.frame_info(frame)
             lanes = {"huffman": f" {info.position_bits}+{info.lanes}", "context": ""}
             label = coder + lanes.get(coder, f" {info.lanes}")
             out = np.empty(n, np.float32)
             # the same code for every processor
             for isa in ("auto",) if coder == "context" else ("portable", "avx2", "avx512"):
                 try:
-                    runtime.select_isa(isa)
+                    binding.select_isa(isa)
                 except InvalidArgumentError:
                     continue
-                work = functools.partial(runtime.decode_into, frame, out, threads=1)
+                work = functools.partial(binding.decode_into, frame, out, threads=1)
                 rows.append(measure(name, label, isa, n, work, options.runs, copy))
-            runtime.select_isa("auto")
+            binding.select_isa("auto")
             if options.encode:
                 rows.append(measure(name, label, "encode", n, encode, max(1, options.runs // 3), copy))
 

@@ -28,7 +28,9 @@ from onnx import numpy_helper
 from rich.console import Console
 from rich.table import Table
 
-from dc_compiler import compile_model, model_io, packed, report, runtime, unpack_model
+from dc_compiler import compile_model, report, unpack_model
+from dc_compiler.codec import binding
+from dc_compiler.model import files, packed
 from dc_compiler.recipe import PRESETS
 
 WIDTH = 110  # of the output, also in a pipe
@@ -109,7 +111,7 @@ def layers(model: Path, compiled: Path) -> list[Layer]:
         ModelError, CorruptFrameError: a file is not readable, or the second was not compiled by dcc.
     """
     dense = {t.name: numpy_helper.to_array(t) for t in unpack_model(compiled).graph.initializer}
-    payloads = packed.open_packed(model_io.read_model(compiled).proto, str(compiled)).payloads
+    payloads = packed.open_packed(files.read_model(compiled).proto, str(compiled)).payloads
     owners = {weight.name: payload for payload in payloads for weight in payload.weights}
     result = []
     for tensor in onnx.load(model).graph.initializer:
@@ -127,7 +129,7 @@ def _layer(name: str, count: int, values: np.ndarray, payload: packed.Payload | 
     kept = int(np.count_nonzero(values))
     if payload is None:  # left as it was
         return Layer(name, count, kept, 32.0 * kept, 32.0 * kept, None, None, 32.0 * count, 32.0 * count)
-    row, info = report.frame_row(name, payload.frame), runtime.frame_info(payload.frame)
+    row, info = report.frame_row(name, payload.frame), binding.frame_info(payload.frame)
     share = values.size / info.elements  # small weights may share a frame
     assert row.bits is not None
     width = row.position_bits

@@ -17,7 +17,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from topologies import ALEXNET_KEPT, filled
 
-from dc_compiler import bench, compile_model, unpack_model, verify, verify_models
+from dc_compiler import compile_model, unpack_model, verify_models
+from dc_compiler.ort import bench, verify
 
 MODELS = ("bvlc_alexnet", "resnet50", "squeezenet")
 

@@ -23,12 +23,12 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from dc_compiler import importer, model_io
+from dc_compiler.model import files, importer
+from dc_compiler.ort.samples import TrainingData
 from dc_compiler.pass_manager import Context
 from dc_compiler.recipe import parse_pipeline
-from dc_compiler.training import Trainer, TrainingPass, batches
-from dc_compiler.training_data import TrainingData
-from dc_compiler.training_graph import trainable
+from dc_compiler.training.graph import trainable
+from dc_compiler.training.loop import Trainer, TrainingPass, batches
 
 try:
     import torch
@@ -45,7 +45,7 @@ class Ours:
     """dcc's own loop body on all float tensors of the model."""
 
     def __init__(self, path: Path, part: digits.Part, batch: int, threads: int) -> None:
-        source = model_io.read_model(path)
+        source = files.read_model(path)
         program = importer.build_program(source, min_size=0)
         arrays = {source.proto.graph.input[0].name: part.images, "labels": part.labels}
         samples = TrainingData(arrays, "labels", source, threads)

@@ -15,8 +15,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NoReturn
 
-from dc_compiler import model_io
 from dc_compiler.errors import DccError, OutputError, QualityError
+from dc_compiler.model import files
 
 OK, MISSED_QUALITY, BAD_INPUT = 0, 1, 2
 
@@ -75,7 +75,7 @@ def _compile(a: argparse.Namespace) -> int:
     if len({path.absolute() for path in written}) < len(written):
         raise OutputError("--output, --report and --json must name different files")
     for path in written[1:]:
-        model_io.check_output_path(path, [a.input])
+        files.check_output_path(path, [a.input])
     with console.progress_shown(Console(stderr=True)) as progress:
         result = compile_model(
             a.input, a.output, preset=a.preset, pipeline=a.pipeline, recipe=a.recipe, density=a.density, bits=a.bits,
@@ -83,9 +83,9 @@ def _compile(a: argparse.Namespace) -> int:
             jobs=a.jobs, force=a.force, checkpoint=a.checkpoint, progress=progress,
         )  # fmt: skip
     if a.report is not None:
-        model_io.write_atomically(a.report, [result.report.to_html().encode()])
+        files.write_atomically(a.report, [result.report.to_html().encode()])
     if a.json is not None:
-        model_io.write_atomically(a.json, [result.report.to_json().encode()])
+        files.write_atomically(a.json, [result.report.to_json().encode()])
     _show(console.compile_summary(result.report))
     return OK
 
@@ -121,12 +121,13 @@ def _unpack(a: argparse.Namespace) -> int:
     from dc_compiler.compiler import unpack_model
 
     unpack_model(a.compiled, a.output)
-    _show([f"{a.compiled} -> {a.output}: {model_io.file_size(a.output):,} bytes"])
+    _show([f"{a.compiled} -> {a.output}: {files.file_size(a.output):,} bytes"])
     return OK
 
 
 def _bench(a: argparse.Namespace) -> int:
-    from dc_compiler import bench, console
+    from dc_compiler import console
+    from dc_compiler.ort import bench
 
     result = bench.bench(a.original, a.compiled, threads=a.threads, seed=a.seed)
     if a.json:

@@ -15,14 +15,17 @@ from typing import Any
 
 import onnx
 
-from dc_compiler import emit as emitter
-from dc_compiler import importer, ir, model_io, packed, runtime, verify
-from dc_compiler.checkpoint import Checkpoint, digest
+from dc_compiler import ir
+from dc_compiler.codec import binding
 from dc_compiler.errors import DataError, InvalidArgumentError, QualityError
+from dc_compiler.model import emit as emitter
+from dc_compiler.model import files, importer, packed
+from dc_compiler.ort import verify
+from dc_compiler.ort.samples import TrainingData
 from dc_compiler.pass_manager import Context, PassManager, PassReport, Progress
 from dc_compiler.recipe import Form, Recipe, make_recipe
 from dc_compiler.report import CompileReport, packed_rows, record_row
-from dc_compiler.training_data import TrainingData
+from dc_compiler.training.checkpoint import Checkpoint, digest
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,8 @@ def compile_model(
         preset: ``default``, ``lossless``, or, training when there is ``data``, ``deep-compression`` or ``smallest``; or
             give ``pipeline`` text, or a ``recipe`` file.
         density: kept share of each weight, in (0, 1]. bits: codebook bits, 1 to 16.
-        data: inputs to check the result on (see :func:`dc_compiler.data.load_dataset`). labels: its array of labels.
+        data: inputs to check the result on (see :func:`dc_compiler.ort.data.load_dataset`).
+        labels: its array of labels.
         set: overrides ``GLOB:key=value,...``. skip: globs of weights to leave alone.
         emit: ``session`` (default) or ``graph``. min_size: smallest number of elements worth compressing.
         seed: for random starts and made-up inputs. jobs: threads; the bytes written do not depend on it.
@@ -85,11 +89,11 @@ def compile_model(
         overrides=_texts(set), skip=_texts(skip), emit=emit, min_size=min_size, seed=seed,
         has_data=data is not None,
     )  # fmt: skip
-    source = model_io.read_model(model_or_path)
+    source = files.read_model(model_or_path)
     target = None if output is None else Path(output)
     if target is not None:
         given = [Path(f) for f in (recipe, data) if isinstance(f, str | os.PathLike)]
-        model_io.check_output_path(target, [*source.files(), *given])
+        files.check_output_path(target, [*source.files(), *given])
     context = Context(chosen.seed, jobs or 0, chosen.overrides, progress)
     program = importer.build_program(source, min_size=chosen.min_size, skip=chosen.skip)
     original = _reference(model_or_path, source, program)
@@ -102,7 +106,7 @@ def compile_model(
     with nullcontext() if context.checkpoint is None else context.checkpoint.locked():
         passes = manager.run(program, context)
     form, notes = _choose_form(program, chosen.emit)
-    provenance = {"version": runtime.library_version(), "pipeline": manager.text(), "seed": str(chosen.seed)}
+    provenance = {"version": binding.library_version(), "pipeline": manager.text(), "seed": str(chosen.seed)}
     provenance["original_bytes"] = str(program.original_bytes)
     report = _report(program, chosen, manager.text(), form, passes)
     report.notes += notes
@@ -110,7 +114,7 @@ def compile_model(
     exact = form == "session" and not program.rounding
     report.notes += program.rounding
     del program
-    report.output_bytes = model_io.message_size(model)
+    report.output_bytes = files.message_size(model)
     if form == "session":
         report.topology_bytes = packed.open_packed(model, "the compiled model").topology_bytes
     report.verification = verify.verify(
@@ -118,7 +122,7 @@ def compile_model(
     )
     _check_quality(report, chosen, exact, force)
     if target is not None:
-        report.output_bytes = model_io.write_model(model, target)
+        report.output_bytes = files.write_model(model, target)
         report.output = str(target)
     if context.checkpoint is not None:
         context.checkpoint.remove()
@@ -149,18 +153,18 @@ def _open_checkpoint(
         "model": digest([program.proto.SerializeToString(deterministic=True), *records]),
         "options": digest([json.dumps(options).encode()]),
         "data": digest([*arrays, *labels]),
-        "versions": f"dcc {runtime.library_version()}, onnxruntime {onnxruntime.__version__}",
+        "versions": f"dcc {binding.library_version()}, onnxruntime {onnxruntime.__version__}",
     }
     return Checkpoint(directory, identity)
 
 
 def _reference(
-    given: str | os.PathLike[str] | onnx.ModelProto, source: model_io.SourceModel, program: ir.Program
-) -> model_io.SourceModel:
+    given: str | os.PathLike[str] | onnx.ModelProto, source: files.SourceModel, program: ir.Program
+) -> files.SourceModel:
     """The original to verify against; a model on disk is not read into memory again."""
     proto = onnx.ModelProto()
     proto.CopyFrom(given if isinstance(given, onnx.ModelProto) else program.proto)
-    return model_io.SourceModel(proto, source.path, source.base_dir, source.size)
+    return files.SourceModel(proto, source.path, source.base_dir, source.size)
 
 
 def _texts(value: str | Iterable[str]) -> Sequence[str]:
@@ -221,12 +225,12 @@ def inspect_model(path: str | os.PathLike[str], *, min_size: int = 1024) -> Comp
     Raises:
         ModelError, CorruptFrameError
     """
-    source = model_io.read_model(path)
+    source = files.read_model(path)
     if not packed.is_compiled(source.proto):
         program = importer.build_program(source, min_size=min_size)
         rows = [record_row(r) for r in program.records]
         return CompileReport(source.label, "", 0, "not compiled", source.size, source.size, 0, rows)
-    model_io.embed_external_data(source)
+    files.embed_external_data(source)
     opened = packed.open_packed(source.proto, source.label)
     facts = {p.key: p.value for p in source.proto.metadata_props}
     original = _number(facts, "dcc.original_bytes") or source.size
@@ -263,9 +267,9 @@ def verify_models(
     """
     if labels is not None and data is None:
         raise DataError("--labels needs --data")
-    second = model_io.read_model(compiled)
-    model_io.embed_external_data(second)
-    return verify.verify(model_io.read_model(original), second.proto, inputs=data, labels=labels, seed=seed)
+    second = files.read_model(compiled)
+    files.embed_external_data(second)
+    return verify.verify(files.read_model(original), second.proto, inputs=data, labels=labels, seed=seed)
 
 
 def unpack_model(compiled: str | os.PathLike[str], output: str | os.PathLike[str] | None = None) -> onnx.ModelProto:
@@ -274,12 +278,12 @@ def unpack_model(compiled: str | os.PathLike[str], output: str | os.PathLike[str
     Raises:
         ModelError, CorruptFrameError, OutputError
     """
-    source = model_io.read_model(compiled)
+    source = files.read_model(compiled)
     target = None if output is None else Path(output)
     if target is not None:
-        model_io.check_output_path(target, source.files())
-    model_io.embed_external_data(source)
+        files.check_output_path(target, source.files())
+    files.embed_external_data(source)
     model = packed.unpack(source.proto, source.label)
     if target is not None:
-        model_io.write_model(model, target)
+        files.write_model(model, target)
     return model

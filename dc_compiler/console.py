@@ -13,9 +13,9 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Table
 
 from dc_compiler import report as reporting
-from dc_compiler.bench import BenchResult
+from dc_compiler.ort.bench import BenchResult
+from dc_compiler.ort.verify import Verification
 from dc_compiler.pass_manager import Progress as Callback
-from dc_compiler.verify import Verification
 
 LINE_INTERVAL = 30.0  # seconds between two lines of progress
 

@@ -17,12 +17,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 import numpy as np
 
-from dc_compiler import importer, ir, runtime
+from dc_compiler import ir
+from dc_compiler.codec import binding
 from dc_compiler.errors import CorruptFrameError, DccError, InvalidArgumentError, PassError
+from dc_compiler.model import importer
 
 if TYPE_CHECKING:
-    from dc_compiler.checkpoint import Checkpoint
-    from dc_compiler.training_data import TrainingData
+    from dc_compiler.ort.samples import TrainingData
+    from dc_compiler.training.checkpoint import Checkpoint
 
 ENTRY_POINT_GROUP = "dc_compiler.passes"
 ELEMENT_BITS = {"float32": np.uint32, "float64": np.uint64, "float16": np.uint16, "bfloat16": np.uint16}
@@ -301,7 +303,7 @@ def _broken(record: ir.WeightRecord) -> str | None:
             return f"weight '{record.name}': a pruned element is not +0.0"
     if record.frame is not None:
         try:
-            decoded = runtime.decode(record.frame, threads=1)
+            decoded = binding.decode(record.frame, threads=1)
         except CorruptFrameError as e:
             return f"weight '{record.name}': {e}"
         if decoded.shape != record.shape or not np.array_equal(decoded.reshape(-1).view(bits), flat):

@@ -10,9 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from dc_compiler import ir, packed, runtime
+from dc_compiler import ir
+from dc_compiler.codec import binding
+from dc_compiler.model import packed
+from dc_compiler.ort.verify import Verification
 from dc_compiler.pass_manager import PassReport
-from dc_compiler.verify import Verification
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ def frame_row(name: str, frame: bytes, *, sqnr_db: float | None = None, tied: in
     Raises:
         CorruptFrameError: the frame is damaged.
     """
-    info = runtime.frame_info(frame)
+    info = binding.frame_info(frame)
     kept = info.nonzero
     element_bytes = ir.float_dtype(info.elem_type).itemsize
     clustered = info.codebook_entries > 0

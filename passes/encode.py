@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from dc_compiler import ir, runtime
+from dc_compiler import ir
+from dc_compiler.codec import binding
 from dc_compiler.errors import InvalidArgumentError
 from dc_compiler.pass_manager import Context, Pass, PassReport
 
@@ -64,9 +65,9 @@ class Encode(Pass):
     def _frame(self, record: ir.WeightRecord) -> bytes:
         clustered = record.clustered
         if clustered is None or self.coder == "lossless":
-            return runtime.encode_data(record.values, threads=1)
+            return binding.encode_data(record.values, threads=1)
         scales = clustered.scales
-        return runtime.encode_codebook(
+        return binding.encode_codebook(
             clustered.indices,
             record.shape,
             record.values.dtype,

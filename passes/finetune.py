@@ -7,8 +7,8 @@ from typing import ClassVar, Literal
 
 from dc_compiler import ir
 from dc_compiler.pass_manager import Context, PassReport
-from dc_compiler.training import Trainer, TrainingPass
-from dc_compiler.training_graph import trainable
+from dc_compiler.training.graph import trainable
+from dc_compiler.training.loop import Trainer, TrainingPass
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 
 from dc_compiler import ir
-from dc_compiler.optimizers import Adam, round_start
 from dc_compiler.pass_manager import ELEMENT_BITS, Context, PassReport
-from dc_compiler.training import Trainer, TrainingPass
-from dc_compiler.training_graph import trainable
+from dc_compiler.training.graph import trainable
+from dc_compiler.training.loop import Trainer, TrainingPass
+from dc_compiler.training.optimizers import Adam, round_start
 
 # Kept share when none is asked for: what the paper keeps of AlexNet's middle convolutions and of its large
 # fully-connected layers (arXiv 1510.00149, Table 4)

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 
 from dc_compiler import ir
-from dc_compiler.channels import Link, constants, find_links
+from dc_compiler.ir.links import Link, constants, find_links
 from dc_compiler.pass_manager import Context, Pass, PassReport
 
 

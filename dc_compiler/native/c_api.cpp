@@ -4,10 +4,10 @@
 #include <cstring>
 #include <new>
 
-#include "codec.h"
-#include "failure.h"
-#include "isa.h"
-#include "kernels.h"
+#include "frame/codec.h"
+#include "base/failure.h"
+#include "kernels/isa.h"
+#include "kernels/kernels.h"
 
 namespace {
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 from frame_builder import Quantized
 
-from dc_compiler import runtime
+from dc_compiler.codec import binding
 from dc_compiler.codec.reference import DTYPES
 
 
 def encode(q: Quantized, coder: str, position_bits: int = 0, chunk: int = 0, threads: int = 1) -> bytes:
     """A frame of `q`; chunk 0 leaves the choice to the encoder."""
     log = q.log_scales
-    return runtime.encode_codebook(
+    return binding.encode_codebook(
         q.indices.astype(np.uint16),
         dims=q.indices.shape,
         dtype=DTYPES[q.dtype],

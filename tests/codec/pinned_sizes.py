@@ -17,7 +17,7 @@ from golden_frames import BF16
 from native_encoder import encode
 from synthetic import bell, integers, peaked, sparse
 
-from dc_compiler import runtime
+from dc_compiler.codec import binding
 
 TABLE = Path(__file__).with_name("pinned_sizes.csv")
 COLUMNS = ("frame", "size", "sha256")
@@ -51,12 +51,12 @@ def frames() -> Iterator[tuple[str, bytes]]:
     floats = bell(8192, 20)
     for dtype in (np.dtype("<f4"), np.dtype("<f2"), np.dtype("<f8"), BF16):
         for coder in ("raw", "lossless", "auto"):
-            yield f"{dtype} elements: {coder}", runtime.encode_data(floats.astype(dtype), coder=coder)
+            yield f"{dtype} elements: {coder}", binding.encode_data(floats.astype(dtype), coder=coder)
     text = b"".join(b"layer%d.weight: layer%d.bias\n" % (i % 97, i % 89) for i in range(2000))
     for coder in ("raw", "lossless", "lz", "auto"):
-        yield f"text: {coder}", runtime.encode_data(np.frombuffer(text, np.uint8), coder=coder)
+        yield f"text: {coder}", binding.encode_data(np.frombuffer(text, np.uint8), coder=coder)
     for coder in ("text", "smallest"):
-        yield f"short text: {coder}", runtime.encode_data(np.frombuffer(text[:2000], np.uint8), coder=coder)
+        yield f"short text: {coder}", binding.encode_data(np.frombuffer(text[:2000], np.uint8), coder=coder)
 
 
 def rows() -> list[tuple[str, str, str]]:

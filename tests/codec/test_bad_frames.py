@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 from bad_frames import ALL_GOOD, BAD, HUGE, RAW
 
-from dc_compiler import runtime
-from dc_compiler.codec import reference
+from dc_compiler.codec import binding, reference
 from dc_compiler.errors import CorruptFrameError
 
 LIMIT = 1 << 24
@@ -37,7 +36,7 @@ def _message_patterns() -> list[str]:
 def test_frames_that_the_bad_ones_are_made_of_are_good(name: str) -> None:
     frame = ALL_GOOD[name].to_bytes()
     values = reference.decode(frame)
-    native = runtime.decode(frame)
+    native = binding.decode(frame)
     assert native.dtype == values.dtype
     np.testing.assert_array_equal(native, values)
 
@@ -47,7 +46,7 @@ def test_bad_frame_is_refused(name: str) -> None:
     with pytest.raises(CorruptFrameError):
         reference.decode(BAD[name], max_bytes=LIMIT)
     with pytest.raises(CorruptFrameError):
-        runtime.decode(BAD[name])
+        binding.decode(BAD[name])
 
 
 def test_every_rule_of_the_reference_decoder_is_broken_by_some_frame() -> None:
@@ -68,16 +67,16 @@ def test_every_rule_of_the_reference_decoder_is_broken_by_some_frame() -> None:
 PEAK_SCRIPT = """
 import resource, sys
 from pathlib import Path
-from dc_compiler import runtime
+from dc_compiler.codec import binding
 from dc_compiler.errors import CorruptFrameError
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 good, *frames = [path.read_bytes() for path in sorted(Path(sys.argv[1]).iterdir())]
-runtime.decode(good)
+binding.decode(good)
 before = peak()
 refused = 0
 for frame in frames:
     try:
-        runtime.decode(frame)
+        binding.decode(frame)
     except CorruptFrameError:
         refused += 1
 print(refused, peak() - before)
@@ -105,7 +104,7 @@ def test_buffer_of_another_size_is_refused_before_it_is_touched(name: str, diffe
     frame = ALL_GOOD[name].to_bytes()
     out = np.full(256, 0xAA, np.uint8)
     size = reference.decode(frame).nbytes + difference
-    decode = ctypes.CDLL(runtime.get_library_path()).dcc_frame_decode
+    decode = ctypes.CDLL(binding.get_library_path()).dcc_frame_decode
     pointer, length = ctypes.c_void_p(out.ctypes.data), ctypes.c_size_t
     message = ctypes.create_string_buffer(256)
     assert decode(frame, length(len(frame)), pointer, length(size), 1, message, length(256)) == 2

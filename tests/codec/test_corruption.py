@@ -10,8 +10,7 @@ from bad_frames import ALL_GOOD
 from frame_builder import join
 from golden_frames import bits
 
-from dc_compiler import runtime
-from dc_compiler.codec import reference
+from dc_compiler.codec import binding, reference
 from dc_compiler.codec.reference import Array
 from dc_compiler.errors import CorruptFrameError
 
@@ -24,7 +23,7 @@ TOO_LARGE = "too large"
 
 def _native(frame: bytes, threads: int = 1) -> Array | None:
     try:
-        return runtime.decode(frame, threads=threads)
+        return binding.decode(frame, threads=threads)
     except CorruptFrameError:
         return None
 

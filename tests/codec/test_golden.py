@@ -7,8 +7,7 @@ import pinned_sizes
 import pytest
 from golden_frames import FOLDER, bits, golden_frames
 
-from dc_compiler import runtime
-from dc_compiler.codec import reference
+from dc_compiler.codec import binding, reference
 
 LARGE = 5000  # elements; of coder context, the reference decoder takes seconds for more
 NAMES = sorted(path.stem for path in FOLDER.glob("*.dccw"))
@@ -25,7 +24,7 @@ def test_golden_frame_decodes_to_its_values(name: str) -> None:
     frame = (FOLDER / f"{name}.dccw").read_bytes()
     wanted = np.load(FOLDER / f"{name}.npy")
     dtype = golden_frames()[name][1].dtype
-    for values in (reference.decode(frame), runtime.decode(frame, threads=1), runtime.decode(frame, threads=2)):
+    for values in (reference.decode(frame), binding.decode(frame, threads=1), binding.decode(frame, threads=2)):
         assert values.dtype == dtype
         assert values.shape == wanted.shape
         np.testing.assert_array_equal(bits(values), wanted)
@@ -34,7 +33,7 @@ def test_golden_frame_decodes_to_its_values(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in NAMES if name.startswith(("fixed", "huffman", "rans", "context"))])
 def test_indices_of_golden_frame_agree(name: str) -> None:
     frame = (FOLDER / f"{name}.dccw").read_bytes()
-    indices = runtime.decode_indices(frame)
+    indices = binding.decode_indices(frame)
     assert indices.dtype == np.uint16
     np.testing.assert_array_equal(indices, reference.decode_indices(frame))
 
@@ -46,7 +45,7 @@ def test_encoder_writes_the_pinned_bytes() -> None:
 
 def test_pinned_frames_decode_in_the_reference_decoder() -> None:
     for name, frame in pinned_sizes.frames():
-        native = runtime.decode(frame)
+        native = binding.decode(frame)
         if reference.parse_header(frame).coder == reference.CONTEXT and native.size > LARGE:
             continue
         np.testing.assert_array_equal(bits(reference.decode(frame)), bits(native), err_msg=name)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dc_compiler import runtime
+from dc_compiler.codec import binding
 
 Array = npt.NDArray[Any]
 
@@ -99,7 +99,7 @@ def test_frames_are_no_larger_than_the_papers_coding() -> None:
         for width in widths:
             paper[width] += scale * paper_bits(indices, codebook.size, width) / 8
         for coder in ours:
-            frame = runtime.encode_codebook(
+            frame = binding.encode_codebook(
                 indices, dims=indices.shape, dtype=np.float32, codebook=codebook, zero=1, coder=coder
             )
             ours[coder] += scale * len(frame)

@@ -19,8 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from native_encoder import encode
 
-from dc_compiler import runtime
-from dc_compiler.codec import reference
+from dc_compiler.codec import binding, reference
 from dc_compiler.codec.reference import DTYPES, Array
 from dc_compiler.errors import InvalidArgumentError
 
@@ -85,9 +84,9 @@ def test_codebook_round_trip(q: Quantized, coder: str, position_bits: int, chunk
     frame = encode(q, coder, positions, chunk, threads=1)
     assert encode(q, coder, positions, chunk, threads=2) == frame
     wanted = expected(q)
-    assert_same(runtime.decode(frame, threads=1), wanted)
-    assert_same(runtime.decode(frame, threads=2), wanted)
-    np.testing.assert_array_equal(runtime.decode_indices(frame), q.indices)
+    assert_same(binding.decode(frame, threads=1), wanted)
+    assert_same(binding.decode(frame, threads=2), wanted)
+    np.testing.assert_array_equal(binding.decode_indices(frame), q.indices)
     header = reference.parse_header(frame)
     if header.coder != CODERS["context"] or header.n <= SLOW:
         assert_same(reference.decode(frame), wanted)
@@ -95,7 +94,7 @@ def test_codebook_round_trip(q: Quantized, coder: str, position_bits: int, chunk
     if coder == "smallest":
         assert len(frame) <= min(len(encode(q, other, chunk=chunk)) for other in ("auto", "context"))
 
-    info = runtime.frame_info(frame)
+    info = binding.frame_info(frame)
     assert (info.dtype, info.dims, info.elements) == (DTYPES[q.dtype], q.indices.shape, q.indices.size)
     assert (info.codebook_entries, info.zero) == (header.k, q.zero)
     assert info.nonzero == header.nnz == np.count_nonzero(q.indices != q.zero - 1)
@@ -125,15 +124,15 @@ def test_data_round_trip(seed: int, dtype: int, dims: list[int], kind: str, code
     values = values.reshape(dims)
     if (n == 0 and coder in ("lossless", "lz", "text")) or (coder in ("lz", "text") and dtype != 2):
         with pytest.raises(InvalidArgumentError):
-            runtime.encode_data(values, coder=coder)
+            binding.encode_data(values, coder=coder)
         return
-    frame = runtime.encode_data(values, coder=coder, threads=1)
-    assert runtime.encode_data(values, coder=coder, threads=2) == frame
+    frame = binding.encode_data(values, coder=coder, threads=1)
+    assert binding.encode_data(values, coder=coder, threads=2) == frame
     for threads in (1, 2):
-        assert_same(runtime.decode(frame, threads=threads), values)
+        assert_same(binding.decode(frame, threads=threads), values)
     assert_same(reference.decode(frame), values)
     if coder in ("auto", "smallest"):
-        assert len(frame) <= len(runtime.encode_data(values, coder="raw"))
+        assert len(frame) <= len(binding.encode_data(values, coder="raw"))
 
 
 @pytest.mark.parametrize("coder", CODERS)
@@ -144,7 +143,7 @@ def test_large_codebooks(coder: str, k: int) -> None:
     indices[:2] = [0, k - 1]
     q = Quantized(indices, lo=-(k // 2), k=k, zero=k // 2 + 1)
     frame = encode(q, coder)
-    assert_same(runtime.decode(frame), expected(q))
+    assert_same(binding.decode(frame), expected(q))
     assert_same(reference.decode(frame), expected(q))
 
 
@@ -160,7 +159,7 @@ def test_context_of_more_than_a_chunk() -> None:
     assert (header.chunk, header.columns, header.stride) == (1 << 20, 1024, 32)
     assert encode(q, "context", threads=2) == frame
     assert len(frame) < 0.9 * len(encode(q, "auto"))
-    assert_same(runtime.decode(frame, threads=2), expected(q))
+    assert_same(binding.decode(frame, threads=2), expected(q))
 
 
 @pytest.mark.parametrize("position_bits", range(17))
@@ -173,7 +172,7 @@ def test_every_width_of_positions(position_bits: int, density: float) -> None:
     q = Quantized(indices, lo=-5, k=16, zero=6)
     frame = encode(q, "huffman", position_bits, chunk=11000)
     assert position_bits in (0, reference.parse_header(frame).position_bits)
-    assert_same(runtime.decode(frame), expected(q))
+    assert_same(binding.decode(frame), expected(q))
     assert_same(reference.decode(frame), expected(q))
 
 
@@ -189,14 +188,14 @@ def _frames_for_kernels() -> list[tuple[bytes, Array]]:
                 out += [(encode(q, coder), expected(q)) for coder in CODERS]
         for code in FLOATS:
             values = rng.standard_normal(n).astype(DTYPES[code])
-            out.append((runtime.encode_data(values, coder="lossless"), values))
+            out.append((binding.encode_data(values, coder="lossless"), values))
     return out
 
 
 @pytest.fixture
 def any_isa() -> Iterator[None]:
     yield
-    runtime.select_isa("auto")
+    binding.select_isa("auto")
 
 
 def available_isas() -> list[str]:
@@ -204,11 +203,11 @@ def available_isas() -> list[str]:
     names = []
     for name in ("portable", "avx2", "avx512"):
         try:
-            runtime.select_isa(name)
+            binding.select_isa(name)
         except InvalidArgumentError:
             continue
         names.append(name)
-    runtime.select_isa("auto")
+    binding.select_isa("auto")
     return names
 
 
@@ -216,10 +215,10 @@ def available_isas() -> list[str]:
 def test_every_isa_decodes_alike_and_encodes_alike() -> None:
     frames = _frames_for_kernels()
     for isa in available_isas():
-        runtime.select_isa(isa)
-        assert runtime.isa() == isa
+        binding.select_isa(isa)
+        assert binding.isa() == isa
         for frame, values in frames:
-            assert_same(runtime.decode(frame, threads=1), values)
+            assert_same(binding.decode(frame, threads=1), values)
         assert [frame for frame, _ in _frames_for_kernels()] == [frame for frame, _ in frames]
 
 
@@ -257,7 +256,7 @@ SUBNORMALS, SUBNORMAL_VALUES = _subnormal_frame()
 def test_subnormal_numbers_are_kept_in_a_thread_that_flushes_them(threads: int) -> None:
     tiny = np.array([1e-45], np.float32)
     assert (tiny * np.float32(1))[0] == 0, "the thread does not flush"
-    assert runtime.decode(SUBNORMALS, threads).tobytes() == SUBNORMAL_VALUES.tobytes()
+    assert binding.decode(SUBNORMALS, threads).tobytes() == SUBNORMAL_VALUES.tobytes()
 
 
 FLAGS = {"avx512": {"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vbmi2"}, "avx2": {"avx2", "bmi2"}}
@@ -270,13 +269,13 @@ def test_dispatch_picks_the_widest_kernels_the_processor_runs() -> None:
     found = re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
     flags = set(found[1].split()) if found else set()
     widest = [name for name, needed in FLAGS.items() if needed <= flags]
-    assert runtime.isa() == [*widest, "portable"][0]
+    assert binding.isa() == [*widest, "portable"][0]
     assert available_isas() == ["portable", *reversed(widest)]
 
 
 @pytest.mark.usefixtures("any_isa")
 def test_unknown_isa_is_refused_and_changes_nothing() -> None:
-    runtime.select_isa("portable")
+    binding.select_isa("portable")
     with pytest.raises(InvalidArgumentError):
-        runtime.select_isa("avx9000")
-    assert runtime.isa() == "portable"
+        binding.select_isa("avx9000")
+    assert binding.isa() == "portable"

@@ -13,8 +13,9 @@ from small_programs import CONV, DTYPES, MATMUL, Array, apply, bits, normal, rec
 
 from dc_compiler import ir
 from dc_compiler.pass_manager import Override
-from passes.cluster import Cluster, kmeans, nearest
-from passes.prune import Prune
+from dc_compiler.passes.cluster import Cluster
+from dc_compiler.passes.cluster.kmeans import kmeans, nearest
+from dc_compiler.passes.prune import Prune
 
 FLOATS = st.floats(-(2.0**100), 2.0**100, width=32)
 INITS = ("linear", "density", "forgy")

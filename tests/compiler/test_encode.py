@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 from models.graphs import GRAPHS
 from small_programs import CONV, DTYPES, Array, apply, bits, normal, record
 
-from dc_compiler import compile_model, runtime
+from dc_compiler import compile_model
+from dc_compiler.codec import binding
 from dc_compiler.errors import InvalidArgumentError
 from dc_compiler.ir import WeightRecord
 from dc_compiler.pass_manager import Override
-from passes.cluster import Cluster
-from passes.encode import Encode
-from passes.prune import Prune
+from dc_compiler.passes.cluster import Cluster
+from dc_compiler.passes.encode import Encode
+from dc_compiler.passes.prune import Prune
 
 INDEX_CODERS = ("huffman", "rans", "fixed")
 
@@ -70,8 +71,8 @@ def test_frames_hold_the_values(dtype: Any, coder: Any) -> None:
     values = normal(40, 70, dtype=dtype)
     weight = packed([Cluster(mode="kmeans", bits=4), Encode(coder=coder)], values)
     assert weight.frame is not None
-    assert runtime.frame_info(weight.frame).coder in (INDEX_CODERS if coder == "auto" else (coder,))
-    decoded = runtime.decode(weight.frame)
+    assert binding.frame_info(weight.frame).coder in (INDEX_CODERS if coder == "auto" else (coder,))
+    decoded = binding.decode(weight.frame)
     assert decoded.shape == values.shape
     assert np.array_equal(bits(decoded), bits(weight.values))
 
@@ -82,7 +83,7 @@ def test_lossless_changes_no_bit(dtype: Any) -> None:
     values[0, :4] = np.array([0.0, -0.0, np.finfo(np.float16).smallest_subnormal, 1.0]).astype(dtype)
     weight = packed([Encode(coder="lossless")], values)
     assert weight.frame is not None
-    assert np.array_equal(bits(runtime.decode(weight.frame)), bits(values))
+    assert np.array_equal(bits(binding.decode(weight.frame)), bits(values))
     assert len(weight.frame) < values.nbytes
 
 
@@ -134,7 +135,7 @@ def test_overrides_choose_the_coder() -> None:
     first, second = record(normal(40, 70), "a"), record(normal(40, 70), "b")
     steps = [Cluster(mode="kmeans", bits=3), Encode(coder="rans")]
     apply(steps, first, second, overrides=[Override("b", {"coder": "huffman", "position_bits": "3"})])
-    infos = [runtime.frame_info(w.frame) for w in (first, second) if w.frame is not None]
+    infos = [binding.frame_info(w.frame) for w in (first, second) if w.frame is not None]
     assert [i.coder for i in infos] == ["rans", "huffman"]
 
 
@@ -155,7 +156,7 @@ PIPELINES = (
 @pytest.fixture
 def free_isa() -> Iterator[None]:
     yield
-    runtime.select_isa("auto")
+    binding.select_isa("auto")
 
 
 @pytest.mark.parametrize("pipeline", PIPELINES)
@@ -164,7 +165,7 @@ def test_bytes_depend_on_the_request_alone(name: str, pipeline: str, free_isa: N
     """Not on the number of threads, not on the processor's kernels, not on the run."""
 
     def content(jobs: int, isa: str, seed: int = 3) -> bytes:
-        runtime.select_isa(isa)
+        binding.select_isa(isa)
         net, _ = GRAPHS[name]()
         result = compile_model(net, pipeline=pipeline, min_size=64, jobs=jobs, seed=seed)
         return bytes(result.model.SerializeToString(deterministic=True))
@@ -173,7 +174,7 @@ def test_bytes_depend_on_the_request_alone(name: str, pipeline: str, free_isa: N
     assert content(2, "portable") == expected
     for isa in ("avx2", "avx512"):
         try:
-            runtime.select_isa(isa)
+            binding.select_isa(isa)
         except InvalidArgumentError:
             continue
         assert content(2, isa) == expected

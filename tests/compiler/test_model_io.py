@@ -16,8 +16,9 @@ from models.graphs import GRAPHS, overridable, sample, weight
 from onnx import external_data_helper
 from test_graphs import run, same
 
-from dc_compiler import compile_model, inspect_model, model_io, unpack_model, verify_models
+from dc_compiler import compile_model, inspect_model, unpack_model, verify_models
 from dc_compiler.errors import ModelError, OutputError
+from dc_compiler.model import files
 
 FORMS = ("session", "graph")
 
@@ -48,7 +49,7 @@ def refer_to(location: str) -> Callable[[onnx.TensorProto], None]:
     return change
 
 
-def files(folder: Path) -> list[str]:
+def listing(folder: Path) -> list[str]:
     return sorted(p.name for p in folder.iterdir())
 
 
@@ -74,7 +75,7 @@ def test_weights_left_alone_are_embedded(external: Path, tmp_path: Path) -> None
     every: tuple[dict[str, Any], ...] = ({"skip": "*"}, {"min_size": 10**6}, {"preset": "lossless", "min_size": 0})
     for options in every:
         result = compile_model(external, **options)
-        assert not any(map(external_data_helper.uses_external_data, model_io.all_tensors(result.model)))
+        assert not any(map(external_data_helper.uses_external_data, files.all_tensors(result.model)))
         assert same(run(str(external), feed), run(result.model, feed), exact=True)
 
 
@@ -109,7 +110,7 @@ def test_missing_and_short_data_files(external: Path, tmp_path: Path) -> None:
     data.unlink()
     with pytest.raises(ModelError, match=r"torch_mlp_external\.onnx: tensor '.*' cannot be read"):
         compile_model(external, tmp_path / "out.onnx")
-    assert files(tmp_path) == ["torch_mlp_external.onnx"]
+    assert listing(tmp_path) == ["torch_mlp_external.onnx"]
 
 
 def test_external_data_in_a_function(tmp_path: Path) -> None:
@@ -138,7 +139,7 @@ def test_a_failing_write_leaves_nothing(failing: str, tmp_path: Path, monkeypatc
     monkeypatch.setattr(os, failing, fail)
     with pytest.raises(OutputError, match=r"out\.onnx cannot be written: No space left on device"):
         compile_model(GRAPHS["matmul"]()[0], tmp_path / "out.onnx")
-    assert files(tmp_path) == ["out.onnx"]
+    assert listing(tmp_path) == ["out.onnx"]
     assert (tmp_path / "out.onnx").read_text() == "what was there before"
 
 
@@ -149,7 +150,7 @@ def test_an_interrupted_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(os, "fsync", interrupt)
     with pytest.raises(KeyboardInterrupt):
         compile_model(GRAPHS["matmul"]()[0], tmp_path / "out.onnx")
-    assert files(tmp_path) == []
+    assert listing(tmp_path) == []
 
 
 def test_permissions_are_those_of_any_new_file(tmp_path: Path) -> None:
@@ -164,7 +165,7 @@ def test_messages_given_and_written_are_not_changed(tmp_path: Path, monkeypatch:
     result = compile_model(net, tmp_path / "a.onnx", min_size=64)
     assert net.SerializeToString(deterministic=True) == before
     assert result.model == onnx.load(tmp_path / "a.onnx")
-    monkeypatch.setattr(model_io, "MAX_MESSAGE_BYTES", 100)
+    monkeypatch.setattr(files, "MAX_MESSAGE_BYTES", 100)
     large = compile_model(net, tmp_path / "b.onnx", min_size=64)
     assert large.model == result.model
 
@@ -178,9 +179,9 @@ def test_a_model_too_large_for_one_message(form: str, tmp_path: Path, monkeypatc
     net, feed = GRAPHS["opset_18"]()
     onnx.save(net, tmp_path / "in.onnx")
     small = compile_model(net, tmp_path / "small.onnx", min_size=16, emit=form)
-    monkeypatch.setattr(model_io, "MAX_MESSAGE_BYTES", 100)
+    monkeypatch.setattr(files, "MAX_MESSAGE_BYTES", 100)
     report = compile_model(tmp_path / "in.onnx", tmp_path / "out.onnx", min_size=16, emit=form).report
-    assert files(tmp_path) == ["in.onnx", "out.onnx", "out.onnx.data", "small.onnx"]
+    assert listing(tmp_path) == ["in.onnx", "out.onnx", "out.onnx.data", "small.onnx"]
     assert report.output_bytes == sum(p.stat().st_size for p in tmp_path.glob("out.onnx*"))
     tensors = onnx.load(tmp_path / "out.onnx", load_external_data=False).graph.initializer
     moved = [t for t in tensors if external_data_helper.uses_external_data(t)]
@@ -211,11 +212,11 @@ def test_a_failing_second_file_leaves_nothing(tmp_path: Path, monkeypatch: pytes
             raise OSError(28, "No space left on device")
         real(source, target)
 
-    monkeypatch.setattr(model_io, "MAX_MESSAGE_BYTES", 100)
+    monkeypatch.setattr(files, "MAX_MESSAGE_BYTES", 100)
     monkeypatch.setattr(os, "replace", fail_second)
     with pytest.raises(OutputError, match="No space left"):
         compile_model(GRAPHS["matmul"]()[0], tmp_path / "out.onnx", force=True)
-    assert files(tmp_path) == []
+    assert listing(tmp_path) == []
 
 
 # What survives -------------------------------------------------------------------------------------------------------

@@ -12,9 +12,9 @@ from small_programs import CONV, DTYPES, MATMUL, Array, apply, bits, normal, pro
 
 from dc_compiler.errors import InvalidArgumentError
 from dc_compiler.pass_manager import Context, Override, PassManager
+from dc_compiler.passes.encode import Encode
+from dc_compiler.passes.prune import Prune
 from dc_compiler.recipe import parse_pipeline
-from passes.encode import Encode
-from passes.prune import Prune
 
 DENSITIES = st.floats(0.001, 1.0)
 # few distinct magnitudes, so that ties are common; both zeros among them

@@ -20,10 +20,10 @@ from dc_compiler import compile_model, ir, unpack_model
 from dc_compiler.cli import main
 from dc_compiler.errors import DccError, InvalidArgumentError, PassError
 from dc_compiler.pass_manager import Context, Override, Pass, PassManager, PassReport, available_passes
+from dc_compiler.passes.cluster import Cluster
+from dc_compiler.passes.encode import Encode
+from dc_compiler.passes.prune import Prune
 from dc_compiler.recipe import PRESETS, make_recipe, parse_override, parse_pipeline
-from passes.cluster import Cluster
-from passes.encode import Encode
-from passes.prune import Prune
 
 # Pipeline text ------------------------------------------------------------------------------------------------------
 

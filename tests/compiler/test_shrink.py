@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dc_compiler import compile_model, packed
+from dc_compiler import compile_model
+from dc_compiler.model import packed
 
 Array = np.ndarray
 PERCEPTRON = """<ir_version: 8, opset_import: ["": 17]>

@@ -10,10 +10,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from dc_compiler import importer, model_io, packed, runtime
+from dc_compiler.codec import binding
 from dc_compiler.compiler import compile_model
+from dc_compiler.model import files, importer, packed
 from dc_compiler.pass_manager import Context
-from passes.slim import Slim, _names
+from dc_compiler.passes.slim import Slim, _names
 
 
 def model() -> onnx.ModelProto:
@@ -38,7 +39,7 @@ def model() -> onnx.ModelProto:
 
 
 def test_what_goes_and_what_stays() -> None:
-    net = importer.build_program(model_io.read_model(model()), min_size=16)
+    net = importer.build_program(files.read_model(model()), min_size=16)
     report = Slim().run(net, Context(jobs=1))
     first, second, third = net.proto.graph.node
     assert [a.name for a in first.attribute] == []
@@ -71,7 +72,7 @@ def test_bodies_still_find_outer_values() -> None:
     net.graph.node[1].input[0] = "chosen"
     net.graph.node.insert(1, helper.make_node("If", ["flag"], ["chosen"], then_branch=body, else_branch=body))
     net.graph.initializer.append(numpy_helper.from_array(np.array(True), "flag"))
-    program = importer.build_program(model_io.read_model(net), min_size=10**6)
+    program = importer.build_program(files.read_model(net), min_size=10**6)
     Slim().run(program, Context(jobs=1))
     x = np.random.default_rng(1).standard_normal((2, 8)).astype(np.float32)
     before, after = (np.asarray(ReferenceEvaluator(m).run(None, {"x": x})) for m in (net, program.proto))
@@ -115,7 +116,7 @@ g (float[n, 2, 9, 9] x) => (float[n, 3, 2, 2] y) {
 }""")
     weight = np.random.default_rng(2).standard_normal((3, 2, 2, 2)).astype(np.float32)
     net.graph.initializer.append(numpy_helper.from_array(weight, "w"))
-    program = importer.build_program(model_io.read_model(net), min_size=0)
+    program = importer.build_program(files.read_model(net), min_size=0)
     Slim().run(program, Context(jobs=1))
     assert [[a.name for a in n.attribute] for n in program.proto.graph.node] == [[], ["kernel_shape", "strides"]]
     result = compile_model(net, pipeline="slim,encode(lossless)", min_size=0)
@@ -130,7 +131,7 @@ def test_the_topology_of_a_slim_model_is_coded_for_size() -> None:
         compiled = compile_model(model(), pipeline=pipeline, min_size=16).model
         (node,) = compiled.graph.node
         topology = next(t.raw_data for t in compiled.graph.initializer if t.name == node.input[1])
-        coders[pipeline] = runtime.frame_info(topology).coder, len(topology)
+        coders[pipeline] = binding.frame_info(topology).coder, len(topology)
     assert coders["encode"][0] == "lz"
     assert coders["slim,encode"][0] == "text"
     assert coders["slim,encode"][1] < 0.7 * coders["encode"][1]

@@ -14,11 +14,12 @@ import onnx
 import pytest
 from models.graphs import F32, GRAPHS, I64, info, model, node, sample, tensor, weight, x_in, y_out
 
-from dc_compiler import compile_model, verify, verify_models
+from dc_compiler import compile_model, verify_models
 from dc_compiler.cli import main
-from dc_compiler.data import InputSpec, fit_labels, load_dataset, made_up_feeds
 from dc_compiler.errors import DataError, ModelError, QualityError
-from dc_compiler.verify import accuracy, compare, mean_squared_error
+from dc_compiler.ort import verify
+from dc_compiler.ort.data import InputSpec, fit_labels, load_dataset, made_up_feeds
+from dc_compiler.ort.verify import accuracy, compare, mean_squared_error
 
 NAN, INF = math.nan, math.inf
 X = InputSpec("x", np.dtype(np.float32), (None, 4))

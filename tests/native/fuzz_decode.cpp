@@ -14,7 +14,7 @@
 #include <string>
 #include <vector>
 
-#include "crc32c.h"
+#include "base/crc32c.h"
 #include "dcc.h"
 
 namespace {

@@ -12,7 +12,7 @@
 #include <string>
 #include <vector>
 
-#include "ort_abi.h"
+#include "ort/abi.h"
 
 using namespace dcc::ort;
 

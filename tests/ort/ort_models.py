@@ -15,7 +15,7 @@ import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
-from dc_compiler import runtime
+from dc_compiler.codec import binding
 
 Array = npt.NDArray[Any]
 
@@ -36,7 +36,7 @@ def options(level: Any = None, threads: int = 1, entries: Mapping[str, str] | No
         result.graph_optimization_level = level
     for key, value in (entries or {}).items():
         result.add_session_config_entry(key, value)
-    result.register_custom_ops_library(runtime.get_library_path())
+    result.register_custom_ops_library(binding.get_library_path())
     return result
 
 
@@ -129,7 +129,7 @@ def graph_form(
     nodes: list[onnx.NodeProto] = []
     for name, fill in fills.items():
         array = arrays[name]
-        kept.append(bytes_tensor(f"{name}.dcc", (payloads or {}).get(name) or runtime.encode_data(array, "raw")))
+        kept.append(bytes_tensor(f"{name}.dcc", (payloads or {}).get(name) or binding.encode_data(array, "raw")))
         if fill >= 0:
             nodes += buffer_nodes(name, array, fill)
         nodes.append(decode_node(name, buffer=fill >= 0))
@@ -190,8 +190,8 @@ def session_form(model: onnx.ModelProto, names: Collection[str]) -> onnx.ModelPr
     topology = declared + without(model, names).SerializeToString()
     return wrap(
         model,
-        runtime.encode_data(np.frombuffer(topology, np.uint8), "lz"),
-        {name: runtime.encode_data(a, "raw") for name, a in arrays.items()},
+        binding.encode_data(np.frombuffer(topology, np.uint8), "lz"),
+        {name: binding.encode_data(a, "raw") for name, a in arrays.items()},
     )
 
 

@@ -12,7 +12,7 @@ import onnxruntime as ort
 import ort_models as models
 import pytest
 
-from dc_compiler import runtime
+from dc_compiler.codec import binding
 
 HERE = Path(__file__).parent
 LIBRARIES = sorted(Path(ort.__file__).parent.glob("capi/libonnxruntime.so.*"))
@@ -32,7 +32,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def serve(program: Path, model: Path, *values: float) -> subprocess.CompletedProcess[str]:
-    command = [str(program), str(LIBRARIES[0]), runtime.get_library_path(), str(model), *map(repr, values)]
+    command = [str(program), str(LIBRARIES[0]), binding.get_library_path(), str(model), *map(repr, values)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 

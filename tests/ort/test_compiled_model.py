@@ -16,14 +16,14 @@ import ort_models as models
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from dc_compiler import runtime
+from dc_compiler.codec import binding
 
 DTYPES = [np.float32, np.float16, np.float64, ml_dtypes.bfloat16]
 FLOAT = TensorProto.FLOAT
 
 
 def lz(data: bytes) -> bytes:
-    return runtime.encode_data(np.frombuffer(data, np.uint8), "lz")
+    return binding.encode_data(np.frombuffer(data, np.uint8), "lz")
 
 
 def parts(weights: list[models.Array]) -> tuple[onnx.ModelProto, dict[str, bytes], bytes]:
@@ -32,7 +32,7 @@ def parts(weights: list[models.Array]) -> tuple[onnx.ModelProto, dict[str, bytes
     arrays = {f"w{i}": w for i, w in enumerate(weights)}
     declared = models.manifest({n: (models.element_type(a), a.shape) for n, a in arrays.items()})
     topology = declared + models.without(model, arrays).SerializeToString()
-    return model, {n: runtime.encode_data(a, "raw") for n, a in arrays.items()}, topology
+    return model, {n: binding.encode_data(a, "raw") for n, a in arrays.items()}, topology
 
 
 def assert_same(model: onnx.ModelProto, names: set[str], feeds: dict[str, Any], level: Any = None) -> None:
@@ -171,7 +171,7 @@ def test_reloading_does_not_leak() -> None:
 
 def test_decoded_weights_are_not_kept_twice() -> None:
     zeros = np.zeros((4096, 4096), np.uint16)
-    payload = runtime.encode_codebook(zeros, zeros.shape, np.float32, codebook=np.zeros(1, np.float32), zero=0)
+    payload = binding.encode_codebook(zeros, zeros.shape, np.float32, codebook=np.zeros(1, np.float32), zero=0)
     model = models.chain([np.zeros((4096, 4096), np.float32)])
     topology = models.manifest({"w0": (FLOAT, zeros.shape)}) + models.without(model, {"w0"}).SerializeToString()
     packed = models.wrap(model, lz(topology), {"w0": payload})
@@ -202,7 +202,7 @@ def test_inner_session_writes_no_files(tmp_path: Path) -> None:
     session_options.enable_profiling = True
     session_options.profile_file_prefix = str(tmp_path / "profile")
     session_options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
-    session_options.register_custom_ops_library(runtime.get_library_path())
+    session_options.register_custom_ops_library(binding.get_library_path())
     model = models.session_form(models.chain(models.random_weights(1)), {"w0"})
     session = models.open_session(model, session_options)
     session.run(None, {"x": models.random_input(1)})
@@ -236,7 +236,7 @@ def test_payloads_must_be_what_the_manifest_declares() -> None:
     weights = models.random_weights(2)
     model, payloads, topology = parts(weights)
     for other in (weights[1][:4], weights[1].astype(np.float16), weights[1].reshape(1, 8, 8)):
-        bad = runtime.encode_data(np.ascontiguousarray(other), "raw")
+        bad = binding.encode_data(np.ascontiguousarray(other), "raw")
         assert "weight 'w1': the model has" in refusal(models.wrap(model, lz(topology), {**payloads, "w1": bad}))
     assert "2 packed weights, but 1 payloads" in refusal(models.wrap(model, lz(topology), {"w0": payloads["w0"]}))
 
@@ -259,7 +259,7 @@ SPEC: dict[str, tuple[int, tuple[int, ...]]] = {"w0": (FLOAT, (8, 8)), "w1": (FL
 @pytest.mark.parametrize(("damage", "complaint"), [d[1:] for d in MANIFEST_DAMAGE], ids=[d[0] for d in MANIFEST_DAMAGE])
 def test_damaged_manifests_are_refused(damage: Callable[[bytes], bytes], complaint: str) -> None:
     model, payloads, topology = parts(models.random_weights(2))
-    damaged = runtime.encode_data(np.frombuffer(damage(topology), np.uint8), "raw")
+    damaged = binding.encode_data(np.frombuffer(damage(topology), np.uint8), "raw")
     assert complaint in refusal(models.wrap(model, damaged, payloads)).lower()
 
 
@@ -267,7 +267,7 @@ def test_damaged_topology_is_refused() -> None:
     model, payloads, topology = parts(models.random_weights(2))
     frame = lz(topology)
     assert "topology: " in refusal(models.wrap(model, frame[:-3], payloads))
-    square = runtime.encode_data(np.zeros((4, 4), np.uint8), "raw")
+    square = binding.encode_data(np.zeros((4, 4), np.uint8), "raw")
     assert "not a uint8 vector" in refusal(models.wrap(model, square, payloads))
 
 

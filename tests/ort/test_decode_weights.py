@@ -14,7 +14,7 @@ import ort_models as models
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from dc_compiler import runtime
+from dc_compiler.codec import binding
 
 DTYPES = [np.float32, np.float16, np.float64, ml_dtypes.bfloat16]
 
@@ -86,7 +86,7 @@ def test_runs_do_not_copy_the_weight() -> None:
         [models.value("y", TensorProto.FLOAT, [1, 4096])],
         [numpy_helper.from_array(array, "w")],
     )
-    payload = runtime.encode_codebook(
+    payload = binding.encode_codebook(
         (array != 0).astype(np.uint16) * array.astype(np.uint16),
         array.shape,
         np.float32,
@@ -138,7 +138,7 @@ def test_reloading_does_not_leak() -> None:
 def test_registering_twice_and_sharing_options() -> None:
     array = models.random_weights(1)[0]
     shared = models.options()
-    shared.register_custom_ops_library(runtime.get_library_path())
+    shared.register_custom_ops_library(binding.get_library_path())
     sessions = [models.open_session(weight_output(array), shared) for _ in range(3)]
     del shared, sessions[0]
     for session in sessions:
@@ -171,7 +171,7 @@ def test_payload_of_another_shape_or_type_is_refused(fill: int) -> None:
     for other, complaint in ((array.T, "shape"), (array[:5], "shape"), (array.astype(np.float16), "element type")):
         model = weight_output(array, fill)
         (payload,) = (t for t in model.graph.initializer if t.name == "w.dcc")
-        payload.CopyFrom(models.bytes_tensor("w.dcc", runtime.encode_data(np.ascontiguousarray(other), "raw")))
+        payload.CopyFrom(models.bytes_tensor("w.dcc", binding.encode_data(np.ascontiguousarray(other), "raw")))
         assert complaint in refusal(model)
 
 

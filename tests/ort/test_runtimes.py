@@ -13,7 +13,8 @@ import ort_models as models
 import pytest
 from models.graphs import GRAPHS
 
-from dc_compiler import compile_model, runtime
+from dc_compiler import compile_model
+from dc_compiler.codec import binding
 
 pytestmark = pytest.mark.runtimes
 
@@ -55,7 +56,7 @@ def serve(
     onnx.save(model, tmp_path / "model.onnx")
     np.savez(tmp_path / "feed.npz", **feed)  # type: ignore[arg-type]
     out = tmp_path / "out.npz"
-    paths = [runtime.get_library_path(), *(str(tmp_path / name) for name in ("model.onnx", "feed.npz", "out.npz"))]
+    paths = [binding.get_library_path(), *(str(tmp_path / name) for name in ("model.onnx", "feed.npz", "out.npz"))]
     done = subprocess.run(
         [sys.executable, "-c", SERVE, version, *paths],
         env=os.environ | {"PYTHONPATH": str(installed(folder, version))},

@@ -9,9 +9,10 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from dc_compiler import importer, ir, model_io
+from dc_compiler import ir
+from dc_compiler.model import files, importer
+from dc_compiler.ort.samples import TrainingData
 from dc_compiler.pass_manager import Context
-from dc_compiler.training_data import TrainingData
 
 Array = NDArray[Any]
 
@@ -53,12 +54,12 @@ def samples(count: int = 600, dtype: Any = np.float32) -> dict[str, Array]:
 
 
 def program(model: onnx.ModelProto, min_size: int = 16) -> ir.Program:
-    return importer.build_program(model_io.read_model(model), min_size=min_size)
+    return importer.build_program(files.read_model(model), min_size=min_size)
 
 
 def context(model: onnx.ModelProto, arrays: dict[str, Array], labels: str | None = "labels", seed: int = 0) -> Context:
     """What a compilation with these samples gives to passes."""
-    data = TrainingData(arrays, labels, model_io.read_model(model), threads=1)
+    data = TrainingData(arrays, labels, files.read_model(model), threads=1)
     return Context(seed=seed, jobs=1, samples=data)
 
 

@@ -21,9 +21,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from small_models import perceptron, samples
 
-from dc_compiler import checkpoint, compile_model
+from dc_compiler import compile_model
 from dc_compiler.cli import main
 from dc_compiler.errors import InvalidArgumentError
+from dc_compiler.training import checkpoint
 
 PIPELINES = {
     "prune": "prune(density=0.3,schedule=gradual,steps=4,epochs={},lr=0.01,batch=16)",

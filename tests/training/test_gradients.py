@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from dc_compiler.errors import ModelError
-from dc_compiler.gradients import GRADIENT, add_gradients
+from dc_compiler.training.gradients import GRADIENT, add_gradients
 
 Array = NDArray[Any]
 

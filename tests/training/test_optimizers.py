@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dc_compiler import runtime
-from dc_compiler.optimizers import Adam, Sgd, cosine_rate, round_start
+from dc_compiler.codec import binding
+from dc_compiler.training.optimizers import Adam, Sgd, cosine_rate, round_start
 
 
 def test_momentum_of_a_constant_gradient_is_a_geometric_sum() -> None:
@@ -84,10 +84,10 @@ def test_denormals_are_flushed_for_a_while_and_in_this_thread_alone() -> None:
 
     with ThreadPoolExecutor(1) as other:
         assert other.submit(keeps).result()
-        with runtime.flushed_denormals():
+        with binding.flushed_denormals():
             assert not keeps()
             assert other.submit(keeps).result()
-            with runtime.flushed_denormals():
+            with binding.flushed_denormals():
                 pass
             assert not keeps()
         assert keeps()

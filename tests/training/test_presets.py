@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from small_models import perceptron, samples
 
-from dc_compiler import compile_model, packed
+from dc_compiler import compile_model
+from dc_compiler.model import packed
 
 
 @pytest.mark.parametrize("preset", ["deep-compression", "smallest"])

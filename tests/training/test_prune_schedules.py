@@ -16,7 +16,7 @@ from dc_compiler import ir
 from dc_compiler.errors import InvalidArgumentError
 from dc_compiler.pass_manager import PassManager
 from dc_compiler.recipe import parse_pipeline
-from dc_compiler.training import Trainer
+from dc_compiler.training.loop import Trainer
 
 NAMES = ("w1", "w2")
 Masks = dict[str, Array]

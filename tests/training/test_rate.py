@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dc_compiler import rate
+from dc_compiler.passes.cluster import rate
 
 
 def cost(quantizer: rate.Quantizer, values: Any, zeros: int, price: float) -> float:

@@ -10,14 +10,14 @@ from onnx import TensorProto, helper, numpy_helper
 from small_models import context, perceptron, program, samples, weight
 
 import dc_compiler
-from dc_compiler.data import Feed
 from dc_compiler.errors import DataError, InvalidArgumentError
 from dc_compiler.ir import Clustered, Program
-from dc_compiler.parameters import Parameters
+from dc_compiler.ort.data import Feed
 from dc_compiler.pass_manager import Context, PassManager, PassReport
+from dc_compiler.passes.finetune import Finetune
 from dc_compiler.recipe import parse_pipeline
-from dc_compiler.training import batches, shifted, split
-from passes.finetune import Finetune
+from dc_compiler.training.loop import batches, shifted, split
+from dc_compiler.training.parameters import Parameters
 
 
 def run(pipeline: str, dtype: Any = np.float32, labels: str | None = "labels", **options: Any) -> Any:

@@ -1,0 +1,38 @@
+"""What the passes work on: a Program, its records and sites, and quantized values."""
+
+from dc_compiler.ir.channels import channel_layout
+from dc_compiler.ir.dtypes import COMPUTE_DTYPES, compute_dtype, float_dtype, float_elem_types
+from dc_compiler.ir.numeric import BLOCK, blocks, exact_std, ordered_sum
+from dc_compiler.ir.program import Program
+from dc_compiler.ir.quantized import Clustered, Scales, log_step_values, nearest_log_step, without_unused
+from dc_compiler.ir.record import Use, WeightRecord, add_change, rebuild
+from dc_compiler.ir.site import Site, attribute, constant_tensor, find_uses, subgraphs, walk_graphs, weight_sites
+
+__all__ = [
+    "BLOCK",
+    "COMPUTE_DTYPES",
+    "Clustered",
+    "Program",
+    "Scales",
+    "Site",
+    "Use",
+    "WeightRecord",
+    "add_change",
+    "attribute",
+    "blocks",
+    "channel_layout",
+    "compute_dtype",
+    "constant_tensor",
+    "exact_std",
+    "find_uses",
+    "float_dtype",
+    "float_elem_types",
+    "log_step_values",
+    "nearest_log_step",
+    "ordered_sum",
+    "rebuild",
+    "subgraphs",
+    "walk_graphs",
+    "weight_sites",
+    "without_unused",
+]

@@ -1,0 +1,34 @@
+"""Sums that every machine computes alike, and work in blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+BLOCK = 1 << 20  # elements handled at a time where a whole temporary array would cost too much memory
+
+
+def blocks(size: int, block: int = BLOCK) -> Iterator[slice]:
+    """Slices that cover ``range(size)``."""
+    for start in range(0, size, block):
+        yield slice(start, min(size, start + block))
+
+
+def ordered_sum(cube: np.ndarray) -> np.ndarray:
+    """Sum of float64 [a, channels, b] over both outer axes, added up in memory order: [channels].
+
+    NumPy's own sums depend on the processor's vector width; a running sum does not.
+    """
+    return np.asarray(np.cumsum(np.cumsum(cube, axis=2)[:, :, -1], axis=0)[-1])
+
+
+def exact_std(flat: np.ndarray) -> float:
+    """Standard deviation of a flat array, the same on every machine."""
+    total = squares = 0.0
+    for s in blocks(flat.size):
+        part = flat[s].astype(np.float64).reshape(1, 1, -1)
+        total += float(ordered_sum(part)[0])
+        squares += float(ordered_sum(part * part)[0])
+    mean = total / flat.size
+    return float(np.sqrt(max(0.0, squares / flat.size - mean * mean)))

@@ -1,0 +1,46 @@
+"""Program, the object that travels through the passes: a graph skeleton and one record per stored tensor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import onnx
+from onnx import helper
+
+from dc_compiler.ir.record import WeightRecord
+from dc_compiler.ir.site import Site
+
+
+@dataclass
+class Program:
+    """The graph (large tensors stripped of their data) and its records; ``sites[i]`` is where ``records[i]`` lives."""
+
+    proto: onnx.ModelProto
+    records: list[WeightRecord]
+    sites: list[Site]
+    label: str
+    original_bytes: int
+    base_dir: Path
+    notes: list[str] = field(default_factory=list)
+    rounding: list[str] = field(default_factory=list)  # why outputs may differ by float rounding although no weight did
+    is_terse: bool = False  # the file shall tell nothing that running it does not need
+
+    def eligible(self) -> list[WeightRecord]:
+        """Records that may be packed."""
+        return [r for r in self.records if r.reason is None]
+
+    def weights(self) -> list[WeightRecord]:
+        """Records whose values may be changed: eligible, and not vectors."""
+        return [r for r in self.eligible() if not r.is_vector]
+
+    def signature(self, *, shapes: bool = True) -> bytes:
+        """Inputs and outputs of the model, and type and (with ``shapes``) shape of its weights, to tell changes."""
+        names = {t.name for t in self.proto.graph.initializer}
+        inputs = [i for i in self.proto.graph.input if i.name not in names]
+        weights = [
+            helper.make_tensor_value_info(r.name, r.elem_type, r.shape if shapes else None) for r in self.records
+        ]
+        types = [r.dtype_name for r in self.records]
+        graph = onnx.GraphProto(input=inputs, output=self.proto.graph.output, value_info=weights, doc_string=str(types))
+        return bytes(graph.SerializeToString(deterministic=True))

@@ -1,0 +1,306 @@
+"""Writes a finished Program as an ONNX model in session or graph form (FORMAT.md section 9)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from dc_compiler import ir
+from dc_compiler.codec import binding
+from dc_compiler.model import packed
+from dc_compiler.model.importer import DOMAIN, restore_data
+from dc_compiler.recipe import Form
+
+POOL_MIN_SIZE = 16  # elements of a tensor worth an entry in the list of weights
+NEEDED = frozenset({"version", "original_bytes"})  # provenance that every file has
+# Element types that onnxruntime hands through custom operators
+_CARRIED = frozenset(
+    {
+        TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.BOOL,
+        TensorProto.INT8, TensorProto.INT16, TensorProto.INT32, TensorProto.INT64,
+        TensorProto.UINT8, TensorProto.UINT16, TensorProto.UINT32, TensorProto.UINT64,
+    }
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class PlacedWeight:
+    """A packed weight that is a value of the main graph: its name there and its record."""
+
+    name: str
+    record: ir.WeightRecord
+
+    def frame(self) -> bytes:
+        assert self.record.frame is not None
+        return self.record.frame
+
+
+def session_obstacle(program: ir.Program) -> str | None:
+    """Why a custom operator cannot carry the model's inputs or outputs, or None.
+
+    Sequences, maps, optionals, strings and 4- or 8-bit floats do not pass through custom operators.
+    """
+    graph = program.proto.graph
+    names = Counter([*{i.name for i in graph.input}, *(o.name for o in graph.output)])
+    twice = [name for name, count in names.items() if count > 1]
+    if twice:
+        return f"output '{twice[0]}' is also an input or another output"
+    for kind, values in (("input", graph.input), ("output", graph.output)):
+        for value in values:
+            case = value.type.WhichOneof("value")
+            if case != "tensor_type":
+                return f"{kind} '{value.name}' is a {case.removesuffix('_type') if case else 'value without a type'}"
+            elem_type = value.type.tensor_type.elem_type
+            if elem_type not in _CARRIED:
+                type_names = {number: name.lower() for name, number in TensorProto.DataType.items()}
+                return f"{kind} '{value.name}' has element type {type_names.get(elem_type, elem_type)}"
+    return None
+
+
+def emit(program: ir.Program, form: Form, provenance: Mapping[str, str]) -> onnx.ModelProto:
+    """Build the output model. The program's graph is consumed.
+
+    Args:
+        provenance: written to ``metadata_props`` under ``dcc.*`` keys; of a terse program only ``NEEDED``.
+
+    Returns:
+        A model that needs the dcc library if any weight is packed.
+    """
+    placed = _place_weights(program)
+    model = _session_form(program, placed) if form == "session" else _graph_form(program, placed)
+    for key, value in provenance.items():
+        if key in NEEDED or not program.is_terse:
+            model.metadata_props.add(key=f"{DOMAIN}.{key}", value=value)
+    return model
+
+
+def _place_weights(program: ir.Program) -> list[PlacedWeight]:
+    """Take packed tensors out of their sites, hoisting them to the main graph; give the others their data back."""
+    names = Counter(_defined_names(program.proto.graph))
+    placed = []
+    for record, site in zip(program.records, program.sites, strict=True):
+        if record.frame is None:
+            if record.elem_type in ir.float_elem_types() and site.tensor is not None:
+                restore_data(record, site.tensor)
+            continue
+        name = site.value_name
+        if site.graph is not program.proto.graph and names[name] > 1:
+            name = unused_name(name, names)
+            _rename(site.graph, site.value_name, name)
+        if site.graph is not program.proto.graph:
+            program.rounding.append(f"{name}: moved out of the body it was stored in")
+        _remove(site)
+        placed.append(PlacedWeight(name, record))
+    packed_names = {p.name for p in placed}
+    listed = [i.name for i in program.proto.graph.input if i.name in packed_names]
+    program.rounding += [f"{name}: no longer an input that can be overridden" for name in listed]
+    _remove_where(program.proto.graph.input, lambda i: i.name in packed_names)
+    return placed
+
+
+def _graph_form(program: ir.Program, placed: list[PlacedWeight]) -> onnx.ModelProto:
+    """The model's own graph with one DecodeWeights node a packed weight."""
+    model = onnx.ModelProto()
+    model.CopyFrom(program.proto)
+    graph = model.graph
+    if not placed:
+        return model
+    model.ir_version = max(model.ir_version, 4)
+    model.opset_import.add(domain=DOMAIN, version=1)
+    names = Counter([*_defined_names(graph), *(w.name for w in placed)])
+    described = {v.name for v in [*graph.value_info, *graph.output]}
+    producers: list[onnx.NodeProto] = []
+    opset = default_opset(model)
+    for number, weight in enumerate(placed):
+        payload = unused_name(f"{weight.name}.{DOMAIN}", names)
+        graph.initializer.append(_payload(payload, weight.frame()))
+        inputs = [payload]
+        buffer = _buffer_nodes(weight.record, f"{payload}.buffer", number, opset, graph)
+        if buffer:
+            producers += buffer
+            inputs.append(buffer[-1].output[0])
+        producers.append(
+            helper.make_node("DecodeWeights", inputs, [weight.name], name=f"{payload}.decode", domain=DOMAIN)
+        )
+        if weight.name not in described:
+            graph.value_info.append(
+                helper.make_tensor_value_info(weight.name, weight.record.elem_type, weight.record.shape)
+            )
+    nodes = [*producers, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    return model
+
+
+def _buffer_nodes(
+    record: ir.WeightRecord, name: str, number: int, opset: int, graph: onnx.GraphProto
+) -> list[onnx.NodeProto]:
+    """Nodes that onnxruntime folds into one real buffer of the weight's type and shape; empty when it cannot.
+
+    Buffers of one type and shape get different fill values: equal nodes would be merged into one buffer. Which operator
+    makes the buffer depends on the operator set and the element type.
+    """
+    if opset < 7 or (record.elem_type != TensorProto.FLOAT and opset < 9):
+        return []
+    if record.elem_type == TensorProto.BFLOAT16 and opset < 13:
+        return []
+    is_bfloat = record.elem_type == TensorProto.BFLOAT16
+    dtype = np.dtype(np.float32) if is_bfloat else record.values.dtype
+    fill = onnx.numpy_helper.from_array(np.array([number + 1], f"u{dtype.itemsize}").view(dtype), f"{name}.fill")
+    if is_bfloat:  # a small integer, so that the values stay different after the cast
+        fill = onnx.numpy_helper.from_array(np.array([number + 1], dtype), fill.name)
+    shape = onnx.numpy_helper.from_array(np.array(record.shape, np.int64), f"{name}.shape")
+    graph.initializer.append(shape)
+    if opset >= 9:
+        first = name if not is_bfloat else f"{name}.float"
+        nodes = [helper.make_node("ConstantOfShape", [shape.name], [first], name=first, value=fill)]
+        if is_bfloat:
+            nodes.append(helper.make_node("Cast", [first], [name], name=name, to=TensorProto.BFLOAT16))
+        return nodes
+    if opset == 8:
+        graph.initializer.append(fill)
+        return [helper.make_node("Expand", [fill.name, shape.name], [name], name=name)]
+    ones = np.array([number + 1], np.uint32).view(np.float32).reshape([1] * len(record.shape))
+    graph.initializer.append(onnx.numpy_helper.from_array(ones, fill.name))
+    return [helper.make_node("Tile", [fill.name, shape.name], [name], name=name)]
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Tensors that were left alone, packed together without loss."""
+
+    weights: list[tuple[str, ir.WeightRecord]]
+    frame: bytes
+
+
+def _pool_kept(program: ir.Program) -> list[Pool]:
+    """Take the float tensors of the main graph that were left alone out of it: one lossless frame an element type."""
+    inputs = {i.name for i in program.proto.graph.input}
+    by_type: dict[int, list[tuple[ir.WeightRecord, ir.Site]]] = {}
+    for record, site in zip(program.records, program.sites, strict=True):
+        poolable = record.elem_type in ir.float_elem_types() and record.size >= POOL_MIN_SIZE
+        inside = site.graph is program.proto.graph and site.value_name not in inputs
+        if record.frame is None and poolable and inside:
+            by_type.setdefault(record.elem_type, []).append((record, site))
+    pools = []
+    for members in by_type.values():
+        arrays = [r.values for r, _ in members]
+        values = arrays[0] if len(arrays) == 1 else np.concatenate([a.reshape(-1) for a in arrays])
+        frame = binding.encode_data(values)
+        if len(frame) < values.nbytes:
+            pools.append(Pool([(s.value_name, r) for r, s in members], frame))
+            for _, site in members:
+                _remove(site)
+    return pools
+
+
+def _session_form(program: ir.Program, placed: list[PlacedWeight]) -> onnx.ModelProto:
+    """One CompiledModel node around the whole graph."""
+    pools = _pool_kept(program)
+    inner = onnx.ModelProto(ir_version=max(program.proto.ir_version, 4))
+    inner.opset_import.extend(program.proto.opset_import)
+    inner.functions.extend(program.proto.functions)
+    inner.graph.CopyFrom(program.proto.graph)
+    outer = onnx.ModelProto()
+    outer.CopyFrom(program.proto)
+    outer.ir_version = inner.ir_version
+    del outer.functions[:]
+    outer.opset_import.add(domain=DOMAIN, version=1)
+    inner.graph.ClearField("doc_string")  # the outer graph has it
+    graph = onnx.GraphProto(name=program.proto.graph.name, doc_string=program.proto.graph.doc_string)
+    graph.metadata_props.extend(program.proto.graph.metadata_props)
+    inner.graph.ClearField("metadata_props")
+    graph.input.extend(program.proto.graph.input)
+    graph.output.extend(program.proto.graph.output)
+
+    inputs = {i.name for i in graph.input}
+    defaults = [t for t in inner.graph.initializer if t.name in inputs]  # overridable: they stay outside
+    graph.initializer.extend(defaults)
+    _remove_where(inner.graph.initializer, lambda t: t.name in inputs)
+
+    names = Counter([*inputs, *(o.name for o in graph.output)])
+    topology = unused_name("t" if program.is_terse else f"{DOMAIN}.topology", names)
+    manifest = packed.write_manifest([*([(w.name, w.record)] for w in placed), *(p.weights for p in pools)])
+    content = manifest + inner.SerializeToString(deterministic=True)
+    coder = "smallest" if program.is_terse else "auto"
+    frame = binding.encode_data(np.frombuffer(content, np.uint8), coder)
+    graph.initializer.append(_payload(topology, frame))
+    node_inputs = [i.name for i in graph.input] + [topology]
+    payloads = [(f"{w.name}.{DOMAIN}", w.frame()) for w in placed] + [(f"{DOMAIN}.kept", p.frame) for p in pools]
+    for number, (wanted, content) in enumerate(payloads):
+        payload = unused_name(str(number) if program.is_terse else wanted, names)
+        graph.initializer.append(_payload(payload, content))
+        node_inputs.append(payload)
+    graph.node.append(
+        helper.make_node(
+            "CompiledModel",
+            node_inputs,
+            [o.name for o in graph.output],
+            name=DOMAIN,
+            domain=DOMAIN,
+            model_inputs=len(graph.input),
+        )
+    )
+    outer.graph.CopyFrom(graph)
+    return outer
+
+
+def default_opset(model: onnx.ModelProto) -> int:
+    """Version of the default operator set the model imports (0 when none)."""
+    return next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
+
+
+def unused_name(wanted: str, names: Counter[str]) -> str:
+    """``wanted``, or with a number when the name is taken; the result is then taken too."""
+    name, number = wanted, 2
+    while names[name]:
+        name = f"{wanted}.{number}"
+        number += 1
+    names[name] += 1
+    return name
+
+
+def _payload(name: str, frame: bytes) -> onnx.TensorProto:
+    return TensorProto(name=name, data_type=TensorProto.UINT8, dims=[len(frame)], raw_data=frame)
+
+
+def _defined_names(graph: onnx.GraphProto) -> list[str]:
+    """Names of values that the graph and its bodies define, with repeats."""
+    names: list[str] = []
+    for g in ir.walk_graphs(graph):
+        names += {i.name for i in g.input} | {t.name for t in g.initializer}
+        names += [t.values.name for t in g.sparse_initializer]
+        names += [o for n in g.node for o in n.output if o]
+    return names
+
+
+def _rename(graph: onnx.GraphProto, old: str, new: str) -> None:
+    """Rename a value inside a body and the bodies within it."""
+    for g in ir.walk_graphs(graph):
+        for node in g.node:
+            for i, name in enumerate(node.input):
+                if name == old:
+                    node.input[i] = new
+        for info in g.value_info:
+            if info.name == old:
+                info.name = new
+
+
+def _remove(site: ir.Site) -> None:
+    if site.node is not None:
+        site.graph.node.remove(site.node)
+    elif site.tensor is not None:
+        index = next(i for i, t in enumerate(site.graph.initializer) if t.name == site.tensor.name)
+        del site.graph.initializer[index]
+
+
+def _remove_where(field, condition) -> None:  # type: ignore[no-untyped-def]
+    kept = [item for item in field if not condition(item)]
+    if len(kept) < len(field):
+        del field[:]
+        field.extend(kept)

@@ -1,0 +1,200 @@
+"""Builds a Program from a model: takes the weights out of the graph and says which are left alone."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import onnx
+from onnx import TensorProto, external_data_helper, inliner
+
+from dc_compiler import ir
+from dc_compiler.errors import InvalidArgumentError, ModelError
+from dc_compiler.model import files
+
+DOMAIN = "dcc"  # operator domain and prefix of our metadata keys
+
+
+def build_program(source: files.SourceModel, *, min_size: int, skip: Sequence[str] = ()) -> ir.Program:
+    """Turn a model into a Program whose large float tensors live in records instead of the graph.
+
+    Args:
+        source: the model; its message is consumed.
+        min_size: smallest number of elements worth compressing.
+        skip: globs of weight names to leave alone.
+
+    Raises:
+        ModelError: the model is already compiled, or a tensor cannot be read.
+        InvalidArgumentError: a ``skip`` glob matches no weight.
+    """
+    if any(o.domain == DOMAIN for o in source.proto.opset_import):
+        raise ModelError(f"{source.label} is already compiled by dcc; run 'dcc unpack' on it first")
+    label, base_dir, size = source.label, source.base_dir, source.size
+    proto = _inline_functions_with_weights(source.proto, min_size)
+    _drop_redundant_inputs(proto)
+    notes = _drop_unused(proto)
+    arrays = _extract(proto, source, min_size)
+    proto = _without_data(proto)
+    sites = list(ir.weight_sites(proto.graph))
+    uses = ir.find_uses(proto.graph)
+    records: list[ir.WeightRecord] = []
+    kept_sites: list[ir.Site] = []
+    for site, (array, elem_type) in zip(sites, arrays, strict=True):
+        if array is None:
+            continue
+        site_uses = uses.get(site.value_name, [])
+        record = ir.WeightRecord(site.value_name, array, elem_type, tuple(site_uses), max(1, len(site_uses)))
+        is_finite = _is_finite_float(record)
+        record.reason = _reason(record, site, proto, min_size, is_finite)
+        record.trainable = site.graph is proto.graph and is_finite
+        records.append(record)
+        kept_sites.append(site)
+    _make_names_unique(records)
+    _apply_skip(records, skip)
+    return ir.Program(proto, records, kept_sites, label, size, base_dir, notes)
+
+
+def matching(records: Iterable[ir.WeightRecord], pattern: str) -> list[ir.WeightRecord]:
+    """Records whose name matches a shell-style glob (case counts); the name itself always matches."""
+    return [r for r in records if r.name == pattern or fnmatch.fnmatchcase(r.name, pattern)]
+
+
+def _reason(
+    record: ir.WeightRecord, site: ir.Site, proto: onnx.ModelProto, min_size: int, is_finite: bool
+) -> str | None:
+    """Why a tensor is left alone, or None."""
+    if record.elem_type not in ir.float_elem_types():
+        return f"{TensorProto.DataType.Name(record.elem_type).lower()}, not a float tensor"
+    if record.size < max(min_size, 1):
+        return f"{record.size} elements, fewer than the minimum of {min_size}"
+    if site.graph is not proto.graph and any(o.name == site.value_name for o in site.graph.output):
+        return "it is itself an output of its If, Loop or Scan body"
+    if not is_finite:
+        return "it contains NaN or Inf"
+    return None
+
+
+def _is_finite_float(record: ir.WeightRecord) -> bool:
+    flat = record.values.reshape(-1)
+    is_float = record.elem_type in ir.float_elem_types()
+    return is_float and all(np.isfinite(flat[s]).all() for s in ir.blocks(record.size))
+
+
+def _apply_skip(records: list[ir.WeightRecord], skip: Sequence[str]) -> None:
+    for pattern in skip:
+        found = matching(records, pattern)
+        if not found:
+            raise InvalidArgumentError(f"--skip '{pattern}' matches no weight; 'dcc inspect' lists their names")
+        for record in found:
+            record.reason = record.reason or f"skipped by '{pattern}'"
+            record.trainable = False
+
+
+def _make_names_unique(records: list[ir.WeightRecord]) -> None:
+    """Tensors of different bodies may share a name; the later ones get a number."""
+    seen: set[str] = set()
+    for record in records:
+        name, count = record.name, 2
+        while record.name in seen:
+            record.name = f"{name}#{count}"
+            count += 1
+        seen.add(record.name)
+
+
+def _extract(proto: onnx.ModelProto, source: files.SourceModel, min_size: int) -> list[tuple[np.ndarray | None, int]]:
+    """Take the data of every tensor worth a record out of the message, in the order of ``ir.weight_sites``.
+
+    Tensors that will certainly be left alone keep their data (external data is embedded); the report still lists
+    them when they are float or large.
+    """
+    result: list[tuple[np.ndarray | None, int]] = []
+    for site in ir.weight_sites(proto.graph):
+        tensor = site.tensor
+        assert tensor is not None
+        is_float = tensor.data_type in ir.float_elem_types()
+        size = int(np.prod(np.array(tensor.dims, dtype=object))) if tensor.dims else 1
+        external = external_data_helper.uses_external_data(tensor)
+        if not is_float and size < min_size and not external:
+            result.append((None, 0))
+            continue
+        if tensor.data_type == TensorProto.STRING:
+            result.append((None, 0))
+            continue
+        array = files.tensor_array(tensor, source.base_dir, source.label)
+        result.append((array, tensor.data_type))
+        if is_float and size >= max(min_size, 1):
+            _clear_data(tensor)
+        elif external:
+            tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
+    files.embed_external_data(files.SourceModel(proto, source.path, source.base_dir, source.size))
+    return result
+
+
+def restore_data(record: ir.WeightRecord, tensor: onnx.TensorProto) -> None:
+    """Put a record's current values back into the graph."""
+    _clear_data(tensor)
+    tensor.raw_data = np.ascontiguousarray(record.values).tobytes()
+
+
+def _clear_data(tensor: onnx.TensorProto) -> None:
+    for name in ("raw_data", "float_data", "double_data", "int32_data", "external_data", "data_location"):
+        tensor.ClearField(name)
+
+
+def _without_data(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """A fresh copy of a message whose data was cleared: protobuf frees memory only with the whole message."""
+    skeleton = onnx.ModelProto()
+    skeleton.ParseFromString(proto.SerializeToString())
+    return skeleton
+
+
+def _drop_redundant_inputs(proto: onnx.ModelProto) -> None:
+    """Below IR version 4 every initializer had to be listed as an input; from 4 on that means 'overridable'."""
+    if proto.ir_version >= 4:
+        return
+    initializers = {t.name for t in proto.graph.initializer}
+    kept = [i for i in proto.graph.input if i.name not in initializers]
+    del proto.graph.input[:]
+    proto.graph.input.extend(kept)
+    proto.ir_version = 4
+
+
+def _drop_unused(proto: onnx.ModelProto) -> list[str]:
+    """Remove initializers of the main graph that nothing uses, as onnxruntime does on loading; one note each."""
+    used = {name for g in ir.walk_graphs(proto.graph) for n in g.node for name in n.input}
+    used |= {o.name for g in ir.walk_graphs(proto.graph) for o in g.output} | {i.name for i in proto.graph.input}
+    unused = [i for i, t in enumerate(proto.graph.initializer) if t.name not in used]
+    notes = [f"{proto.graph.initializer[i].name}: dropped, nothing uses it" for i in unused]
+    for i in reversed(unused):
+        del proto.graph.initializer[i]
+    return notes
+
+
+def _inline_functions_with_weights(proto: onnx.ModelProto, min_size: int) -> onnx.ModelProto:
+    """Inline the model-local functions that hold weights, directly or through calls: a function body cannot refer to
+    values of the main graph, where packed weights are decoded."""
+    holders = {
+        (f.domain, f.name)
+        for f in proto.functions
+        if any(_holds_weight(site, min_size) for site in ir.weight_sites(onnx.GraphProto(node=f.node)))
+    }
+    if not holders:
+        return proto
+    growing = True
+    while growing:
+        callers = {(f.domain, f.name) for f in proto.functions if _calls(f.node) & holders}
+        growing = not callers <= holders
+        holders |= callers
+    return inliner.inline_selected_functions(proto, sorted(holders))
+
+
+def _holds_weight(site: ir.Site, min_size: int) -> bool:
+    tensor = site.tensor
+    assert tensor is not None
+    return tensor.data_type in ir.float_elem_types() and int(np.prod(tensor.dims)) >= max(min_size, 1)
+
+
+def _calls(nodes: Iterable[onnx.NodeProto]) -> set[tuple[str, str]]:
+    graph = onnx.GraphProto(node=nodes)
+    return {(n.domain, n.op_type) for g in ir.walk_graphs(graph) for n in g.node}

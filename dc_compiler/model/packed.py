@@ -1,0 +1,245 @@
+"""Reads compiled models of either form: which weights they hold, and the standard model they stand for."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import onnx
+from onnx import TensorProto
+
+from dc_compiler import ir
+from dc_compiler.codec import binding
+from dc_compiler.errors import CorruptFrameError, ModelError
+from dc_compiler.model.importer import DOMAIN
+
+MANIFEST_VERSION = 1
+
+
+@dataclass(frozen=True)
+class PackedWeight:
+    """A packed weight of a compiled model: its name, element type and shape as the model declares them."""
+
+    name: str
+    elem_type: int
+    dims: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Payload:
+    """A frame and the weights it decodes to, one after another; usually one."""
+
+    frame: bytes
+    weights: tuple[PackedWeight, ...]
+
+    @property
+    def label(self) -> str:
+        """The weight's name; several weights share the name of the first."""
+        more = f" and {len(self.weights) - 1} more" if len(self.weights) > 1 else ""
+        return self.weights[0].name + more
+
+
+@dataclass(frozen=True)
+class PackedModel:
+    """A compiled model taken apart. ``inner`` is the graph that runs: the model itself in graph form."""
+
+    form: str
+    payloads: tuple[Payload, ...]
+    inner: onnx.ModelProto
+    topology_bytes: int
+
+
+def is_compiled(model: onnx.ModelProto) -> bool:
+    """Whether dcc wrote this model."""
+    return any(o.domain == DOMAIN for o in model.opset_import)
+
+
+def open_packed(model: onnx.ModelProto, label: str) -> PackedModel:
+    """Find the packed weights of a compiled model, without decoding them.
+
+    Raises:
+        ModelError: the model was not written by dcc, or is damaged.
+        CorruptFrameError: the topology frame is damaged.
+    """
+    if not is_compiled(model):
+        raise ModelError(f"{label} was not compiled by dcc")
+    nodes = [n for n in model.graph.node if n.domain == DOMAIN]
+    if len(nodes) == 1 and nodes[0].op_type == "CompiledModel":
+        return _open_session(model, nodes[0], label)
+    return _open_graph(model, nodes, label)
+
+
+def unpack(model: onnx.ModelProto, label: str) -> onnx.ModelProto:
+    """The plain standard ONNX model that a compiled model stands for; weights as the library decodes them.
+
+    Raises:
+        ModelError, CorruptFrameError: as :func:`open_packed`, or a weight does not decode.
+    """
+    opened = open_packed(model, label)
+    tensors = [t for p in opened.payloads for t in _decode(p, label)]
+    result = _unpack_session(model, opened.inner) if opened.form == "session" else _without_decoders(opened.inner)
+    result.graph.initializer.extend(tensors)
+    _remove_imports(result)
+    kept = [p for p in result.metadata_props if not p.key.startswith(f"{DOMAIN}.")]
+    del result.metadata_props[:]
+    result.metadata_props.extend(kept)
+    return result
+
+
+def write_manifest(payloads: Sequence[Sequence[tuple[str, ir.WeightRecord]]]) -> bytes:
+    """The list of weights in front of the inner model (FORMAT.md 9.2): for each payload, its weights' names."""
+    out = bytearray(_varint(MANIFEST_VERSION) + _varint(len(payloads)))
+    for weights in payloads:
+        out += _varint(len(weights))
+        for name, record in weights:
+            encoded = name.encode()
+            out += _varint(len(encoded)) + encoded
+            out += bytes([record.elem_type, len(record.shape)])
+            for extent in record.shape:
+                out += _varint(extent)
+    return bytes(out)
+
+
+class _Reader:
+    """Bounds-checked reader of the manifest."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.position = 0
+
+    def take(self, count: int) -> bytes:
+        if count > len(self.data) - self.position:
+            raise CorruptFrameError("the topology ends inside its list of weights")
+        self.position += count
+        return self.data[self.position - count : self.position]
+
+    def varint(self) -> int:
+        value = shift = 0
+        while True:
+            byte = self.take(1)[0]
+            value |= (byte & 127) << shift
+            shift += 7
+            if byte < 128:
+                return value
+            if shift > 63:
+                raise CorruptFrameError("the topology holds a number of more than 64 bits")
+
+    def weight(self) -> PackedWeight:
+        name = self.take(self.varint())
+        elem_type, rank = self.take(2)
+        try:
+            return PackedWeight(name.decode(), elem_type, tuple(self.varint() for _ in range(rank)))
+        except UnicodeDecodeError:
+            raise CorruptFrameError("the topology holds a name that is not UTF-8") from None
+
+
+def _open_session(model: onnx.ModelProto, node: onnx.NodeProto, label: str) -> PackedModel:
+    initializers = {t.name: t.raw_data for t in model.graph.initializer}
+    count = next((a.i for a in node.attribute if a.name == "model_inputs"), -1)
+    names = list(node.input[count:]) if 0 <= count < len(node.input) else []
+    if not names or any(n not in initializers for n in names):
+        raise ModelError(f"{label}: node '{node.name}' lacks its topology or a packed weight")
+    content = binding.decode(initializers[names[0]]).tobytes()
+    reader = _Reader(content)
+    if reader.varint() != MANIFEST_VERSION:
+        raise ModelError(f"{label} was compiled by a newer dcc; update dc-compiler")
+    if reader.varint() != len(names) - 1:
+        raise ModelError(f"{label}: the number of packed weights is not the number of payloads")
+    payloads = []
+    for name in names[1:]:
+        weights = tuple(reader.weight() for _ in range(reader.varint()))
+        if not weights:
+            raise CorruptFrameError(f"{label}: payload '{name}' holds no weights")
+        payloads.append(Payload(initializers[name], weights))
+    inner = onnx.ModelProto()
+    inner.ParseFromString(content[reader.position :])
+    return PackedModel("session", tuple(payloads), inner, len(initializers[names[0]]))
+
+
+def _open_graph(model: onnx.ModelProto, nodes: list[onnx.NodeProto], label: str) -> PackedModel:
+    initializers = {t.name: t.raw_data for t in model.graph.initializer}
+    payloads = []
+    for node in nodes:
+        if node.op_type != "DecodeWeights" or not node.input or node.input[0] not in initializers:
+            raise ModelError(f"{label}: node '{node.name}' is not one that this version of dcc knows")
+        frame = initializers[node.input[0]]
+        info = binding.frame_info(frame)
+        payloads.append(Payload(frame, (PackedWeight(node.output[0], info.elem_type, info.dims),)))
+    return PackedModel("graph", tuple(payloads), model, 0)
+
+
+def _decode(payload: Payload, label: str) -> list[onnx.TensorProto]:
+    """The payload's weights as plain tensors.
+
+    Raises:
+        CorruptFrameError: the frame is damaged, or its type and shape are not those declared.
+    """
+    info = binding.frame_info(payload.frame)
+    weights = payload.weights
+    sizes = [math.prod(w.dims) for w in weights]
+    dims = weights[0].dims if len(weights) == 1 else (sum(sizes),)
+    if info.dims != dims or any(info.elem_type != w.elem_type for w in weights):
+        raise CorruptFrameError(f"{label}: weight '{payload.label}' is packed with another type or shape than declared")
+    try:
+        data = binding.decode(payload.frame).reshape(-1)
+    except CorruptFrameError as e:
+        raise CorruptFrameError(f"{label}: weight '{payload.label}': {e}") from None
+    ends = itertools.accumulate(sizes)
+    return [
+        TensorProto(name=w.name, data_type=w.elem_type, dims=w.dims, raw_data=data[end - size : end].tobytes())
+        for w, size, end in zip(weights, sizes, ends, strict=True)
+    ]
+
+
+def _unpack_session(model: onnx.ModelProto, inner: onnx.ModelProto) -> onnx.ModelProto:
+    """Outer metadata around the inner graph."""
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    overridable = [t for t in model.graph.initializer if t.name in {i.name for i in model.graph.input}]
+    result.graph.CopyFrom(inner.graph)
+    result.graph.doc_string = model.graph.doc_string
+    result.graph.metadata_props.extend(model.graph.metadata_props)
+    result.functions.extend(inner.functions)
+    result.graph.initializer.extend(overridable)
+    return result
+
+
+def _without_decoders(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The graph without DecodeWeights nodes, their buffers and their payloads."""
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    graph = result.graph
+    decoders = [n for n in graph.node if n.domain == DOMAIN]
+    payloads = {n.input[0] for n in decoders}
+    buffers = {n.input[1] for n in decoders if len(n.input) > 1}
+    kept_nodes = []
+    for node in reversed(graph.node):  # a buffer may take two nodes
+        if buffers.intersection(node.output):
+            buffers.update(node.input)
+        elif node.domain != DOMAIN:
+            kept_nodes.append(node)
+    kept_nodes.reverse()
+    payloads |= buffers
+    kept_tensors = [t for t in graph.initializer if t.name not in payloads]
+    del graph.node[:]
+    graph.node.extend(kept_nodes)
+    del graph.initializer[:]
+    graph.initializer.extend(kept_tensors)
+    return result
+
+
+def _remove_imports(model: onnx.ModelProto) -> None:
+    kept = [o for o in model.opset_import if o.domain != DOMAIN]
+    del model.opset_import[:]
+    model.opset_import.extend(kept)
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 127:
+        out.append(value & 127 | 128)
+        value >>= 7
+    out.append(value)
+    return bytes(out)

@@ -1,0 +1,35 @@
+// dequantize.h: from codebook indices to elements (FORMAT.md, section 2.1).
+#ifndef DCC_DEQUANTIZE_H_
+#define DCC_DEQUANTIZE_H_
+
+#include <vector>
+
+#include "frame/frame.h"
+
+namespace dcc {
+
+constexpr size_t kBlockElements = 4096;  // elements handled at a time, so that they stay in the nearest cache
+
+// Checks the SCALES section as far as it can be without decoding a byte stream, and returns its bytes.
+Span checked_scales(const Frame& frame);
+
+// Codebook and scales of one frame, ready for use from any number of threads.
+class Dequantizer {
+ public:
+  explicit Dequantizer(const Frame& frame);
+
+  // Writes elements `first` to `first + count` (count <= kBlockElements) to `out`.
+  void run(const uint16_t* indices, uint64_t first, size_t count, uint8_t* out) const;
+
+ private:
+  template <typename T>
+  void scale(const uint16_t* indices, uint64_t first, size_t count, T* out) const;
+
+  Header header_;
+  // Vectors of 8-byte words hold values of any of the types, aligned.
+  std::vector<uint64_t> table_;   // codebook: in the dtype without scales, else in the compute type; empty for a scaled grid
+  std::vector<uint64_t> scales_;  // in the compute type
+};
+
+}  // namespace dcc
+#endif  // DCC_DEQUANTIZE_H_

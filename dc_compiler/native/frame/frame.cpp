@@ -1,0 +1,249 @@
+// frame.cpp: the header and the sections of a frame (FORMAT.md, sections 1 to 3).
+#include "frame/frame.h"
+
+#include <algorithm>
+
+#include "base/crc32c.h"
+
+namespace dcc {
+namespace {
+
+constexpr uint8_t kMagic[4] = {0x44, 0x43, 0x43, 0x57};
+constexpr uint8_t kVersion = 1;
+constexpr uint64_t kMost = (uint64_t{1} << 63) - 1;
+constexpr int64_t kGridLimit = int64_t{1} << 24;
+constexpr size_t kLeastSection = 5;  // a length of one byte, and the CRC
+
+// The extents and the element size multiplied, extents of 0 left out, must stay below 2^63.
+uint64_t count_elements(const Header& header) {
+  uint64_t bytes = header.element_size();
+  uint64_t product = 1;
+  for (unsigned i = 0; i < header.rank; ++i) {
+    const uint64_t extent = header.dims[i];
+    if (extent != 0) {
+      require(bytes <= kMost / extent, "its dims are too large");
+      bytes *= extent;
+    }
+    product *= extent;  // at most `bytes`, so it cannot overflow either
+  }
+  return product;
+}
+
+void check_codebook_fields(const Header& header) {
+  require(header.codebook_kind != DCC_CODEBOOK_SHORT || header.codebook_entry_size() == 4,
+          "a short codebook stands for f32 entries only");
+  require(header.k >= 1 && header.k <= 65536, "its codebook has 0 or more than 65536 entries");
+  require(header.zero <= header.k, "its zero entry is not in the codebook");
+  require(header.zero != 0 || header.nnz == header.n, "it has zeros but no zero entry");
+  if (header.codebook_kind == DCC_CODEBOOK_GRID) {
+    require(header.lo >= -kGridLimit && header.lo <= kGridLimit + 1 - static_cast<int64_t>(header.k),
+            "its grid is out of range");
+    require(header.zero == 0 || header.lo + static_cast<int64_t>(header.zero) == 1, "its zero entry is not zero");
+  }
+  if (header.has_scales()) {
+    require(header.channels >= 1 && header.inner >= 1 && header.channels <= header.n / header.inner &&
+                header.n % (header.channels * header.inner) == 0,
+            "its channels do not divide its elements");
+  }
+}
+
+void check_chunk_fields(const Header& header) {
+  if (header.is_one_chunk()) {
+    require(header.chunk == header.n && header.n < uint64_t{1} << 31, "lz and text need one chunk below 2^31 bytes");
+  } else {
+    require(header.chunk >= 1 && header.chunk <= uint64_t{1} << 24, "its chunk size is out of range");
+  }
+  if (header.coder == DCC_CONTEXT) {
+    require(header.columns >= 1 && header.columns <= header.chunk && header.columns <= header.n,
+            "its columns are out of range");
+    require(header.group >= 1 && header.group <= header.columns, "its group of columns is out of range");
+    require(header.stride != 1 && header.stride <= header.columns, "its stride is out of range");
+  }
+  if (header.has_tables()) {
+    const unsigned lanes = header.lanes;
+    require(lanes != 0 && (lanes & (lanes - 1)) == 0 && lanes <= (header.coder == DCC_HUFFMAN ? 8 : 32),
+            "its number of lanes is not allowed");
+  }
+  require(header.position_bits <= 16, "its position bits are above 16");
+  require(header.position_bits == 0 || header.zero != 0, "positions need a zero entry");
+}
+
+Header read_header(ByteReader& reader) {
+  require(std::equal(kMagic, kMagic + 4, reader.take(4).data), "it does not start with DCCW");
+  require(reader.u8() == kVersion, "its version is unknown");
+  Header header;
+  header.dtype = reader.u8();
+  header.coder = reader.u8();
+  header.codebook_kind = reader.u8();
+  header.scale_kind = reader.u8();
+  header.rank = reader.u8();
+  require(header.rank <= DCC_MAX_RANK, "its rank is above 32");
+  for (unsigned i = 0; i < header.rank; ++i) header.dims[i] = reader.varint();
+  header.nnz = reader.varint();
+  if (header.has_codebook()) {
+    header.k = reader.varint();
+    header.zero = reader.varint();
+  }
+  if (header.codebook_kind == DCC_CODEBOOK_GRID) header.lo = reader.svarint();
+  if (header.has_scales()) {
+    header.channels = reader.varint();
+    header.inner = reader.varint();
+  }
+  if (header.is_chunked()) header.chunk = reader.varint();
+  if (header.has_tables()) header.lanes = reader.u8();
+  if (header.coder == DCC_HUFFMAN) header.position_bits = reader.u8();
+  if (header.coder == DCC_CONTEXT) {
+    header.columns = reader.varint();
+    header.group = reader.varint();
+    header.stride = reader.varint();
+  }
+  check_header(header);
+  return header;
+}
+
+Section read_section(ByteReader& reader) {
+  const size_t start = reader.position();
+  Section section;
+  section.body = reader.take(reader.varint());
+  section.crc = reader.u32();
+  section.size = reader.position() - start;
+  return section;
+}
+
+}  // namespace
+
+size_t Header::element_size() const {
+  switch (dtype) {
+    case kUint8: return 1;
+    case kFloat16:
+    case kBfloat16: return 2;
+    case kFloat64: return 8;
+    default: return 4;
+  }
+}
+
+unsigned Header::index_width() const {
+  unsigned width = 0;
+  while ((uint64_t{1} << width) < k) ++width;
+  return width;
+}
+
+void check_header(Header& header) {
+  constexpr uint8_t dtypes[] = {kFloat32, kUint8, kFloat16, kFloat64, kBfloat16};
+  require(std::find(std::begin(dtypes), std::end(dtypes), header.dtype) != std::end(dtypes), "its dtype is unknown");
+  require(header.coder <= DCC_TEXT, "its coder is unknown");
+  require(header.codebook_kind <= DCC_CODEBOOK_SHORT, "its codebook kind is unknown");
+  require(header.scale_kind <= DCC_SCALE_LOG, "its scale kind is unknown");
+  const bool codebook_coder = header.coder == DCC_FIXED || header.has_tables() || header.coder == DCC_CONTEXT;
+  require(header.has_codebook() == codebook_coder, "its codebook does not fit its coder");
+  require(codebook_coder || !header.has_scales(), "it has scales but no codebook");
+  require(header.dtype == kUint8 ? !codebook_coder : !header.is_one_chunk(), "its dtype does not fit its coder");
+  header.n = count_elements(header);
+  require(header.n > 0 || header.coder == DCC_RAW, "it has no elements");
+  require(header.nnz <= header.n, "it has more non-zeros than elements");
+  if (header.has_codebook()) check_codebook_fields(header);
+  if (header.is_chunked()) check_chunk_fields(header);
+}
+
+Frame read_frame(Span bytes) {
+  ByteReader reader(bytes);
+  Frame frame;
+  frame.header = read_header(reader);
+  const uint32_t crc = crc32c(bytes.data, reader.position());
+  require(reader.u32() == crc, "its header has a wrong CRC");
+  frame.header_size = reader.position();
+  if (frame.header.has_codebook_section()) frame.codebook = read_section(reader);
+  if (frame.header.has_scales()) frame.scales = read_section(reader);
+  if (frame.header.has_tables()) frame.tables = read_section(reader);
+  const uint64_t chunks = frame.header.chunks();
+  require(chunks <= reader.remaining() / kLeastSection, "it is cut short");
+  frame.data.resize(static_cast<size_t>(chunks));
+  for (Section& section : frame.data) section = read_section(reader);
+  reader.finish("bytes follow its last section");
+  return frame;
+}
+
+Span checked(const Section& section) {
+  require(crc32c(section.body.data, section.body.size) == section.crc, "a section has a wrong CRC");
+  return section.body;
+}
+
+Bytes checked_codebook(const Frame& frame) {
+  const Header& header = frame.header;
+  if (!header.has_codebook_section()) return {};
+  const Span stored = checked(frame.codebook);
+  const size_t entry = header.codebook_entry_size();
+  const bool is_short = header.codebook_kind == DCC_CODEBOOK_SHORT;
+  require(stored.size == header.k * (is_short ? 2 : entry), "its codebook has a wrong length");
+  Bytes bytes(static_cast<size_t>(header.k) * entry);
+  if (is_short) {
+    for (size_t j = 0; j < header.k; ++j) std::memcpy(bytes.data() + 4 * j + 2, stored.data + 2 * j, 2);
+  } else {
+    std::memcpy(bytes.data(), stored.data, stored.size);
+  }
+  if (header.zero != 0) {
+    const uint8_t* zero = bytes.data() + (header.zero - 1) * entry;
+    require(std::all_of(zero, zero + entry, [](uint8_t byte) { return byte == 0; }), "its zero entry is not zero");
+  }
+  if (header.has_scales()) {
+    // Finite: the exponent bits are not all set.
+    const unsigned shift = entry == 8 ? 52 : 23;
+    const uint64_t ones = entry == 8 ? 0x7FF : 0xFF;
+    for (size_t j = 0; j < header.k; ++j) {
+      const uint64_t bits = entry == 8 ? load<uint64_t>(bytes.data() + 8 * j) : load<uint32_t>(bytes.data() + 4 * j);
+      require(((bits >> shift) & ones) != ones, "a scaled codebook entry is not finite");
+    }
+  }
+  return bytes;
+}
+
+HuffmanChunkHead read_huffman_head(ByteReader& reader, const Header& header, uint64_t elements) {
+  HuffmanChunkHead head;
+  head.entries = reader.varint();
+  require(header.position_bits > 0 ? head.entries <= elements : head.entries == elements,
+          "a chunk has a wrong number of entries");
+  const unsigned streams = header.position_bits > 0 ? 2U * header.lanes : header.lanes;
+  uint64_t bytes = 0;
+  for (unsigned i = 0; i < streams; ++i) {
+    head.bits[i] = reader.varint();
+    require(head.bits[i] <= 16 * head.entries, "a stream is longer than its entries");  // entries <= 2^24
+    bytes += (head.bits[i] + 7) / 8;
+  }
+  require(bytes == reader.remaining(), "the streams do not fill their chunk");
+  return head;
+}
+
+void append_header(Bytes& out, const Header& header) {
+  const size_t start = out.size();
+  append(out, kMagic, sizeof kMagic);
+  for (const uint8_t field :
+       {kVersion, header.dtype, header.coder, header.codebook_kind, header.scale_kind, header.rank}) {
+    out.push_back(field);
+  }
+  for (unsigned i = 0; i < header.rank; ++i) append_varint(out, header.dims[i]);
+  append_varint(out, header.nnz);
+  if (header.has_codebook()) {
+    append_varint(out, header.k);
+    append_varint(out, header.zero);
+  }
+  if (header.codebook_kind == DCC_CODEBOOK_GRID) append_svarint(out, header.lo);
+  if (header.has_scales()) {
+    append_varint(out, header.channels);
+    append_varint(out, header.inner);
+  }
+  if (header.is_chunked()) append_varint(out, header.chunk);
+  if (header.has_tables()) out.push_back(header.lanes);
+  if (header.coder == DCC_HUFFMAN) out.push_back(header.position_bits);
+  if (header.coder == DCC_CONTEXT) {
+    for (const uint64_t field : {header.columns, header.group, header.stride}) append_varint(out, field);
+  }
+  append_u32(out, crc32c(out.data() + start, out.size() - start));
+}
+
+void append_section(Bytes& out, const Bytes& body) {
+  append_varint(out, body.size());
+  append(out, body.data(), body.size());
+  append_u32(out, crc32c(body.data(), body.size()));
+}
+
+}  // namespace dcc

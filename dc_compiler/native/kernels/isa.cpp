@@ -1,0 +1,65 @@
+// isa.cpp: which kernel set runs (kernels.h), chosen by what the processor and the operating system support.
+#include "kernels/isa.h"
+
+#include <atomic>
+#include <cstdlib>
+#include <cstring>
+
+#include "kernels/kernels.h"
+
+namespace dcc {
+namespace {
+
+struct Choice {
+  const Kernels* kernels;
+  bool (*can_run)();
+};
+
+// Best first. __builtin_cpu_supports asks cpuid and, through xgetbv, whether the system saves the registers.
+constexpr Choice kChoices[] = {
+#if defined(__x86_64__)
+    {&kAvx512Kernels,
+     [] {
+       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+              __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+              __builtin_cpu_supports("avx512vbmi2") && __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("f16c");
+     }},
+    {&kAvx2Kernels,
+     [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("f16c"); }},
+#endif
+    {&kPortableKernels, [] { return true; }},
+};
+
+// Null when the name is unknown or the set cannot run.
+const Kernels* find(const char* name) {
+  for (const Choice& choice : kChoices) {
+    if ((std::strcmp(name, "auto") == 0 || std::strcmp(name, choice.kernels->name) == 0) && choice.can_run()) {
+      return choice.kernels;
+    }
+  }
+  return nullptr;
+}
+
+// DCC_ISA where it names a set that can run, otherwise the best.
+const Kernels* initial() {
+  const char* wanted = std::getenv("DCC_ISA");
+  const Kernels* forced = wanted != nullptr ? find(wanted) : nullptr;
+  return forced != nullptr ? forced : find("auto");
+}
+
+std::atomic<const Kernels*>& current() {
+  static std::atomic<const Kernels*> chosen{initial()};
+  return chosen;
+}
+
+}  // namespace
+
+const Kernels& kernels() { return *current().load(std::memory_order_relaxed); }
+
+bool select_isa(const char* name) {
+  const Kernels* wanted = find(name);
+  if (wanted != nullptr) current() = wanted;
+  return wanted != nullptr;
+}
+
+}  // namespace dcc

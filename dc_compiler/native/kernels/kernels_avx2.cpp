@@ -1,0 +1,104 @@
+// kernels_avx2.cpp: the kernel set for AVX2, BMI2 and F16C.
+#include <immintrin.h>
+
+#include "kernels/kernels_common.h"
+
+namespace dcc {
+namespace {
+
+// For each mask of lanes to refill: from which word each of 8 lanes takes its bits.
+struct RefillOrders {
+  alignas(8) uint8_t word[256][8];
+};
+
+constexpr RefillOrders make_refill_orders() {
+  RefillOrders orders{};
+  for (unsigned mask = 0; mask < 256; ++mask) {
+    uint8_t next = 0;
+    for (unsigned lane = 0; lane < 8; ++lane) {
+      orders.word[mask][lane] = next;
+      if ((mask >> lane & 1) != 0) ++next;
+    }
+  }
+  return orders;
+}
+
+constexpr RefillOrders kRefillOrders = make_refill_orders();
+
+inline const int* as_ints(const void* from) { return static_cast<const int*>(from); }
+
+// One symbol of 8 lanes (FORMAT.md 5.2); returns the symbols as 32-bit numbers.
+template <bool kPacked>
+inline __m256i rans_step8(const RansTable& table, __m256i& state, const uint8_t*& words) {
+  const __m128i s = _mm_cvtsi32_si128(static_cast<int>(table.scale_bits));
+  const __m256i mask = _mm256_set1_epi32((1 << table.scale_bits) - 1);
+  const __m256i low16 = _mm256_set1_epi32(0xFFFF);
+  const __m256i slot = _mm256_and_si256(state, mask);
+  const __m256i step = _mm256_i32gather_epi32(as_ints(kPacked ? table.packed : table.steps), slot, 4);
+  const __m256i frequency = _mm256_add_epi32(_mm256_and_si256(step, kPacked ? mask : low16), _mm256_set1_epi32(1));
+  const __m256i offset = kPacked ? _mm256_and_si256(_mm256_srl_epi32(step, s), mask) : _mm256_srli_epi32(step, 16);
+  const __m256i x = _mm256_add_epi32(_mm256_mullo_epi32(frequency, _mm256_srl_epi32(state, s)), offset);
+
+  const __m256i refill = _mm256_cmpeq_epi32(_mm256_srli_epi32(x, 16), _mm256_setzero_si256());
+  const unsigned lanes = static_cast<unsigned>(_mm256_movemask_ps(_mm256_castsi256_ps(refill)));
+  const __m256i next = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(words)));
+  const __m256i order =
+      _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(kRefillOrders.word[lanes])));
+  const __m256i word = _mm256_permutevar8x32_epi32(next, order);
+  state = _mm256_blendv_epi8(x, _mm256_or_si256(_mm256_slli_epi32(x, 16), word), refill);
+  words += 2 * static_cast<size_t>(__builtin_popcount(lanes));
+
+  if (kPacked) return _mm256_srl_epi32(step, _mm_slli_epi32(s, 1));
+  return _mm256_and_si256(_mm256_i32gather_epi32(as_ints(table.symbols), slot, 2), low16);
+}
+
+// kVectors vectors of 8 lanes.
+template <bool kPacked, unsigned kVectors>
+size_t rans_vectors(const RansTable& table, uint32_t* states, const uint8_t** words, const uint8_t* end, uint16_t* out,
+                    size_t groups) {
+  const RansTable local = table;
+  auto* const stored = reinterpret_cast<__m256i*>(states);
+  __m256i state[kVectors];
+  for (unsigned v = 0; v < kVectors; ++v) state[v] = _mm256_loadu_si256(stored + v);
+  const uint8_t* at = *words;
+  size_t done = 0;
+  for (; done < groups && end - at >= static_cast<ptrdiff_t>(16 * kVectors); ++done, out += 8 * kVectors) {
+    for (unsigned v = 0; v < kVectors; v += 2) {
+      const __m256i first = rans_step8<kPacked>(local, state[v], at);
+      const __m256i second = rans_step8<kPacked>(local, state[v + 1], at);
+      const __m256i symbols = _mm256_permute4x64_epi64(_mm256_packus_epi32(first, second), 0xD8);
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + 8 * v), symbols);
+    }
+  }
+  for (unsigned v = 0; v < kVectors; ++v) _mm256_storeu_si256(stored + v, state[v]);
+  *words = at;
+  return done;
+}
+
+size_t rans_avx2(const RansTable& table, uint32_t* states, unsigned lanes, const uint8_t** words, const uint8_t* end,
+                 uint16_t* out, size_t groups) {
+  const bool packed = table.packed != nullptr;
+  switch (lanes) {
+    case 32: return (packed ? rans_vectors<true, 4> : rans_vectors<false, 4>)(table, states, words, end, out, groups);
+    case 16: return (packed ? rans_vectors<true, 2> : rans_vectors<false, 2>)(table, states, words, end, out, groups);
+    default: return rans_scalar(table, states, lanes, words, end, out, groups);
+  }
+}
+
+void float16_avx2(const float* values, uint16_t* out, size_t count) {
+  size_t i = 0;
+  for (; i + 8 <= count; i += 8) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(out + i),
+                     _mm256_cvtps_ph(_mm256_loadu_ps(values + i), _MM_FROUND_TO_NEAREST_INT));
+  }
+  float16_loop(values + i, out + i, count - i);
+}
+
+}  // namespace
+
+const Kernels kAvx2Kernels = {
+    "avx2",              rans_avx2,           huffman_scalar, lookup_loop<uint16_t>, lookup_loop<uint32_t>,
+    lookup_loop<uint64_t>, scale_loop<float>, scale_loop<double>, float16_avx2,      bfloat16_loop,
+    count_other_loop};
+
+}  // namespace dcc

@@ -1,0 +1,180 @@
+// abi.h: the part of onnxruntime's public, append-only C ABI that the library uses.
+//
+// The names are onnxruntime's own. Table slots and struct layouts never change once released, so this compiles without
+// onnxruntime's headers; where they are present (CMake option DCC_ORT_INCLUDE) every offset is checked against them.
+#ifndef DCC_ORT_ABI_H_
+#define DCC_ORT_ABI_H_
+
+#include <cstddef>
+#include <cstdint>
+
+#if defined(DCC_CHECK_ORT_ABI)
+#include <onnxruntime_c_api.h>
+#endif
+
+namespace dcc::ort {
+
+struct OrtAllocator;
+struct OrtApi;
+struct OrtCustomOpDomain;
+struct OrtEnv;
+struct OrtKernelContext;
+struct OrtKernelInfo;
+struct OrtMemoryInfo;
+struct OrtRunOptions;
+struct OrtSession;
+struct OrtSessionOptions;
+struct OrtShapeInferContext;
+struct OrtStatus;
+struct OrtTensorTypeAndShapeInfo;
+struct OrtTypeInfo;
+struct OrtValue;
+
+// ONNXTensorElementDataType; the values are those of TensorProto.DataType, so a frame's dtype compares directly.
+using ElementType = int;
+constexpr ElementType kUndefined = 0;
+constexpr ElementType kUint8 = 2;
+
+constexpr int kFail = 1;                    // OrtErrorCode ORT_FAIL
+constexpr int kLogWarning = 2;              // OrtLoggingLevel
+constexpr int kDeviceAllocator = 0;         // OrtAllocatorType
+constexpr int kDefaultMemory = 0;           // OrtMemType
+constexpr int kCharacteristicRequired = 0;  // OrtCustomOpInputOutputCharacteristic
+constexpr int kCharacteristicOptional = 1;
+constexpr int kCharacteristicVariadic = 2;
+
+struct OrtApiBase {
+  const OrtApi* (*GetApi)(uint32_t version);
+  const char* (*GetVersionString)();
+};
+
+// One line a function: slot in OrtApi, name, result, parameters.
+#define DCC_ORT_FUNCTIONS(X)                                                                                           \
+  X(0, CreateStatus, OrtStatus*, (int code, const char* message))                                                      \
+  X(2, GetErrorMessage, const char*, (const OrtStatus* status))                                                        \
+  X(3, CreateEnv, OrtStatus*, (int level, const char* log_id, OrtEnv** out))                                           \
+  X(8, CreateSessionFromArray, OrtStatus*,                                                                             \
+    (const OrtEnv* env, const void* model, size_t size, const OrtSessionOptions* options, OrtSession** out))           \
+  X(9, Run, OrtStatus*,                                                                                                \
+    (OrtSession* session, const OrtRunOptions* options, const char* const* input_names, const OrtValue* const* inputs, \
+     size_t input_count, const char* const* output_names, size_t output_count, OrtValue** outputs))                    \
+  X(10, CreateSessionOptions, OrtStatus*, (OrtSessionOptions** out))                                                   \
+  X(11, SetOptimizedModelFilePath, OrtStatus*, (OrtSessionOptions* options, const char* path))                         \
+  X(12, CloneSessionOptions, OrtStatus*, (const OrtSessionOptions* options, OrtSessionOptions** out))                  \
+  X(15, DisableProfiling, OrtStatus*, (OrtSessionOptions* options))                                                    \
+  X(26, CreateCustomOpDomain, OrtStatus*, (const char* name, OrtCustomOpDomain** out))                                 \
+  X(27, CustomOpDomain_Add, OrtStatus*, (OrtCustomOpDomain* domain, const OrtCustomOp* op))                            \
+  X(28, AddCustomOpDomain, OrtStatus*, (OrtSessionOptions* options, OrtCustomOpDomain* domain))                        \
+  X(30, SessionGetInputCount, OrtStatus*, (const OrtSession* session, size_t* out))                                    \
+  X(31, SessionGetOutputCount, OrtStatus*, (const OrtSession* session, size_t* out))                                   \
+  X(36, SessionGetInputName, OrtStatus*,                                                                               \
+    (const OrtSession* session, size_t index, OrtAllocator* allocator, char** out))                                    \
+  X(37, SessionGetOutputName, OrtStatus*,                                                                              \
+    (const OrtSession* session, size_t index, OrtAllocator* allocator, char** out))                                    \
+  X(48, CreateTensorAsOrtValue, OrtStatus*,                                                                            \
+    (OrtAllocator* allocator, const int64_t* dims, size_t rank, ElementType type, OrtValue** out))                     \
+  X(49, CreateTensorWithDataAsOrtValue, OrtStatus*,                                                                    \
+    (const OrtMemoryInfo* memory, void* data, size_t size, const int64_t* dims, size_t rank, ElementType type,         \
+     OrtValue** out))                                                                                                  \
+  X(51, GetTensorMutableData, OrtStatus*, (OrtValue* value, void** out))                                               \
+  X(55, CastTypeInfoToTensorInfo, OrtStatus*, (const OrtTypeInfo* info, const OrtTensorTypeAndShapeInfo** out))        \
+  X(60, GetTensorElementType, OrtStatus*, (const OrtTensorTypeAndShapeInfo* info, ElementType* out))                   \
+  X(61, GetDimensionsCount, OrtStatus*, (const OrtTensorTypeAndShapeInfo* info, size_t* out))                          \
+  X(62, GetDimensions, OrtStatus*, (const OrtTensorTypeAndShapeInfo* info, int64_t* dims, size_t rank))                \
+  X(65, GetTensorTypeAndShape, OrtStatus*, (const OrtValue* value, OrtTensorTypeAndShapeInfo** out))                   \
+  X(69, CreateCpuMemoryInfo, OrtStatus*, (int allocator, int memory, OrtMemoryInfo** out))                             \
+  X(76, AllocatorFree, OrtStatus*, (OrtAllocator* allocator, void* memory))                                            \
+  X(78, GetAllocatorWithDefaultOptions, OrtStatus*, (OrtAllocator** out))                                              \
+  X(86, KernelInfoGetAttribute_int64, OrtStatus*, (const OrtKernelInfo* info, const char* name, int64_t* out))         \
+  X(90, KernelContext_GetInput, OrtStatus*, (const OrtKernelContext* context, size_t index, const OrtValue** out))     \
+  X(91, KernelContext_GetOutput, OrtStatus*,                                                                           \
+    (OrtKernelContext* context, size_t index, const int64_t* dims, size_t rank, OrtValue** out))                       \
+  X(92, ReleaseEnv, void, (OrtEnv* env))                                                                               \
+  X(93, ReleaseStatus, void, (OrtStatus* status))                                                                      \
+  X(94, ReleaseMemoryInfo, void, (OrtMemoryInfo* memory))                                                              \
+  X(95, ReleaseSession, void, (OrtSession* session))                                                                   \
+  X(96, ReleaseValue, void, (OrtValue* value))                                                                         \
+  X(98, ReleaseTypeInfo, void, (OrtTypeInfo* info))                                                                    \
+  X(99, ReleaseTensorTypeAndShapeInfo, void, (OrtTensorTypeAndShapeInfo* info))                                        \
+  X(100, ReleaseSessionOptions, void, (OrtSessionOptions* options))                                                    \
+  X(130, AddSessionConfigEntry, OrtStatus*, (OrtSessionOptions* options, const char* key, const char* value))          \
+  X(210, AddExternalInitializers, OrtStatus*,                                                                          \
+    (OrtSessionOptions* options, const char* const* names, const OrtValue* const* values, size_t count))               \
+  X(230, KernelInfo_GetInputCount, OrtStatus*, (const OrtKernelInfo* info, size_t* out))                               \
+  X(231, KernelInfo_GetOutputCount, OrtStatus*, (const OrtKernelInfo* info, size_t* out))                              \
+  X(233, KernelInfo_GetOutputName, OrtStatus*, (const OrtKernelInfo* info, size_t index, char* out, size_t* size))     \
+  X(235, KernelInfo_GetOutputTypeInfo, OrtStatus*, (const OrtKernelInfo* info, size_t index, OrtTypeInfo** out))       \
+  X(237, HasSessionConfigEntry, OrtStatus*, (const OrtSessionOptions* options, const char* key, int* out))             \
+  X(238, GetSessionConfigEntry, OrtStatus*,                                                                            \
+    (const OrtSessionOptions* options, const char* key, char* out, size_t* size))                                      \
+  X(244, KernelInfo_GetNodeName, OrtStatus*, (const OrtKernelInfo* info, char* out, size_t* size))                     \
+  X(249, KernelInfoGetConstantInput_tensor, OrtStatus*,                                                                \
+    (const OrtKernelInfo* info, size_t index, int* is_constant, const OrtValue** out))                                 \
+  X(267, ShapeInferContext_GetInputCount, OrtStatus*, (const OrtShapeInferContext* context, size_t* out))              \
+  X(268, ShapeInferContext_GetInputTypeShape, OrtStatus*,                                                              \
+    (const OrtShapeInferContext* context, size_t index, OrtTensorTypeAndShapeInfo** out))                              \
+  X(270, ShapeInferContext_SetOutputTypeShape, OrtStatus*,                                                             \
+    (const OrtShapeInferContext* context, size_t index, const OrtTensorTypeAndShapeInfo* info))
+
+// What a custom operator tells onnxruntime about itself. `version` is the API version up to which the fields are read.
+struct OrtCustomOp {
+  uint32_t version;
+  void* (*CreateKernel)(const OrtCustomOp* op, const OrtApi* api, const OrtKernelInfo* info);
+  const char* (*GetName)(const OrtCustomOp* op);
+  const char* (*GetExecutionProviderType)(const OrtCustomOp* op);
+  ElementType (*GetInputType)(const OrtCustomOp* op, size_t index);
+  size_t (*GetInputTypeCount)(const OrtCustomOp* op);
+  ElementType (*GetOutputType)(const OrtCustomOp* op, size_t index);
+  size_t (*GetOutputTypeCount)(const OrtCustomOp* op);
+  void (*KernelCompute)(void* kernel, OrtKernelContext* context);
+  void (*KernelDestroy)(void* kernel);
+  int (*GetInputCharacteristic)(const OrtCustomOp* op, size_t index);
+  int (*GetOutputCharacteristic)(const OrtCustomOp* op, size_t index);
+  int (*GetInputMemoryType)(const OrtCustomOp* op, size_t index);  // since 13
+  int (*GetVariadicInputMinArity)(const OrtCustomOp* op);          // since 14
+  int (*GetVariadicInputHomogeneity)(const OrtCustomOp* op);
+  int (*GetVariadicOutputMinArity)(const OrtCustomOp* op);
+  int (*GetVariadicOutputHomogeneity)(const OrtCustomOp* op);
+  OrtStatus* (*CreateKernelV2)(const OrtCustomOp* op, const OrtApi* api, const OrtKernelInfo* info, void** kernel);
+  OrtStatus* (*KernelComputeV2)(void* kernel, OrtKernelContext* context);                  // both since 16
+  OrtStatus* (*InferOutputShapeFn)(const OrtCustomOp* op, OrtShapeInferContext* context);  // since 17
+  int (*GetStartVersion)(const OrtCustomOp* op);
+  int (*GetEndVersion)(const OrtCustomOp* op);
+  size_t (*GetMayInplace)(int** inputs, int** outputs);                                  // since 18
+  void (*ReleaseMayInplace)(int* inputs, int* outputs);
+  size_t (*GetAliasMap)(int** inputs, int** outputs);
+  void (*ReleaseAliasMap)(int* inputs, int* outputs);
+};
+
+// The functions above, read out of a runtime's table. The table must be of an API version that has every slot read.
+struct Api {
+  explicit Api(const OrtApi* table) {
+    const auto* slots = reinterpret_cast<void (*const*)()>(table);
+#define DCC_ORT_READ(slot, name, result, parameters) name = reinterpret_cast<result(*) parameters>(slots[slot]);
+    DCC_ORT_FUNCTIONS(DCC_ORT_READ)
+#undef DCC_ORT_READ
+  }
+#define DCC_ORT_MEMBER(slot, name, result, parameters) result(*name) parameters;
+  DCC_ORT_FUNCTIONS(DCC_ORT_MEMBER)
+#undef DCC_ORT_MEMBER
+};
+
+#if defined(DCC_CHECK_ORT_ABI)
+#define DCC_ORT_CHECK(slot, name, result, parameters) \
+  static_assert(offsetof(::OrtApi, name) == (slot) * sizeof(void*), "OrtApi::" #name " is not in slot " #slot);
+DCC_ORT_FUNCTIONS(DCC_ORT_CHECK)
+#undef DCC_ORT_CHECK
+#define DCC_ORT_CHECK(field) \
+  static_assert(offsetof(::OrtCustomOp, field) == offsetof(OrtCustomOp, field), "OrtCustomOp::" #field " has moved");
+DCC_ORT_CHECK(KernelDestroy)
+DCC_ORT_CHECK(GetOutputCharacteristic)
+DCC_ORT_CHECK(GetVariadicOutputHomogeneity)
+DCC_ORT_CHECK(KernelComputeV2)
+DCC_ORT_CHECK(InferOutputShapeFn)
+DCC_ORT_CHECK(ReleaseAliasMap)
+#undef DCC_ORT_CHECK
+static_assert(offsetof(::OrtApiBase, GetVersionString) == offsetof(OrtApiBase, GetVersionString), "OrtApiBase differs");
+#endif
+
+}  // namespace dcc::ort
+#endif  // DCC_ORT_ABI_H_

@@ -1,0 +1,1 @@
+"""Everything that runs models in onnxruntime: sessions, samples, verification, benchmarks."""

@@ -1,0 +1,153 @@
+"""Size, load time, latency and peak memory of two models, side by side in one run."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from dc_compiler.errors import DccError, InvalidArgumentError, ModelError
+from dc_compiler.model import files, packed
+from dc_compiler.ort import data, verify
+
+LOAD_RUNS = 5
+LATENCY_SECONDS = 2.0  # at least this long, and at least LATENCY_RUNS pairs
+LATENCY_RUNS = 10
+
+
+@dataclass(frozen=True)
+class BenchRow:
+    """One figure: medians of both sides, the median of the ratios of pairs measured one after the other, and their
+    quartiles."""
+
+    name: str
+    unit: str
+    original: float
+    compiled: float
+    ratio: float
+    low: float
+    high: float
+
+    @property
+    def original_text(self) -> str:
+        return _text(self.original, self.unit)
+
+    @property
+    def compiled_text(self) -> str:
+        return _text(self.compiled, self.unit)
+
+    @property
+    def spread_text(self) -> str:
+        return "" if self.low == self.high else f"{self.low:.3f} to {self.high:.3f}"
+
+
+@dataclass(frozen=True)
+class BenchResult:
+    """All rows: size, load time, peak memory, latency."""
+
+    rows: list[BenchRow]
+    threads: int
+
+
+def bench(original: Path, compiled: Path, *, threads: int = 1, seed: int = 0) -> BenchResult:
+    """Measure both models with onnxruntime on the CPU.
+
+    Load time and peak memory come from fresh processes, alternating; latency from one process, alternating runs on
+    the same made-up inputs.
+
+    Raises:
+        ModelError: a model is missing, or onnxruntime cannot run it.
+        InvalidArgumentError: fewer than one thread.
+    """
+    if threads < 1:
+        raise InvalidArgumentError(f"threads {threads} is not valid; give 1 or more")
+    sources = [files.read_model(p) for p in (original, compiled)]
+    registers = [packed.is_compiled(s.proto) for s in sources]
+    rows = [_row("file size", "bytes", [float(sources[0].size)], [float(sources[1].size)])]
+    proto = sources[0].proto
+    del sources
+    loads = [[_load_in_process(p, r, threads) for p, r in zip((original, compiled), registers, strict=True)]
+             for _ in range(LOAD_RUNS)]  # fmt: skip
+    rows.append(_row("load time", "s", [a["seconds"] for a, _ in loads], [b["seconds"] for _, b in loads]))
+    rows.append(_row("peak memory", "bytes", [a["peak"] for a, _ in loads], [b["peak"] for _, b in loads]))
+    first = verify.make_session(original, threads, register=registers[0])
+    second = verify.make_session(compiled, threads, register=registers[1])
+    feed = next(iter(_feeds(first, proto, seed)))
+    rows.append(_row("latency", "s", *_latencies(first, second, feed)))
+    return BenchResult(rows, threads)
+
+
+def _feeds(session: object, proto: object, seed: int) -> list[data.Feed]:
+    specs = data.input_specs(session)
+    for feeds in data.made_up_feeds(specs, proto, seed, count=1):  # type: ignore[arg-type]
+        try:
+            session.run(None, feeds[0])  # type: ignore[attr-defined]
+            return feeds
+        except Exception:  # the next guess at the inputs may fit
+            continue
+    raise ModelError("the original runs on none of the made-up inputs")
+
+
+def _latencies(first: object, second: object, feed: data.Feed) -> tuple[list[float], list[float]]:
+    """Seconds of alternating runs of both sessions."""
+    times: tuple[list[float], list[float]] = ([], [])
+    for session in (first, second):
+        session.run(None, feed)  # type: ignore[attr-defined]
+    end = time.perf_counter() + LATENCY_SECONDS
+    while len(times[0]) < LATENCY_RUNS or (time.perf_counter() < end and len(times[0]) < 2000):
+        order = (0, 1) if len(times[0]) % 2 == 0 else (1, 0)
+        for side in order:
+            start = time.perf_counter()
+            (first, second)[side].run(None, feed)  # type: ignore[attr-defined]
+            times[side].append(time.perf_counter() - start)
+    return times
+
+
+def _row(name: str, unit: str, original: list[float], compiled: list[float]) -> BenchRow:
+    ratios = sorted(c / o for o, c in zip(original, compiled, strict=True))
+    low, high = ratios[len(ratios) // 4], ratios[(3 * len(ratios)) // 4]
+    return BenchRow(
+        name, unit, statistics.median(original), statistics.median(compiled), statistics.median(ratios), low, high
+    )
+
+
+def _load_in_process(path: Path, register: bool, threads: int) -> dict[str, float]:
+    code = "import sys; from dc_compiler.ort.bench import load_worker; load_worker(*sys.argv[1:])"
+    command = [sys.executable, "-c", code, str(path), str(int(register)), str(threads)]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONWARNINGS": "ignore"})
+    if done.returncode:
+        raise ModelError(f"onnxruntime cannot load {path}: {done.stderr.strip().splitlines()[-1]}")
+    result: dict[str, float] = json.loads(done.stdout)
+    return result
+
+
+def load_worker(path: str, register: str, threads: str) -> None:
+    """Entry of the measuring process: loads the model once and prints seconds and the growth of peak memory."""
+    import onnxruntime  # noqa: F401  # its own loading is not what is measured
+
+    before = _memory("VmRSS")
+    start = time.perf_counter()
+    try:
+        session = verify.make_session(Path(path), int(threads), register=register == "1")
+    except DccError as e:
+        raise SystemExit(str(e)) from None
+    seconds = time.perf_counter() - start
+    sys.stdout.write(json.dumps({"seconds": seconds, "peak": _memory("VmHWM") - before}))
+    del session
+
+
+def _memory(field: str) -> float:
+    """Bytes of this process from /proc: VmRSS is resident now, VmHWM its peak (unlike getrusage's, not inherited)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024.0 * int(next(line.split()[1] for line in lines if line.startswith(field)))
+
+
+def _text(value: float, unit: str) -> str:
+    if unit == "bytes":
+        return f"{value:,.0f}"
+    return f"{1000 * value:.2f} ms"

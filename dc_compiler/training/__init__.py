@@ -1,0 +1,1 @@
+"""Training inside ONNX: gradients of a graph, the loop, its optimizers and checkpoints."""

@@ -1,0 +1,313 @@
+"""Training graphs: a Program's model with weights as inputs, a loss, and gradients, run in onnxruntime."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from dc_compiler import ir
+from dc_compiler.errors import DataError, InvalidArgumentError, ModelError
+from dc_compiler.model import importer
+from dc_compiler.ort import data, verify
+from dc_compiler.ort.samples import BATCH, TrainingData, element_type, expose, runs
+from dc_compiler.training import gradients
+
+Array = np.ndarray
+Loss = Literal["auto", "labels", "distill", "mse"]
+
+LOSS = "dcc.loss"  # names of what is added to a training graph
+TARGET = "dcc.target"
+SHARD = 32
+LEAST = 1e-7  # probabilities below count as this, so that logarithms stay finite
+# Element types whose gradients onnxruntime computes as they are; the other floats are trained as f32 and cast
+_NATIVE = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE})
+
+
+# Inputs that tell an operator what to do: a stored tensor there is no weight, whatever its gradient
+_SETTINGS: Mapping[str, frozenset[int]] = {
+    "BatchNormalization": frozenset({3, 4}), "Clip": frozenset({1, 2}), "Dropout": frozenset({1}),
+    "Pad": frozenset({2}), "Pow": frozenset({1}), "Resize": frozenset({1, 2}),
+}  # fmt: skip
+# Operators whose stored inputs are weights even where they have one element; elsewhere a single number is the epsilon,
+# the factor or the bound of a formula
+_WEIGHTED = frozenset({"BatchNormalization", "Conv", "ConvTranspose", "Gemm", "LayerNormalization", "MatMul", "PRelu"})
+
+
+def trainable(program: ir.Program) -> list[ir.WeightRecord]:
+    """Records that training may change: float tensors of the main graph, small ones included, but not the constants of
+    formulas."""
+    main = program.proto.graph
+    found = [r for r, s in zip(program.records, program.sites, strict=True) if r.trainable and s.graph is main]
+    return [r for r in found if not _is_setting(r)]
+
+
+def _is_setting(record: ir.WeightRecord) -> bool:
+    if record.size == 1 and not any(u.op_type in _WEIGHTED for u in record.uses):
+        return True
+    settings = [u.input_index in _SETTINGS.get(u.op_type, ()) for u in record.uses]
+    return bool(settings) and all(settings)
+
+
+def open_weights(program: ir.Program, names: Collection[str]) -> onnx.ModelProto:
+    """The program's model with the tensors called ``names`` as inputs, and all others with their current values.
+
+    An input has the record's name and is float32, or float64 for a float64 tensor.
+    """
+    model = onnx.ModelProto()
+    model.CopyFrom(program.proto)
+    pending = deque(zip(program.records, program.sites, strict=True))
+    opened: list[tuple[ir.WeightRecord, ir.Site]] = []
+    for before, after in zip(ir.weight_sites(program.proto.graph), ir.weight_sites(model.graph), strict=True):
+        assert before.tensor is not None
+        assert after.tensor is not None
+        if not pending or pending[0][1].value_name != before.value_name:
+            continue
+        if pending[0][0].elem_type != before.tensor.data_type:
+            continue
+        record, _ = pending.popleft()
+        if record.name in names:
+            opened.append((record, after))
+        elif record.elem_type in ir.float_elem_types():
+            importer.restore_data(record, after.tensor)
+    _replace_by_inputs(model.graph, opened)
+    return model
+
+
+def _replace_by_inputs(graph: onnx.GraphProto, opened: Sequence[tuple[ir.WeightRecord, ir.Site]]) -> None:
+    gone = {site.value_name for _, site in opened}
+    stored = [t for t in graph.initializer if t.name not in gone]
+    nodes = [n for n in graph.node if not (n.op_type == "Constant" and n.output[0] in gone)]
+    inputs = [i for i in graph.input if i.name not in gone]
+    casts = []
+    for record, site in opened:
+        value = site.value_name
+        if record.elem_type in _NATIVE:
+            inputs.append(helper.make_tensor_value_info(value, record.elem_type, record.shape))
+        else:
+            master = f"{value}.f32"
+            inputs.append(helper.make_tensor_value_info(master, TensorProto.FLOAT, record.shape))
+            casts.append(helper.make_node("Cast", [master], [value], to=record.elem_type))
+    for field, items in ((graph.initializer, stored), (graph.node, [*casts, *nodes]), (graph.input, inputs)):
+        del field[:]
+        field.extend(items)
+
+
+def _input_name(record: ir.WeightRecord, value_name: str) -> str:
+    return value_name if record.elem_type in _NATIVE else f"{value_name}.f32"
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is compared with the targets: a value of the main graph, by cross-entropy or by mean squared error.
+
+    ``targets`` is [n, ...], float32: probabilities along the last axis for cross-entropy, else the values wanted.
+    ``labels``, for cross-entropy, is the class of every such vector. With ``is_softmax`` the value is made of
+    probabilities already, not of logits.
+    """
+
+    value: str
+    kind: Literal["cross-entropy", "mse"]
+    targets: Array
+    labels: Array | None = None
+    is_softmax: bool = False
+
+    def loss(self, outputs: Array, rows: Array) -> float:
+        """Sum over samples of the loss, of outputs [m, ...] for the samples ``rows``."""
+        wanted = self.targets[rows].astype(np.float64)
+        got = outputs.astype(np.float64)
+        if self.kind == "cross-entropy":
+            log = np.log(np.maximum(got, LEAST)) if self.is_softmax else log_softmax(got)
+            return float(-(wanted * log).sum()) / self.positions
+        return float(np.square(got - wanted).reshape(len(rows), -1).mean(axis=1).sum())
+
+    @property
+    def positions(self) -> int:
+        """Vectors of classes in one sample's output."""
+        return math.prod(self.targets.shape[1:-1])
+
+
+def log_softmax(logits: Array) -> Array:
+    """Logarithm of the softmax over the last axis, computed without overflow."""
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
+
+
+def make_objective(program: ir.Program, samples: TrainingData, loss: Loss) -> Objective:
+    """Choose the value to train on: the first output, or what is below its softmax.
+
+    ``labels`` is cross-entropy with class numbers, over the last axis ([n, classes], or [n, t, classes] with labels
+    [n, t]), and mean squared error to labels that are floats or have the output's own shape; ``distill`` learns the
+    original's outputs: cross-entropy between softmaxes (which differs from KL by a constant) where the output is
+    [n, classes] or comes from a softmax over its last axis, mean squared error elsewhere; ``mse`` is the latter always;
+    ``auto`` is ``labels`` where there are labels, else ``distill``.
+
+    Raises:
+        InvalidArgumentError: ``labels`` without labels. DataError: labels do not fit the output.
+    """
+    graph = program.proto.graph
+    output = value = graph.output[0].name
+    below = next((n for n in graph.node if value in n.output and n.op_type in ("Softmax", "LogSoftmax")), None)
+    if loss == "labels" and samples.labels is None:
+        raise InvalidArgumentError("loss=labels needs labels; name their array with --labels")
+    if below is not None and loss != "mse":
+        value = below.input[0]
+    original = samples.original_output(value)
+    if original.dtype.kind != "f" and original.dtype.name != "bfloat16":
+        raise ModelError(f"the model cannot be trained: its first output is {original.dtype}, not float")
+    if samples.labels is not None and loss in ("auto", "labels"):
+        return _labelled(output, value, original, samples.labels)
+    outputs = original.astype(np.float32)
+    is_logits = original.ndim == 2 or (below is not None and _is_over_last_axis(below, original.ndim))
+    if is_logits and original.shape[-1] > 1 and loss != "mse":
+        is_softmax = _is_softmax(original)
+        targets = outputs if is_softmax else np.exp(log_softmax(outputs))
+        return Objective(value, "cross-entropy", targets, is_softmax=is_softmax)
+    return Objective(value, "mse", outputs)
+
+
+def _labelled(output: str, value: str, original: Array, labels: Array) -> Objective:
+    """The objective for labels: ``original`` is what the original has for ``value``, which is ``output`` or what is
+    below its softmax.
+
+    Raises:
+        DataError: the labels do not fit.
+    """
+    wanted = data.fit_labels(labels, original.shape)
+    if wanted.dtype.kind == "f":
+        return Objective(output, "mse", wanted.astype(np.float32))
+    if wanted.shape != original.shape[:-1]:
+        raise DataError(f"training with class numbers needs classes on the last axis, not {list(original.shape)}")
+    targets = np.eye(original.shape[-1], dtype=np.float32)[wanted]
+    return Objective(value, "cross-entropy", targets, wanted, _is_softmax(original))
+
+
+def _is_over_last_axis(softmax: onnx.NodeProto, rank: int) -> bool:
+    """Whether a softmax says that it works along the last axis; the default depends on the operator set."""
+    return any(a.name == "axis" and a.i in (-1, rank - 1) for a in softmax.attribute)
+
+
+def _is_softmax(outputs: Array) -> bool:
+    """Whether outputs [..., classes] are probabilities: some exporters spell a softmax out."""
+    values = outputs.astype(np.float64)
+    return bool((values >= 0).all() and np.abs(values.sum(axis=-1) - 1).max() < 1e-3)
+
+
+def _append_loss(graph: onnx.GraphProto, objective: Objective, batch: int, elem_type: int) -> None:
+    """Add the input ``TARGET`` and the scalar output ``LOSS``, the mean over the batch."""
+    shape = [batch, *objective.targets.shape[1:]]
+    graph.input.append(helper.make_tensor_value_info(TARGET, elem_type, shape))
+    count = batch * objective.positions if objective.kind == "cross-entropy" else math.prod(shape)
+    sign = -1 if objective.kind == "cross-entropy" else 1
+    scale = np.array(sign / count, helper.tensor_dtype_to_np_dtype(elem_type))
+    graph.initializer.append(numpy_helper.from_array(scale, f"{LOSS}.scale"))
+    if objective.kind == "cross-entropy":
+        if objective.is_softmax:
+            graph.initializer.append(numpy_helper.from_array(np.array(LEAST, scale.dtype), f"{LOSS}.least"))
+            graph.node.append(helper.make_node("Max", [objective.value, f"{LOSS}.least"], [f"{LOSS}.positive"]))
+            graph.node.append(helper.make_node("Log", [f"{LOSS}.positive"], [f"{LOSS}.log"]))
+        else:
+            graph.node.append(helper.make_node("LogSoftmax", [objective.value], [f"{LOSS}.log"], axis=-1))
+        graph.node.append(helper.make_node("Mul", [f"{LOSS}.log", TARGET], [f"{LOSS}.terms"]))
+    else:
+        graph.node.append(helper.make_node("Sub", [objective.value, TARGET], [f"{LOSS}.error"]))
+        graph.node.append(helper.make_node("Mul", [f"{LOSS}.error", f"{LOSS}.error"], [f"{LOSS}.terms"]))
+    graph.node.append(helper.make_node("ReduceSum", [f"{LOSS}.terms"], [f"{LOSS}.sum"], keepdims=0))
+    graph.node.append(helper.make_node("Mul", [f"{LOSS}.sum", f"{LOSS}.scale"], [LOSS]))
+    graph.output.append(helper.make_tensor_value_info(LOSS, elem_type, []))
+
+
+def _fix_extents(graph: onnx.GraphProto, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Give the inputs these shapes and forget every declared shape that is not fully known."""
+    for value in graph.input:
+        if value.name in shapes:
+            value.CopyFrom(
+                helper.make_tensor_value_info(value.name, value.type.tensor_type.elem_type, shapes[value.name])
+            )
+    known = [v for v in graph.value_info if all(d.HasField("dim_value") for d in v.type.tensor_type.shape.dim)]
+    del graph.value_info[:]
+    graph.value_info.extend(known)
+    for output in graph.output:
+        output.type.tensor_type.ClearField("shape")
+
+
+class TrainingGraph:
+    """Sessions that compute the loss with its gradients, and the outputs, for given weights.
+
+    Args:
+        records: the tensors to train.
+        batch: samples of a training step. A batch of several times ``SHARD`` is run in shards of that size, as many at
+            a time as there are threads.
+
+    Raises:
+        ModelError: an operator has no gradient, or onnxruntime cannot run the graph.
+    """
+
+    def __init__(
+        self, program: ir.Program, records: Sequence[ir.WeightRecord], samples: TrainingData, objective: Objective,
+        batch: int,
+    ) -> None:  # fmt: skip
+        chosen = {id(r) for r in records}
+        sites = {id(r): s for r, s in zip(program.records, program.sites, strict=True)}
+        self.records = [r for r in program.records if id(r) in chosen]
+        self.names = [_input_name(r, sites[id(r)].value_name) for r in self.records]
+        self.objective, self.samples, self.batch = objective, samples, batch
+        self._shard = SHARD if batch % SHARD == 0 and samples.fixed_batch is None else batch
+        forward = open_weights(program, {r.name for r in self.records})
+        expose(forward, objective.value)
+        backward = onnx.ModelProto()
+        backward.CopyFrom(forward)
+        shapes = {k: (self._shard, *v.shape[1:]) for k, v in samples.inputs.items()}
+        _fix_extents(backward.graph, shapes)
+        self._target_type = element_type(backward, objective.value)
+        _append_loss(backward.graph, objective, self._shard, self._target_type)
+        backward = gradients.add_gradients(backward, self.names, LOSS)
+        self._forward = verify.make_session(forward, 1)
+        self._backward = verify.make_session(backward, 1)
+        self._wanted = [LOSS, *(gradients.GRADIENT + n for n in self.names)]
+
+    def step(self, weights: Sequence[Array], rows: Array, inputs: data.Feed) -> tuple[float, list[Array]]:
+        """Mean loss over the samples ``rows``, given as ``inputs`` too, and its gradient for each weight."""
+        fixed = dict(zip(self.names, weights, strict=True))
+        targets = self.objective.targets[rows].astype(helper.tensor_dtype_to_np_dtype(self._target_type))
+        batch = {**inputs, TARGET: targets}
+
+        def run(shard: slice) -> list[Array]:
+            return list(self._backward.run(self._wanted, fixed | {k: v[shard] for k, v in batch.items()}))
+
+        first, *others = self.samples.pool.map(run, runs(self.batch, self._shard))
+        if others:  # added up in order, so that the sums do not depend on the threads
+            scale = np.float32(1 / (1 + len(others)))
+            for i, parts in enumerate(zip(first, *others, strict=True)):
+                first[i] = sum(parts[1:], start=parts[0]) * scale
+        loss, *found = first
+        return float(loss), found
+
+    def evaluate(self, weights: Sequence[Array], rows: Array) -> Score:
+        """Mean loss, and with labels the error rate, over the samples ``rows``."""
+        fixed = dict(zip(self.names, weights, strict=True))
+        labels = self.objective.labels
+
+        def run(part: slice) -> tuple[float, int]:
+            chosen = rows[part]
+            outputs = self._forward.run([self.objective.value], fixed | self.samples.take(chosen))[0]
+            wrong = 0 if labels is None else int(np.count_nonzero(outputs.argmax(-1) != labels[chosen]))
+            return self.objective.loss(outputs, chosen), wrong
+
+        found = list(self.samples.pool.map(run, runs(len(rows), self.samples.fixed_batch or BATCH)))
+        loss, wrong = sum(f[0] for f in found), sum(f[1] for f in found)
+        return Score(None if labels is None else wrong / labels[rows].size, loss / len(rows))
+
+
+@dataclass(frozen=True, order=True)
+class Score:
+    """How far from the targets: less is better; the error rate counts first where there are labels."""
+
+    error: float | None
+    loss: float

@@ -1,0 +1,257 @@
+"""cluster: replaces weights by codebook entries (weight sharing; arXiv 1510.00149, section 3)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from dc_compiler import ir
+from dc_compiler.pass_manager import Context, PassReport
+from dc_compiler.passes.cluster import rate
+from dc_compiler.passes.cluster.grid import channel_statistics, fits_a_grid, normalised, round_to_grid, within_range
+from dc_compiler.passes.cluster.kmeans import initial, kmeans, nearest
+from dc_compiler.training.checkpoint import State
+from dc_compiler.training.graph import trainable
+from dc_compiler.training.loop import Trainer, TrainingPass
+from dc_compiler.training.parameters import Parameters
+
+# Codebook bits when none are asked for: the paper's choice (section 5)
+CONV_BITS, OTHER_BITS = 8, 5
+MAX_MULTIPLE = 30_000  # grid points on each side of zero; with the rounding of scales this stays below 65,536 entries
+# Steps grow with size to this power: 1/2 by theory, a little less on the models measured
+SIZE_EXPONENT = 0.375
+# Share of the training that raises the price of bits and moves the codebook; in the rest only the weights move
+RAISING = 0.7
+FITS = 50  # how often the codebook is fitted meanwhile
+# A grid step of 0.08 standard deviations keeps the metric of most real models within 0.2 point at about 5.6x
+DEFAULT_STEP = 0.08
+
+
+@dataclass(frozen=True)
+class Cluster(TrainingPass):
+    """Give every weight a codebook and indices into it. Pruned weights stay +0.0.
+
+    Options:
+        mode: ``kmeans`` minimises the squared error for a given number of entries; ``grid`` rounds to multiples of
+            ``step`` times the standard deviation of the weight's output channel and leaves it to the coder to make
+            frequent values short; ``rd`` minimises the squared error plus ``price`` x bits of an ideal code for the
+            indices, zero included, so it prunes as it clusters.
+        bits: *kmeans*, *rd*: the codebook has at most ``2**bits`` entries, the pruned zero included; 1 to 16. By
+            default 8 for convolutions and 5 otherwise.
+        init: *kmeans*: where centroids start (the paper's section 3.2): ``linear`` between the extremes, ``density``
+            at equal steps of the distribution, ``forgy`` at random weights.
+        scales: *kmeans*: ``channel`` divides each output channel by its root mean square before clustering.
+        step: *grid*: step in standard deviations, for a weight of typical size; smaller weights get a finer grid and
+            larger ones a coarser grid. Every layer adds relative noise ``step**2`` and costs ``size * log(1/step)``
+            bits, so the least noise for a number of bits has ``step**2`` grow with ``size``.
+        price: *rd*: the squared error that a bit is worth, in mean squares of the weight's non-zero elements. At low
+            error the result is as good as a grid of ``step = sqrt(8.66 price)``.
+        epochs and the other options of passes that train (TrainingPass): *rd* with epochs above 0 trains meanwhile, on
+            the error of the clustered weights: their gradients move the weights behind them (Courbariaux et al., arXiv
+            1511.00363), which change clusters. The price rises from 0 in the first 70 %; then the codebook stays.
+        vectors: cluster biases and other vectors too.
+
+    A weight that already has few distinct values (2**bits, or 256 for a grid) keeps them exactly.
+    """
+
+    name: ClassVar[str] = "cluster"
+    establishes: ClassVar[frozenset[str]] = frozenset({"clustered"})
+    forbids: ClassVar[frozenset[str]] = frozenset({"clustered", "encoded"})
+    positional: ClassVar[str | None] = "mode"
+
+    mode: Literal["kmeans", "grid", "rd"] = "kmeans"
+    bits: int | None = None
+    init: Literal["linear", "density", "forgy"] = "linear"
+    scales: Literal["none", "channel"] = "none"
+    step: float = DEFAULT_STEP
+    price: float = 0.05
+    epochs: float = 0.0
+    vectors: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check(self.bits is None or 1 <= self.bits <= 16, "bits", "give a number from 1 to 16")
+        self.check(0 < self.step <= 16, "step", "give a number above 0, at most 16")
+        self.check(self.mode != "rd" or (self.bits or 0) <= 10, "bits", "mode=rd has at most 10 bits")
+        self.check(0 <= self.price < float("inf"), "price", "give 0 or more")
+        self.check(self.epochs == 0 or self.mode == "rd", "epochs", "only mode=rd trains; put a finetune after this")
+
+    @property
+    def needs_samples(self) -> bool:
+        """Where it trains."""
+        return self.epochs > 0
+
+    def run(self, program: ir.Program, context: Context) -> PassReport:
+        records = program.eligible() if self.vectors else program.weights()
+        typical = _typical_size(records)
+
+        def work(record: ir.WeightRecord) -> int:
+            options = self.for_record(record, context)
+            if options.mode == "grid" and not fits_a_grid(record.values):
+                record.leave_alone("its values are too large or too small for a grid")
+                return 0
+            clustered = options._cluster(record, context.seed, typical)
+            record.clustered = clustered
+            ir.add_change(record, ir.rebuild(clustered, record))
+            return clustered.size
+
+        modes = [self.for_record(r, context).mode for r in records]
+        rest = [r for r, mode in zip(records, modes, strict=True) if mode != "rd"]
+        facts: dict[str, Any] = {"codebook entries": sum(context.each(self.name, rest, work))}
+        priced = [r for r, mode in zip(records, modes, strict=True) if mode == "rd"]
+        if priced:
+            entries = facts["codebook entries"]
+            facts = self._price(program, priced, context)
+            facts["codebook entries"] += entries
+        return PassReport(self.name, len(records), facts=facts)
+
+    def _price(self, program: ir.Program, records: list[ir.WeightRecord], context: Context) -> dict[str, Any]:
+        """Cluster ``records`` by rate and distortion, training meanwhile when asked to; gives facts for the report."""
+        options = [self.for_record(r, context) for r in records]
+        if not self.epochs:
+            books = _Books(Parameters(records), records, options)
+            books.fit(1.0)
+            return {"codebook entries": books.store()}
+        free = [r for r in trainable(program) if r.clustered is None]
+        trainer = Trainer(self, program, free, context)
+        books = _Books(trainer.parameters, records, options)
+        last = max(1, int(trainer.steps * RAISING))
+        every = max(1, last // FITS)
+
+        def fit(step: int) -> None:
+            if step <= last and (step % every == 0 or step == last):
+                books.fit(step / last)
+
+        facts = trainer.run(before_step=fit, settled=last, own=books).facts()
+        trainer.parameters.store()
+        return facts | {"codebook entries": books.store()}
+
+    def _cluster(self, record: ir.WeightRecord, seed: int, typical: float) -> ir.Clustered:
+        limit = 256 if self.mode == "grid" else 1 << self._bits(record)
+        flat = record.values.reshape(-1)
+        exact = _exact(flat, limit)
+        if exact is not None:
+            return exact
+        if self.mode == "grid":
+            return self._grid(record, self.step * (record.size / typical) ** SIZE_EXPONENT)
+        return self._kmeans(record, limit, seed)
+
+    def _bits(self, record: ir.WeightRecord) -> int:
+        return self.bits or (CONV_BITS if any(u.op_type.startswith("Conv") for u in record.uses) else OTHER_BITS)
+
+    def _grid(self, record: ir.WeightRecord, relative_step: float) -> ir.Clustered:
+        channels, inner = ir.channel_layout(record.shape, record.uses)
+        deviation, largest = channel_statistics(record.values.reshape(-1), channels, inner)
+        step = np.maximum(deviation * relative_step, largest / MAX_MULTIPLE)
+        scales = ir.Scales(within_range(ir.nearest_log_step(step), step > 0), inner)
+        return round_to_grid(record.values.reshape(-1), scales)
+
+    def _kmeans(self, record: ir.WeightRecord, limit: int, seed: int) -> ir.Clustered:
+        flat = record.values.reshape(-1)
+        dtype = record.values.dtype
+        scales = None
+        if self.scales == "channel":
+            channels, inner = ir.channel_layout(record.shape, record.uses)
+            deviation, _ = channel_statistics(flat, channels, inner, centred=False)
+            scales = ir.Scales(within_range(ir.nearest_log_step(deviation), deviation > 0), inner)
+            dtype = ir.compute_dtype(dtype)
+            flat = normalised(flat, scales)
+        mask = None if record.mask is None else record.mask.reshape(-1)
+        kept = flat if mask is None else flat[mask]
+        ordered = np.sort(kept.astype(np.float32) if kept.dtype.itemsize == 2 else kept)
+        count = limit if mask is None else limit - 1
+        centroids = kmeans(ordered, initial(ordered, count, self.init, seed, record.name)).astype(dtype)
+        codebook = np.unique(np.append(centroids, np.zeros(1, dtype)) if mask is not None else centroids)
+        codebook += np.zeros(1, dtype)  # turns a -0.0 into +0.0
+        zero = _zero_entry(codebook)
+        if mask is None:
+            indices = nearest(flat, codebook)
+        else:
+            assert zero is not None
+            indices = np.full(flat.size, zero, np.uint16)
+            indices[mask] = nearest(kept, codebook)
+        return ir.without_unused(ir.Clustered(indices, len(codebook), codebook, zero=zero, scales=scales))
+
+
+def _typical_size(records: Sequence[ir.WeightRecord]) -> float:
+    """Geometric mean of the weights' sizes, each counted once an element; 1 without weights."""
+    total = sum(r.size for r in records)
+    return 2.0 ** (sum(r.size * math.log2(r.size) for r in records) / total) if total else 1.0
+
+
+def _exact(flat: np.ndarray, limit: int) -> ir.Clustered | None:
+    """The weight's own values as codebook when there are at most ``limit``, compared bit for bit; else None."""
+    bits = flat.view(f"u{flat.dtype.itemsize}")
+    sample = bits[:: max(1, bits.size // (1 << 18))]  # sorting all of a large weight takes seconds
+    if len(np.unique(sample)) > limit:
+        return None
+    values = np.unique(bits)
+    if len(values) > limit:
+        return None
+    zero = 0 if values[0] == 0 else None
+    return ir.Clustered(
+        np.searchsorted(values, bits).astype(np.uint16), len(values), values.view(flat.dtype), zero=zero
+    )
+
+
+def _zero_entry(codebook: np.ndarray) -> int | None:
+    found = np.flatnonzero(codebook == 0)
+    return int(found[0]) if len(found) else None
+
+
+class _Books:
+    """Codebooks of ``records``, fitted to the parameters behind them; installs itself as the parameters' transform."""
+
+    def __init__(self, parameters: Parameters, records: Sequence[ir.WeightRecord], options: Sequence[Cluster]) -> None:
+        self._parameters, self._records, self._options = parameters, records, options
+        self._spans = [parameters.span(r) for r in records]
+        self._quantizers: list[rate.Quantizer] = []
+
+    def fit(self, progress: float) -> None:
+        """Fit every codebook at this share of the price."""
+        theta = self._parameters.theta
+        old = self._quantizers
+        self._quantizers = []
+        for i, (record, options, span) in enumerate(zip(self._records, self._options, self._spans, strict=True)):
+            ordered = np.sort(theta[span])
+            power = float(np.cumsum(np.square(ordered, dtype=np.float64))[-1]) / max(1, int(np.count_nonzero(ordered)))
+            start = old[i].entries if old else rate.spread(ordered, (1 << options._bits(record)) - 1)
+            price = options.price * power * progress
+            self._quantizers.append(rate.fit(ordered, record.size - len(ordered), price, start).shortened())
+        self._parameters.transform = self._values
+        self._parameters.expand()
+
+    def state(self) -> State:
+        both = [{f"entries{i}": q.entries, f"bounds{i}": q.bounds} for i, q in enumerate(self._quantizers)]
+        return {name: array for arrays in both for name, array in arrays.items()}
+
+    def restore(self, state: State) -> None:
+        numbers = range(len(self._records))
+        self._quantizers = [rate.Quantizer(state[f"entries{i}"], state[f"bounds{i}"]) for i in numbers]
+        self._parameters.transform = self._values
+
+    def _values(self, theta: np.ndarray) -> np.ndarray:
+        values = theta.copy()
+        for span, quantizer in zip(self._spans, self._quantizers, strict=True):
+            values[span] = quantizer.values(theta[span])
+        return values
+
+    def store(self) -> int:
+        """Give every record its indices, codebook and mask; returns how many entries there are."""
+        theta = self._parameters.theta
+        total = 0
+        for record, span, quantizer in zip(self._records, self._spans, self._quantizers, strict=True):
+            indices = np.full(record.size, quantizer.zero, np.uint16)
+            kept = slice(None) if record.mask is None else record.mask.reshape(-1)
+            indices[kept] = quantizer.indices(theta[span])
+            codebook = quantizer.entries.astype(record.values.dtype)
+            clustered = ir.without_unused(ir.Clustered(indices, len(codebook), codebook, zero=quantizer.zero))
+            record.clustered = clustered
+            record.mask = (clustered.indices != clustered.zero).reshape(record.shape)
+            ir.add_change(record, ir.rebuild(clustered, record))
+            total += clustered.size
+        return total
