@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import importlib.metadata
+import sys
 import sysconfig
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -138,8 +139,8 @@ class FrameInfo:
 def get_library_path() -> str:
     """Return the absolute path of the native library, for ``SessionOptions.register_custom_ops_library``.
 
-    It is looked for beside this file, then among the files of the installed distribution: a checkout has no library
-    beside its sources. Raises LibraryError when there is none.
+    It is looked for in the package's folders, then among the files of the installed distribution: a checkout has no
+    library beside its sources. Raises LibraryError when there is none.
     """
     for candidate in _library_candidates():
         if candidate.is_file():
@@ -303,7 +304,8 @@ def library_version() -> str:
 
 
 def _library_candidates() -> list[Path]:
-    candidates = [Path(__file__).with_name(LIBRARY_NAME)]
+    package = sys.modules[__package__.partition(".")[0]]
+    candidates = [Path(folder, LIBRARY_NAME) for folder in package.__path__]  # an editable install has two folders
     try:
         files = importlib.metadata.distribution(DISTRIBUTION).files or []
     except importlib.metadata.PackageNotFoundError:
