@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from dc_compiler import ir
 from dc_compiler.codec import binding
 from dc_compiler.errors import InvalidArgumentError
-from dc_compiler.pass_manager import Context, Pass, PassReport
+from dc_compiler.pass_manager import Context, RecordPass, Task, Update
+
+
+def encode_record(record: ir.WeightRecord, options: Encode, seed: int) -> Update:
+    """The frame of a weight, or the reason why it gets none."""
+    if record.is_vector and record.clustered is None and options.coder != "lossless":
+        return Update(reason="a vector (bias, normalization or the like)")
+    if record.clustered is None and options.needs:
+        raise InvalidArgumentError(f"encode: coder={options.coder} needs '{record.name}' to be clustered")
+    frame = options._frame(record)
+    if len(frame) >= record.nbytes:
+        return Update(reason=f"packing would not make it smaller ({len(frame)} against {record.nbytes} bytes)")
+    return Update(frame=frame)
 
 
 @dataclass(frozen=True)
-class Encode(Pass):
+class Encode(RecordPass):
     """Turn weights into frames. A weight whose frame would not be smaller than its raw bytes is left alone.
 
     Options:
@@ -42,25 +55,13 @@ class Encode(Pass):
         """Index coders work on clustered weights only."""
         return frozenset() if self.coder in ("auto", "smallest", "lossless") else frozenset({"clustered"})
 
-    def run(self, program: ir.Program, context: Context) -> PassReport:
-        records = program.eligible()
+    work = staticmethod(encode_record)
 
-        def work(record: ir.WeightRecord) -> int:
-            options = self.for_record(record, context)
-            if record.is_vector and record.clustered is None and options.coder != "lossless":
-                record.leave_alone("a vector (bias, normalization or the like)")
-                return 0
-            if record.clustered is None and options.needs:
-                raise InvalidArgumentError(f"encode: coder={options.coder} needs '{record.name}' to be clustered")
-            frame = options._frame(record)
-            if len(frame) >= record.nbytes:
-                record.leave_alone(f"packing would not make it smaller ({len(frame)} against {record.nbytes} bytes)")
-                return 0
-            record.frame = frame
-            return len(frame)
+    def plan(self, program: ir.Program, context: Context) -> list[Task[Encode]]:
+        return [Task(r, self.for_record(r, context)) for r in program.eligible()]
 
-        sizes = context.each(self.name, records, work)
-        return PassReport(self.name, sum(s > 0 for s in sizes), facts={"frame bytes": sum(sizes)})
+    def facts(self, program: ir.Program, updates: Sequence[Update]) -> dict[str, Any]:
+        return {"frame bytes": sum(len(u.frame) for u in updates if u.frame is not None)}
 
     def _frame(self, record: ir.WeightRecord) -> bytes:
         clustered = record.clustered

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 
 from dc_compiler import ir
-from dc_compiler.pass_manager import ELEMENT_BITS, Context, PassReport
+from dc_compiler.pass_manager import Context, PassReport, Task, Update
 from dc_compiler.training.graph import trainable
 from dc_compiler.training.loop import Trainer, TrainingPass
 from dc_compiler.training.optimizers import Adam, round_start
@@ -97,15 +97,24 @@ class Prune(TrainingPass):
         if self.schedule != "once":
             facts, changed = self._while_training(program, records, options, context)
         else:
-            scores: list[np.ndarray] = [r.values for r in records]
-            if self.criterion == "obd":
-                scores = self._obd_once(program, records, context)
-            masks = _masks(options, records, scores, lambda density: density, context)
-            changed = context.each(self.name, list(zip(records, masks, strict=True)), lambda rm: _apply(*rm))
+            changed = [u.changes for u in self._once(program, records, options, context)]
         kept = sum(int(np.count_nonzero(r.mask)) for r in records if r.mask is not None)
         total = sum(r.size for r in records)
         facts["density"] = kept / total if total else 1.0
         return PassReport(self.name, sum(changed), facts=facts)
+
+    def _once(
+        self, program: ir.Program, records: Sequence[ir.WeightRecord], options: Sequence[Self], context: Context
+    ) -> list[Update]:
+        if self.criterion == "magnitude":
+            keeps = _keeps(options, records, [r.values for r in records], _all_of_it)
+            return context.apply(self.name, prune_record, list(map(Task, records, keeps)))
+        scores = self._obd_once(program, records, context)  # stay here: they are as large as the weights
+        keeps = _keeps(options, records, scores, _all_of_it)
+        updates = context.each(self.name, range(len(records)), lambda i: _update(records[i], keeps[i].mask(scores[i])))
+        for record, update in zip(records, updates, strict=True):
+            update.apply(record)
+        return updates
 
     def _trainer(self, program: ir.Program, context: Context) -> Trainer:
         return Trainer(self, program, [r for r in trainable(program) if r.clustered is None], context)
@@ -121,7 +130,8 @@ class Prune(TrainingPass):
             if step not in shares:
                 return
             scores = trainer.parameters.scores(records, self._saliency(trainer))
-            masks = _masks(options, records, scores, shares[step], silent)
+            keeps = _keeps(options, records, scores, shares[step])
+            masks = silent.each(self.name, range(len(records)), lambda i: keeps[i].mask(scores[i]))
             trainer.prune({r.name: _within(m, r) for r, m in zip(records, masks, strict=True)})
 
         rounds = self._removals if self.schedule == "iterative" else 1
@@ -166,6 +176,33 @@ class Prune(TrainingPass):
         return max(1, round(share(density) * record.size))
 
 
+@dataclass(frozen=True)
+class Keep:
+    """Which elements of a weight stay: ``count`` of them, or those above ``threshold`` standard deviations."""
+
+    count: int = 0
+    threshold: float | None = None
+
+    def mask(self, scores: np.ndarray) -> np.ndarray:
+        """bool [n]; elements of larger magnitude stay."""
+        flat = scores.reshape(-1)
+        return largest(flat, self.count) if self.threshold is None else _above_threshold(flat, self.threshold)
+
+
+def prune_record(record: ir.WeightRecord, keep: Keep, seed: int) -> Update:
+    """The mask of a weight by the magnitude of its elements."""
+    return _update(record, keep.mask(record.values))
+
+
+def _update(record: ir.WeightRecord, mask: np.ndarray) -> Update:
+    return Update() if mask.all() else Update(mask=mask.reshape(record.shape))
+
+
+def _all_of_it(density: float) -> float:
+    """The share of a schedule that removes everything at once."""
+    return density
+
+
 def _cubic(progress: float, density: float) -> float:
     """Share kept after ``progress`` (0 to 1) of a gradual removal down to ``density``."""
     removed = 1 - (1 - progress) ** 3
@@ -182,11 +219,10 @@ def _within(mask: np.ndarray, record: ir.WeightRecord) -> np.ndarray:
     return mask if record.mask is None else mask & record.mask.reshape(-1)
 
 
-def _masks(
-    options: Sequence[Prune], records: Sequence[ir.WeightRecord], scores: Sequence[np.ndarray], share: Share,
-    context: Context,
-) -> list[np.ndarray]:  # fmt: skip
-    """Which elements of every record stay, bool [n] each.
+def _keeps(
+    options: Sequence[Prune], records: Sequence[ir.WeightRecord], scores: Sequence[np.ndarray], share: Share
+) -> list[Keep]:
+    """What every record keeps, one of them each.
 
     Args:
         scores: one array a record; elements of larger magnitude stay.
@@ -199,14 +235,12 @@ def _masks(
         chosen = [scores[i] for i in together]
         counts = dict(zip(together, _global_counts(chosen, share(density)), strict=True))
 
-    def work(i: int) -> np.ndarray:
-        flat = scores[i].reshape(-1)
-        threshold = options[i].threshold
-        if threshold is not None:
-            return _above_threshold(flat, threshold)
-        return largest(flat, counts[i] if i in counts else options[i]._keep_count(records[i], share))
+    def keep(i: int) -> Keep:
+        if options[i].threshold is not None:
+            return Keep(threshold=options[i].threshold)
+        return Keep(counts[i] if i in counts else options[i]._keep_count(records[i], share))
 
-    return context.each("prune", range(len(records)), work)
+    return [keep(i) for i in range(len(records))]
 
 
 def _global_counts(scores: Sequence[np.ndarray], density: float) -> list[int]:
@@ -222,16 +256,6 @@ def _global_counts(scores: Sequence[np.ndarray], density: float) -> list[int]:
         counts[i] += ties
         spare -= ties
     return counts
-
-
-def _apply(record: ir.WeightRecord, mask: np.ndarray) -> bool:
-    if mask.all():
-        return False
-    bits: Any = ELEMENT_BITS[record.dtype_name]
-    new = (record.values.reshape(-1).view(bits) * mask).view(record.values.dtype).reshape(record.shape)
-    ir.add_change(record, new)
-    record.mask = mask.reshape(record.shape)
-    return True
 
 
 def largest(flat: np.ndarray, keep: int) -> np.ndarray:

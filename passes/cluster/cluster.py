@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from dc_compiler import ir
-from dc_compiler.pass_manager import Context, PassReport
+from dc_compiler.pass_manager import Context, PassReport, Task, Update
 from dc_compiler.passes.cluster import rate
 from dc_compiler.passes.cluster.grid import channel_statistics, fits_a_grid, normalised, round_to_grid, within_range
 from dc_compiler.passes.cluster.kmeans import initial, kmeans, nearest
@@ -88,37 +88,23 @@ class Cluster(TrainingPass):
     def run(self, program: ir.Program, context: Context) -> PassReport:
         records = program.eligible() if self.vectors else program.weights()
         typical = _typical_size(records)
+        tasks = [Task(r, Job(self.for_record(r, context), typical)) for r in records]
 
-        def work(record: ir.WeightRecord) -> int:
-            options = self.for_record(record, context)
-            if options.mode == "grid" and not fits_a_grid(record.values):
-                record.leave_alone("its values are too large or too small for a grid")
-                return 0
-            clustered = options._cluster(record, context.seed, typical)
-            record.clustered = clustered
-            ir.add_change(record, ir.rebuild(clustered, record))
-            return clustered.size
+        def is_trained(task: Task[Job]) -> bool:
+            return self.epochs > 0 and task.options.cluster.mode == "rd"
 
-        modes = [self.for_record(r, context).mode for r in records]
-        rest = [r for r, mode in zip(records, modes, strict=True) if mode != "rd"]
-        facts: dict[str, Any] = {"codebook entries": sum(context.each(self.name, rest, work))}
-        priced = [r for r, mode in zip(records, modes, strict=True) if mode == "rd"]
-        if priced:
-            entries = facts["codebook entries"]
-            facts = self._price(program, priced, context)
-            facts["codebook entries"] += entries
+        updates = context.apply(self.name, cluster_record, [t for t in tasks if not is_trained(t)])
+        trained = [t for t in tasks if is_trained(t)]
+        facts = self._train(program, trained, context) if trained else {"codebook entries": 0}
+        facts["codebook entries"] += sum(u.clustered.size for u in updates if u.clustered is not None)
         return PassReport(self.name, len(records), facts=facts)
 
-    def _price(self, program: ir.Program, records: list[ir.WeightRecord], context: Context) -> dict[str, Any]:
-        """Cluster ``records`` by rate and distortion, training meanwhile when asked to; gives facts for the report."""
-        options = [self.for_record(r, context) for r in records]
-        if not self.epochs:
-            books = _Books(Parameters(records), records, options)
-            books.fit(1.0)
-            return {"codebook entries": books.store()}
+    def _train(self, program: ir.Program, tasks: Sequence[Task[Job]], context: Context) -> dict[str, Any]:
+        """Cluster by rate and distortion and train meanwhile; gives facts for the report."""
+        records = [t.record for t in tasks]
         free = [r for r in trainable(program) if r.clustered is None]
         trainer = Trainer(self, program, free, context)
-        books = _Books(trainer.parameters, records, options)
+        books = _Books(trainer.parameters, records, [t.options.cluster for t in tasks])
         last = max(1, int(trainer.steps * RAISING))
         every = max(1, last // FITS)
 
@@ -139,6 +125,17 @@ class Cluster(TrainingPass):
         if self.mode == "grid":
             return self._grid(record, self.step * (record.size / typical) ** SIZE_EXPONENT)
         return self._kmeans(record, limit, seed)
+
+    def _quantizer(
+        self, record: ir.WeightRecord, values: np.ndarray, progress: float, old: rate.Quantizer | None = None
+    ) -> rate.Quantizer:
+        """Fitted to a weight's kept elements ``values`` [m], at this share of the price, from the ``old`` one on."""
+        if not len(values):
+            return rate.Quantizer(np.zeros(1, np.float32), np.empty(0, np.float32))
+        ordered = np.sort(values)
+        power = float(np.cumsum(np.square(ordered, dtype=np.float64))[-1]) / max(1, int(np.count_nonzero(ordered)))
+        start = rate.spread(ordered, (1 << self._bits(record)) - 1) if old is None else old.entries
+        return rate.fit(ordered, record.size - len(ordered), self.price * power * progress, start).shortened()
 
     def _bits(self, record: ir.WeightRecord) -> int:
         return self.bits or (CONV_BITS if any(u.op_type.startswith("Conv") for u in record.uses) else OTHER_BITS)
@@ -175,6 +172,41 @@ class Cluster(TrainingPass):
             indices = np.full(flat.size, zero, np.uint16)
             indices[mask] = nearest(kept, codebook)
         return ir.without_unused(ir.Clustered(indices, len(codebook), codebook, zero=zero, scales=scales))
+
+
+@dataclass(frozen=True)
+class Job:
+    """How to cluster a weight: its options, and the size of a typical weight of the model."""
+
+    cluster: Cluster
+    typical: float
+
+
+def cluster_record(record: ir.WeightRecord, job: Job, seed: int) -> Update:
+    """Indices and codebook of a weight, or the reason why it gets none."""
+    options = job.cluster
+    if options.mode == "rd":
+        values = _kept(record)
+        return _priced(record, values, options._quantizer(record, values, 1.0))
+    if options.mode == "grid" and not fits_a_grid(record.values):
+        return Update(reason="its values are too large or too small for a grid")
+    return Update(clustered=options._cluster(record, seed, job.typical))
+
+
+def _kept(record: ir.WeightRecord) -> np.ndarray:
+    """The elements that are not pruned, float32 [m]."""
+    flat = record.values.reshape(-1)
+    return (flat if record.mask is None else flat[record.mask.reshape(-1)]).astype(np.float32)
+
+
+def _priced(record: ir.WeightRecord, values: np.ndarray, quantizer: rate.Quantizer) -> Update:
+    """What the quantizer makes of a weight whose kept elements are ``values`` [m]."""
+    indices = np.full(record.size, quantizer.zero, np.uint16)
+    kept = slice(None) if record.mask is None else record.mask.reshape(-1)
+    indices[kept] = quantizer.indices(values)
+    codebook = quantizer.entries.astype(record.values.dtype)
+    clustered = ir.without_unused(ir.Clustered(indices, len(codebook), codebook, zero=quantizer.zero))
+    return Update(mask=(clustered.indices != clustered.zero).reshape(record.shape), clustered=clustered)
 
 
 def _typical_size(records: Sequence[ir.WeightRecord]) -> float:
@@ -214,14 +246,11 @@ class _Books:
     def fit(self, progress: float) -> None:
         """Fit every codebook at this share of the price."""
         theta = self._parameters.theta
-        old = self._quantizers
-        self._quantizers = []
-        for i, (record, options, span) in enumerate(zip(self._records, self._options, self._spans, strict=True)):
-            ordered = np.sort(theta[span])
-            power = float(np.cumsum(np.square(ordered, dtype=np.float64))[-1]) / max(1, int(np.count_nonzero(ordered)))
-            start = old[i].entries if old else rate.spread(ordered, (1 << options._bits(record)) - 1)
-            price = options.price * power * progress
-            self._quantizers.append(rate.fit(ordered, record.size - len(ordered), price, start).shortened())
+        old: list[rate.Quantizer | None] = [*self._quantizers] or [None] * len(self._records)
+        self._quantizers = [
+            options._quantizer(record, theta[span], progress, before)
+            for record, options, span, before in zip(self._records, self._options, self._spans, old, strict=True)
+        ]
         self._parameters.transform = self._values
         self._parameters.expand()
 
@@ -245,13 +274,8 @@ class _Books:
         theta = self._parameters.theta
         total = 0
         for record, span, quantizer in zip(self._records, self._spans, self._quantizers, strict=True):
-            indices = np.full(record.size, quantizer.zero, np.uint16)
-            kept = slice(None) if record.mask is None else record.mask.reshape(-1)
-            indices[kept] = quantizer.indices(theta[span])
-            codebook = quantizer.entries.astype(record.values.dtype)
-            clustered = ir.without_unused(ir.Clustered(indices, len(codebook), codebook, zero=quantizer.zero))
-            record.clustered = clustered
-            record.mask = (clustered.indices != clustered.zero).reshape(record.shape)
-            ir.add_change(record, ir.rebuild(clustered, record))
-            total += clustered.size
+            update = _priced(record, theta[span], quantizer)
+            update.apply(record)
+            assert update.clustered is not None
+            total += update.clustered.size
         return total

@@ -305,3 +305,13 @@ def test_nearest_log_step(values: list[float]) -> None:
     """The step nearest on a logarithmic scale, give or take what lies at the border."""
     steps = ir.nearest_log_step(np.array(values))
     assert np.abs(np.log2(values) * 8 - steps).max() <= 0.5001
+
+
+def test_rd_of_a_weight_that_lost_everything() -> None:
+    """Pruning all weights together may leave nothing of one: its only entry is zero."""
+    lost, large = record(normal(8, 8) * np.float32(1e-3), "lost"), record(normal(8, 8), "large")
+    apply([Prune(density=0.25, scope="global"), Cluster(mode="rd", bits=4)], lost, large)
+    assert lost.clustered is not None
+    assert lost.clustered.size == 1
+    assert not lost.values.any()
+    assert np.count_nonzero(large.values) > 0

@@ -1,0 +1,142 @@
+"""Runs a pipeline: the order of passes is checked before anything runs, invariants after each."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from dc_compiler import ir
+from dc_compiler.codec import binding
+from dc_compiler.errors import CorruptFrameError, DccError, InvalidArgumentError, PassError
+from dc_compiler.model import importer
+from dc_compiler.pipeline.context import Context, Override
+from dc_compiler.pipeline.step import Pass, PassReport
+from dc_compiler.pipeline.update import ELEMENT_BITS
+
+
+class PassManager:
+    """Runs a pipeline over a Program."""
+
+    def __init__(self, passes: Sequence[Pass]) -> None:
+        self.passes = list(passes)
+        self._check_order()
+
+    def text(self) -> str:
+        """The pipeline in text form."""
+        return ",".join(p.text() for p in self.passes)
+
+    def check_overrides(self, program: ir.Program, overrides: Iterable[Override]) -> None:
+        """Refuse overrides that match no weight, name unknown options, or give them bad values.
+
+        Raises:
+            InvalidArgumentError
+        """
+        for override in overrides:
+            if not importer.matching(program.records, override.pattern):
+                raise InvalidArgumentError(
+                    f"--set '{override.pattern}' matches no weight; 'dcc inspect' lists their names"
+                )
+            for key, value in override.options.items():
+                owners = [p for p in self.passes if key in p.option_types()]
+                if not owners:
+                    known = sorted({k for p in self.passes for k in p.option_types()})
+                    raise InvalidArgumentError(
+                        f"no pass of the pipeline has an option '{key}'; known: {', '.join(known)}"
+                    )
+                for owner in owners:
+                    owner.with_options({key: value})
+
+    def run(self, program: ir.Program, context: Context) -> list[PassReport]:
+        """Run every pass, checking the program's invariants after each.
+
+        Raises:
+            InvalidArgumentError: a pass needs samples and there are none.
+            DccError: what a pass raised; PassError when a pass crashed or an invariant is broken.
+        """
+        hungry = next((p for p in self.passes if p.needs_samples), None)
+        if hungry is not None and context.samples is None:
+            raise InvalidArgumentError(f"pass '{hungry.text()}' trains, so it needs samples; give --data FILE")
+        reports = []
+        ran: list[str] = []
+        for step in self.passes:
+            start = time.perf_counter()
+            signature = program.signature(shapes=not step.reshapes)
+            left_alone = [(r, r.values) for r in program.records if not self._may_change(step, r)]
+            try:
+                report = step.run(program, context)
+                report.seconds = time.perf_counter() - start
+                if program.signature(shapes=not step.reshapes) != signature:
+                    raise PassError("it changed the model's inputs or outputs, or the shape or type of a weight")
+                check_invariants(program, context)
+                changed = [r.name for r, values in left_alone if r.values is not values]
+                if changed:
+                    raise PassError(f"weight '{changed[0]}': it changed although it is left alone")
+            except PassError as e:
+                raise PassError(f"pass '{step.text()}': {e}") from None
+            except DccError:
+                raise
+            except Exception as e:
+                before = f" after {', '.join(ran)}" if ran else ""
+                raise PassError(f"pass '{step.text()}' failed{before}: {type(e).__name__}: {e}") from e
+            ran.append(step.text())
+            reports.append(report)
+        return reports
+
+    @staticmethod
+    def _may_change(step: Pass, record: ir.WeightRecord) -> bool:
+        return record.reason is None or ((step.trains or step.reshapes) and record.trainable)
+
+    def _check_order(self) -> None:
+        established: set[str] = set()
+        for step in self.passes:
+            missing = step.needs - established
+            if missing:
+                raise InvalidArgumentError(
+                    f"pass '{step.text()}' needs weights that are already {', '.join(sorted(missing))}; "
+                    "put the pass that does this before it"
+                )
+            present = step.forbids & established
+            if present:
+                made = ", ".join(sorted(present))
+                raise InvalidArgumentError(f"pass '{step.text()}' must come before the pass that makes weights {made}")
+            established |= step.establishes
+        if "encoded" not in established:
+            raise InvalidArgumentError("the pipeline does not encode anything; end it with 'encode'")
+
+
+def check_invariants(program: ir.Program, context: Context) -> None:
+    """Verify what must hold after every pass.
+
+    Raises:
+        PassError: a masked element is not +0.0, ``values`` differ from the codebook's, or a frame does not decode to
+            ``values``.
+    """
+    broken = [r for r in context.each("check", program.records, _broken) if r]
+    if broken:
+        raise PassError(broken[0])
+
+
+def _broken(record: ir.WeightRecord) -> str | None:
+    bits = ELEMENT_BITS.get(record.dtype_name)
+    if bits is None or (record.mask is None and record.clustered is None and record.frame is None):
+        return None
+    flat = record.values.reshape(-1).view(bits)
+    if record.mask is not None:
+        mask = record.mask.reshape(-1)
+        if any((flat[s] * ~mask[s]).any() for s in ir.blocks(record.size)):
+            return f"weight '{record.name}': a pruned element is not +0.0"
+    if record.frame is not None:
+        try:
+            decoded = binding.decode(record.frame, threads=1)
+        except CorruptFrameError as e:
+            return f"weight '{record.name}': {e}"
+        if decoded.shape != record.shape or not np.array_equal(decoded.reshape(-1).view(bits), flat):
+            return f"weight '{record.name}': its frame does not decode to its values"
+    elif record.clustered is not None:
+        dtype = record.values.dtype
+        for s in ir.blocks(record.size):
+            if not np.array_equal(record.clustered.values(dtype, s.start, s.stop).view(bits), flat[s]):
+                return f"weight '{record.name}': its values are not those of its codebook"
+    return None
