@@ -18,7 +18,8 @@ from onnx import TensorProto, helper, numpy_helper
 from topologies import ALEXNET_KEPT, filled
 
 from dc_compiler import compile_model, unpack_model, verify_models
-from dc_compiler.ort import bench, verify
+from dc_compiler.ort import bench
+from dc_compiler.ort.sessions import Sessions
 
 MODELS = ("bvlc_alexnet", "resnet50", "squeezenet")
 
@@ -40,7 +41,8 @@ def unprepared_ratio(dense: Path, threads: int) -> float:
     """Latency of the dense model with its weights handed over as inputs, over that of the dense model itself."""
     model = onnx.load(dense)
     variable, weights = with_weights_as_inputs(model)
-    plain, bound = verify.make_session(model, threads), verify.make_session(variable, threads)
+    sessions = Sessions()
+    plain, bound = sessions.open(model, threads), sessions.open(variable, threads)
     feed = {i.name: np.random.default_rng(0).standard_normal(i.shape).astype(np.float32) for i in plain.get_inputs()}
     binding = bound.io_binding()
     for name, array in (feed | weights).items():

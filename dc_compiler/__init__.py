@@ -8,5 +8,15 @@ from dc_compiler.compiler import (
     unpack_model,
     verify_models,
 )
+from dc_compiler.ort.sessions import InferenceSession, session_options
 
-__all__ = ["CompileResult", "compile_model", "get_library_path", "inspect_model", "unpack_model", "verify_models"]
+__all__ = [
+    "CompileResult",
+    "InferenceSession",
+    "compile_model",
+    "get_library_path",
+    "inspect_model",
+    "session_options",
+    "unpack_model",
+    "verify_models",
+]

@@ -22,6 +22,7 @@ from dc_compiler.model import emit as emitter
 from dc_compiler.model import files, importer, packed
 from dc_compiler.ort import verify
 from dc_compiler.ort.samples import TrainingData
+from dc_compiler.ort.sessions import Sessions
 from dc_compiler.pass_manager import Context, PassManager, PassReport, Progress
 from dc_compiler.recipe import Form, Recipe, make_recipe
 from dc_compiler.report import CompileReport, packed_rows, record_row
@@ -94,11 +95,12 @@ def compile_model(
     if target is not None:
         given = [Path(f) for f in (recipe, data) if isinstance(f, str | os.PathLike)]
         files.check_output_path(target, [*source.files(), *given])
+    sessions = Sessions()
     context = Context(chosen.seed, jobs or 0, chosen.overrides, progress)
     program = importer.build_program(source, min_size=chosen.min_size, skip=chosen.skip)
     original = _reference(model_or_path, source, program)
     if data is not None:
-        context.samples = TrainingData(data, labels, original, context.threads)
+        context.samples = TrainingData(data, labels, original, context.threads, sessions)
     manager = chosen.manager()
     manager.check_overrides(program, chosen.overrides)
     if checkpoint is not None:
@@ -118,7 +120,13 @@ def compile_model(
     if form == "session":
         report.topology_bytes = packed.open_packed(model, "the compiled model").topology_bytes
     report.verification = verify.verify(
-        original, model, inputs=data, labels=labels, seed=chosen.seed, threads=context.threads
+        original,
+        model,
+        inputs=data,
+        labels=labels,
+        seed=chosen.seed,
+        threads=context.threads,
+        sessions=sessions,
     )
     _check_quality(report, chosen, exact, force)
     if target is not None:

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from dc_compiler.errors import DccError, InvalidArgumentError, ModelError
 from dc_compiler.model import files, packed
-from dc_compiler.ort import data, verify
+from dc_compiler.ort import data
+from dc_compiler.ort.sessions import Sessions
 
 LOAD_RUNS = 5
 LATENCY_SECONDS = 2.0  # at least this long, and at least LATENCY_RUNS pairs
@@ -75,8 +76,9 @@ def bench(original: Path, compiled: Path, *, threads: int = 1, seed: int = 0) ->
              for _ in range(LOAD_RUNS)]  # fmt: skip
     rows.append(_row("load time", "s", [a["seconds"] for a, _ in loads], [b["seconds"] for _, b in loads]))
     rows.append(_row("peak memory", "bytes", [a["peak"] for a, _ in loads], [b["peak"] for _, b in loads]))
-    first = verify.make_session(original, threads, register=registers[0])
-    second = verify.make_session(compiled, threads, register=registers[1])
+    sessions = Sessions()
+    first = sessions.open(original, threads, compiled=registers[0])
+    second = sessions.open(compiled, threads, compiled=registers[1])
     feed = next(iter(_feeds(first, proto, seed)))
     rows.append(_row("latency", "s", *_latencies(first, second, feed)))
     return BenchResult(rows, threads)
@@ -133,7 +135,7 @@ def load_worker(path: str, register: str, threads: str) -> None:
     before = _memory("VmRSS")
     start = time.perf_counter()
     try:
-        session = verify.make_session(Path(path), int(threads), register=register == "1")
+        session = Sessions().open(Path(path), int(threads), compiled=register == "1")
     except DccError as e:
         raise SystemExit(str(e)) from None
     seconds = time.perf_counter() - start

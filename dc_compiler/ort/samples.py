@@ -14,7 +14,8 @@ from onnx import helper
 from dc_compiler.codec import binding
 from dc_compiler.errors import DataError
 from dc_compiler.model import files
-from dc_compiler.ort import data, verify
+from dc_compiler.ort import data
+from dc_compiler.ort.sessions import Sessions
 
 Array = np.ndarray
 BATCH = 256  # samples a run where nothing is trained and the model leaves it open
@@ -26,19 +27,28 @@ class TrainingData:
     Args:
         source, labels: as for :func:`dc_compiler.ort.data.load_dataset`; every sample is used.
         original: the model before compilation.
+        sessions: opens the models to run, with the libraries they need.
         threads: runs of the model at a time. Every run has one thread of its own, so that results do not depend on it.
 
     Reading happens on first use.
     """
 
-    def __init__(self, source: Any, labels: str | None, original: files.SourceModel, threads: int) -> None:
+    def __init__(
+        self,
+        source: Any,
+        labels: str | None,
+        original: files.SourceModel,
+        threads: int,
+        sessions: Sessions | None = None,
+    ) -> None:
+        self.sessions = sessions or Sessions()
         self._source, self._label_name, self._original = source, labels, original
         self._outputs: dict[str, Array] = {}
         self.pool = ThreadPoolExecutor(threads, initializer=binding.flush_denormals)
 
     @cached_property
     def _dataset(self) -> data.Dataset:
-        session = verify.make_session(self._original.path or self._original.proto, 1)
+        session = self.sessions.original(self._original, 1)
         return data.load_dataset(self._source, data.input_specs(session), self._label_name, limit=2**62, batch=2**62)
 
     @cached_property
@@ -78,7 +88,7 @@ class TrainingData:
             files.embed_external_data(source)
             model = source.proto
             expose(model, value)
-            session = verify.make_session(model, 1)
+            session = self.sessions.open(model, 1)
             batch = self.fixed_batch or BATCH
             parts = self.pool.map(lambda rows: session.run([value], self.take(rows))[0], runs(self.count, batch))
             self._outputs[value] = np.concatenate(list(parts))

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 
-from dc_compiler.codec import binding
 from dc_compiler.errors import DataError, ModelError
-from dc_compiler.model import files, packed
+from dc_compiler.model import files
 from dc_compiler.ort import data
+from dc_compiler.ort.sessions import Sessions, short
 
 # Results of the presets that promise quality are refused when an output is further from the original than this: the
 # bounds catch catastrophes. Made-up inputs are unlike anything a model has seen, and feedback (decoders that consume
@@ -63,26 +61,6 @@ class Verification:
         return min((o.cosine for o in self.outputs if o.cosine is not None), default=None)
 
 
-def make_session(model: onnx.ModelProto | Path, threads: int = 0, *, register: bool = False) -> Any:
-    """An onnxruntime session on the CPU, with the dcc library when ``register``.
-
-    Raises:
-        ModelError: onnxruntime refuses the model; its own sentence is passed on.
-    """
-    import onnxruntime as ort  # imported late: commands that run nothing start faster
-
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = threads
-    if register:
-        options.register_custom_ops_library(binding.get_library_path())
-    try:
-        content = str(model) if isinstance(model, Path) else model.SerializeToString()
-        return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    except Exception as e:  # onnxruntime's exceptions share no base class
-        raise ModelError(_short(e)) from None
-
-
 def verify(
     original: files.SourceModel,
     compiled: onnx.ModelProto,
@@ -91,6 +69,7 @@ def verify(
     labels: str | None = None,
     seed: int = 0,
     threads: int = 0,
+    sessions: Sessions | None = None,
 ) -> Verification:
     """Run both models on the same inputs and compare every output.
 
@@ -98,13 +77,15 @@ def verify(
 
     Args:
         inputs: as :func:`dc_compiler.ort.data.load_dataset`; None makes inputs up.
+        sessions: opens both models, with the libraries they need.
 
     Raises:
         ModelError: onnxruntime cannot load one of the models, or the compiled one does not run where the original does.
         DataError: the data does not fit the model.
     """
+    sessions = sessions or Sessions()
     try:
-        session = _open_original(original, threads)
+        session = sessions.original(original, threads)
     except ModelError as e:
         if inputs is not None or not _is_valid(original):
             raise
@@ -115,7 +96,7 @@ def verify(
     except DataError as e:
         if inputs is not None:
             raise
-        _open_compiled(compiled, threads)
+        _open_compiled(sessions, compiled, threads)
         return Verification("made-up inputs", skipped=str(e))
     answers = None
     if inputs is not None:
@@ -125,7 +106,7 @@ def verify(
     else:
         found = _first_that_runs(session, specs, original.proto, seed)
         if found is None:
-            _open_compiled(compiled, threads)
+            _open_compiled(sessions, compiled, threads)
             return Verification(
                 "made-up inputs", skipped="the original runs on none of the made-up inputs; give --data"
             )
@@ -133,7 +114,8 @@ def verify(
     again = _run(session, dataset[:1], original.label)
     names = [o.name for o in session.get_outputs()]
     del session
-    session = _open_compiled(compiled, threads)
+    sessions.forget_originals()
+    session = _open_compiled(sessions, compiled, threads)
     if [o.name for o in session.get_outputs()] != names:
         raise ModelError(f"the compiled model does not have the outputs of {original.label}: {', '.join(names)}")
     after = _run(session, dataset, "the compiled model")
@@ -157,24 +139,9 @@ def _is_valid(original: files.SourceModel) -> bool:
     return True
 
 
-def _open_original(original: files.SourceModel, threads: int) -> Any:
-    """A session of the original; one that dcc compiled itself is welcome too."""
-    register = packed.is_compiled(original.proto)
+def _open_compiled(sessions: Sessions, compiled: onnx.ModelProto, threads: int) -> Any:
     try:
-        return make_session(original.path or original.proto, threads, register=register)
-    except ModelError as e:
-        raise ModelError(f"onnxruntime cannot load {original.label}: {e}") from None
-
-
-def _open_compiled(compiled: onnx.ModelProto, threads: int) -> Any:
-    register = packed.is_compiled(compiled)
-    try:
-        if files.message_size(compiled) <= files.MAX_MESSAGE_BYTES:
-            return make_session(compiled, threads, register=register)
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "model.onnx"
-            files.write_model(compiled, path)
-            return make_session(path, threads, register=register)
+        return sessions.open(compiled, threads)
     except ModelError as e:
         raise ModelError(f"onnxruntime cannot load the compiled model: {e}") from None
 
@@ -185,7 +152,7 @@ def _run(session: Any, feeds: Iterable[data.Feed], label: str) -> list[list[Any]
         try:
             results.append(session.run(None, feed))
         except Exception as e:
-            raise ModelError(f"{label} does not run on the inputs: {_short(e)}") from None
+            raise ModelError(f"{label} does not run on the inputs: {short(e)}") from None
     return results
 
 
@@ -287,7 +254,3 @@ def _equal(old: Any, new: Any) -> bool:
     if isinstance(old, dict) and isinstance(new, dict):
         return old.keys() == new.keys() and all(_equal(v, new[k]) for k, v in old.items())
     return bool(old == new)
-
-
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:400]

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from dc_compiler import ir
 from dc_compiler.errors import DataError, InvalidArgumentError, ModelError
 from dc_compiler.model import importer
-from dc_compiler.ort import data, verify
+from dc_compiler.ort import data
 from dc_compiler.ort.samples import BATCH, TrainingData, element_type, expose, runs
 from dc_compiler.training import gradients
 
@@ -268,8 +268,8 @@ class TrainingGraph:
         self._target_type = element_type(backward, objective.value)
         _append_loss(backward.graph, objective, self._shard, self._target_type)
         backward = gradients.add_gradients(backward, self.names, LOSS)
-        self._forward = verify.make_session(forward, 1)
-        self._backward = verify.make_session(backward, 1)
+        self._forward = samples.sessions.open(forward, 1)
+        self._backward = samples.sessions.open(backward, 1)
         self._wanted = [LOSS, *(gradients.GRADIENT + n for n in self.names)]
 
     def step(self, weights: Sequence[Array], rows: Array, inputs: data.Feed) -> tuple[float, list[Array]]:

@@ -1,0 +1,171 @@
+"""Opens every onnxruntime session of the project: options, custom-operator libraries, and the original's, kept."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import onnx
+
+from dc_compiler.codec import binding
+from dc_compiler.errors import InvalidArgumentError, LibraryError, ModelError
+from dc_compiler.model import files, packed
+
+if TYPE_CHECKING:  # imported late: commands that run nothing start faster
+    import onnxruntime as ort
+
+PathLike = str | os.PathLike[str]
+PROVIDERS = ["CPUExecutionProvider"]
+SILENT = 4  # log severity "fatal": errors come as exceptions, and onnxruntime's own log would stand beside our sentence
+
+
+def session_options(
+    *, custom_op_libraries: Iterable[PathLike] = (), config: Mapping[str, str] | None = None, **settings: Any
+) -> ort.SessionOptions:
+    """Options that serve compiled models: with the dcc library registered.
+
+    What is set on the options afterwards does not reach the session inside a compiled model, so it is given here.
+
+    Args:
+        custom_op_libraries: libraries of other operators that the model needs; they are registered before dcc's.
+        config: session configuration entries, such as ``{"session.intra_op.allow_spinning": "0"}``.
+        settings: attributes of :class:`onnxruntime.SessionOptions`, such as ``intra_op_num_threads=1``.
+
+    Raises:
+        InvalidArgumentError: a setting or a library does not exist.
+        LibraryError: onnxruntime cannot use a library.
+    """
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    for name, value in settings.items():
+        if not hasattr(options, name):
+            raise InvalidArgumentError(f"onnxruntime's session options have no '{name}'")
+        try:
+            setattr(options, name, value)
+        except (AttributeError, TypeError):
+            raise InvalidArgumentError(f"onnxruntime's session options do not take {value!r} for '{name}'") from None
+    for key, text in (config or {}).items():
+        options.add_session_config_entry(key, text)
+    register(options, [*custom_op_libraries, binding.get_library_path()])
+    return options
+
+
+def InferenceSession(  # noqa: N802  # stands where onnxruntime's class stood
+    model: PathLike | bytes,
+    sess_options: ort.SessionOptions | None = None,
+    *,
+    custom_op_libraries: Iterable[PathLike] = (),
+    **arguments: Any,
+) -> ort.InferenceSession:
+    """An :class:`onnxruntime.InferenceSession` that runs compiled models and all others.
+
+    Args:
+        model: path or bytes of the model.
+        sess_options: options with everything set; the library is registered with them. None takes the defaults.
+        custom_op_libraries: as in :func:`session_options`.
+        arguments: those of onnxruntime's class, such as ``providers``.
+
+    Raises:
+        InvalidArgumentError: a library does not exist. LibraryError: onnxruntime cannot use it.
+        Exception: what onnxruntime raises for a model that it cannot load.
+    """
+    import onnxruntime as ort
+
+    options = ort.SessionOptions() if sess_options is None else sess_options
+    register(options, [*custom_op_libraries, binding.get_library_path()])
+    return ort.InferenceSession(
+        model if isinstance(model, bytes) else os.fspath(model), options, **({"providers": PROVIDERS} | arguments)
+    )
+
+
+def register(options: ort.SessionOptions, libraries: Iterable[PathLike]) -> None:
+    """Register custom-operator libraries in this order.
+
+    The dcc library comes last: it keeps a copy of the options as it finds them for the session inside a compiled model.
+
+    Raises:
+        InvalidArgumentError: a library does not exist. LibraryError: onnxruntime cannot use it.
+    """
+    for library in libraries:
+        path = Path(library)
+        if not path.is_file():
+            raise InvalidArgumentError(f"the custom-op library {path} does not exist")
+        try:
+            options.register_custom_ops_library(str(path.absolute()))
+        except Exception as e:  # onnxruntime's exceptions share no base class
+            raise LibraryError(f"onnxruntime cannot use the custom-op library {path}: {short(e)}") from None
+
+
+class Sessions:
+    """The sessions of one command, with the libraries that its models need.
+
+    Args:
+        libraries: custom-operator libraries of other makers, in the order to register them.
+    """
+
+    def __init__(self, libraries: Iterable[PathLike] = ()) -> None:
+        self.libraries = tuple(Path(p) for p in libraries)
+        self._originals: dict[tuple[int, int], tuple[files.SourceModel, ort.InferenceSession]] = {}
+
+    def open(
+        self, model: onnx.ModelProto | Path, threads: int = 0, *, compiled: bool | None = None
+    ) -> ort.InferenceSession:
+        """A session on the CPU. A message that is too large for protobuf takes the way over a temporary file.
+
+        Args:
+            threads: of each operator; 0 is one a processor.
+            compiled: whether the model needs dcc's own library; None looks into a message, and is False for a path.
+
+        Raises:
+            ModelError: onnxruntime refuses the model; its own sentence is passed on.
+            InvalidArgumentError, LibraryError: as :func:`register`.
+        """
+        if not isinstance(model, onnx.ModelProto):
+            return self._open(str(model), threads, bool(compiled))
+        wanted = packed.is_compiled(model) if compiled is None else compiled
+        if files.message_size(model) <= files.MAX_MESSAGE_BYTES:
+            return self._open(model.SerializeToString(), threads, wanted)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.onnx"
+            files.write_model(model, path)
+            return self._open(str(path), threads, wanted)
+
+    def original(self, source: files.SourceModel, threads: int = 0) -> ort.InferenceSession:
+        """A session of a model as it was given, opened once and kept until :meth:`forget_originals`.
+
+        Raises:
+            ModelError: onnxruntime cannot load it.
+        """
+        key = id(source), threads
+        if key not in self._originals:
+            compiled = packed.is_compiled(source.proto)
+            try:
+                self._originals[key] = source, self.open(source.path or source.proto, threads, compiled=compiled)
+            except ModelError as e:
+                raise ModelError(f"onnxruntime cannot load {source.label}: {e}") from None
+        return self._originals[key][1]
+
+    def forget_originals(self) -> None:
+        """Free the memory of the originals' sessions."""
+        self._originals.clear()
+
+    def _open(self, content: str | bytes, threads: int, compiled: bool) -> ort.InferenceSession:
+        import onnxruntime as ort
+
+        options = ort.SessionOptions()
+        options.log_severity_level = SILENT
+        options.intra_op_num_threads = threads
+        register(options, [*self.libraries, *([binding.get_library_path()] if compiled else [])])
+        try:
+            return ort.InferenceSession(content, options, providers=PROVIDERS)
+        except Exception as e:  # onnxruntime's exceptions share no base class
+            raise ModelError(short(e)) from None
+
+
+def short(error: Exception) -> str:
+    """An exception of onnxruntime as one line."""
+    return " ".join(str(error).split())[:400]
