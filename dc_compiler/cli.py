@@ -80,7 +80,8 @@ def _compile(a: argparse.Namespace) -> int:
         result = compile_model(
             a.input, a.output, preset=a.preset, pipeline=a.pipeline, recipe=a.recipe, density=a.density, bits=a.bits,
             data=a.data, labels=a.labels, set=a.set, skip=a.skip, emit=a.emit, min_size=a.min_size, seed=a.seed,
-            jobs=a.jobs, force=a.force, checkpoint=a.checkpoint, progress=progress,
+            jobs=a.jobs, force=a.force, checkpoint=a.checkpoint, custom_op_libraries=a.custom_op_library,
+            progress=progress,
         )  # fmt: skip
     if a.report is not None:
         files.write_atomically(a.report, [result.report.to_html().encode()])
@@ -109,7 +110,9 @@ def _verify(a: argparse.Namespace) -> int:
     from dc_compiler import console
     from dc_compiler.compiler import verify_models
 
-    result = verify_models(a.original, a.compiled, data=a.data, labels=a.labels, seed=a.seed)
+    result = verify_models(
+        a.original, a.compiled, data=a.data, labels=a.labels, seed=a.seed, custom_op_libraries=a.custom_op_library
+    )
     if a.json:
         _print_json(dataclasses.asdict(result))
     else:
@@ -129,7 +132,9 @@ def _bench(a: argparse.Namespace) -> int:
     from dc_compiler import console
     from dc_compiler.ort import bench
 
-    result = bench.bench(a.original, a.compiled, threads=a.threads, seed=a.seed)
+    result = bench.bench(
+        a.original, a.compiled, threads=a.threads, seed=a.seed, custom_op_libraries=a.custom_op_library
+    )
     if a.json:
         _print_json(dataclasses.asdict(result))
     else:
@@ -172,6 +177,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("original", metavar="ORIGINAL", type=Path)
     p.add_argument("compiled", metavar="COMPILED", type=Path)
     _add_data(p)
+    _add_libraries(p)
     p.add_argument("--seed", metavar="N", type=int, default=0)
     p.add_argument("--json", action="store_true")
     p = _command(commands, "unpack", _unpack, "turn a compiled model back into a plain ONNX model")
@@ -181,6 +187,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("original", metavar="ORIGINAL", type=Path)
     p.add_argument("compiled", metavar="COMPILED", type=Path)
     p.add_argument("--threads", metavar="N", type=int, default=1, help="threads of each session (default 1)")
+    _add_libraries(p)
     p.add_argument("--seed", metavar="N", type=int, default=0)
     p.add_argument("--json", action="store_true")
     return parser
@@ -196,6 +203,7 @@ def _add_compile(commands: Any) -> None:
     p.add_argument("--density", metavar="D", type=float, help="kept share of each weight, in (0, 1]")
     p.add_argument("--bits", metavar="B", type=int, help="codebook bits, 1 to 16")
     _add_data(p)
+    _add_libraries(p)
     p.add_argument("--set", metavar="GLOB:key=value,...", action="append", default=[], help="options for some weights")
     p.add_argument("--skip", metavar="GLOB", action="append", default=[], help="weights to leave alone")
     p.add_argument("--emit", metavar="FORM", help="session (default) or graph")
@@ -211,6 +219,11 @@ def _add_compile(commands: Any) -> None:
 def _add_data(p: argparse.ArgumentParser) -> None:
     p.add_argument("--data", metavar="FILE", help=".npz, a folder of .npy, or module:function yielding input dicts")
     p.add_argument("--labels", metavar="NAME", help="array of the data that holds the labels: class numbers, or floats")
+
+
+def _add_libraries(p: argparse.ArgumentParser) -> None:
+    help_text = "a library with operators that the model needs; may be given again"
+    p.add_argument("--custom-op-library", metavar="PATH", type=Path, action="append", default=[], help=help_text)
 
 
 def _command(commands: Any, name: str, run: Any, help_text: str) -> argparse.ArgumentParser:

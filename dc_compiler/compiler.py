@@ -28,6 +28,8 @@ from dc_compiler.recipe import Form, Recipe, make_recipe
 from dc_compiler.report import CompileReport, packed_rows, record_row
 from dc_compiler.training.checkpoint import Checkpoint, digest
 
+Libraries = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
+
 
 @dataclass(frozen=True)
 class CompileResult:
@@ -56,6 +58,7 @@ def compile_model(
     jobs: int | None = None,
     force: bool = False,
     checkpoint: str | os.PathLike[str] | None = None,
+    custom_op_libraries: Libraries = (),
     progress: Progress | None = None,
 ) -> CompileResult:
     """Compile a model; keywords mirror the flags of ``dcc compile``.
@@ -74,6 +77,7 @@ def compile_model(
         force: write even when the result misses the preset's quality.
         checkpoint: directory that keeps the state of training. After the process was killed, the same call continues
             there and gives the same bytes. What is in it is deleted at the end.
+        custom_op_libraries: paths of libraries with the operators that the model needs beside onnxruntime's own.
         progress: called with (step, done, total, mean loss of recent steps of training or None).
 
     Raises:
@@ -90,12 +94,12 @@ def compile_model(
         overrides=_texts(set), skip=_texts(skip), emit=emit, min_size=min_size, seed=seed,
         has_data=data is not None,
     )  # fmt: skip
+    sessions = Sessions(custom_op_libraries)
     source = files.read_model(model_or_path)
     target = None if output is None else Path(output)
     if target is not None:
         given = [Path(f) for f in (recipe, data) if isinstance(f, str | os.PathLike)]
-        files.check_output_path(target, [*source.files(), *given])
-    sessions = Sessions()
+        files.check_output_path(target, [*source.files(), *given, *sessions.libraries])
     context = Context(chosen.seed, jobs or 0, chosen.overrides, progress)
     program = importer.build_program(source, min_size=chosen.min_size, skip=chosen.skip)
     original = _reference(model_or_path, source, program)
@@ -267,17 +271,21 @@ def verify_models(
     data: Any = None,
     labels: str | None = None,
     seed: int = 0,
+    custom_op_libraries: Libraries = (),
 ) -> verify.Verification:
     """Compare a compiled model file with its original.
 
     Raises:
-        ModelError, DataError, CorruptFrameError
+        InvalidArgumentError, ModelError, DataError, CorruptFrameError
     """
+    sessions = Sessions(custom_op_libraries)
     if labels is not None and data is None:
         raise DataError("--labels needs --data")
     second = files.read_model(compiled)
     files.embed_external_data(second)
-    return verify.verify(files.read_model(original), second.proto, inputs=data, labels=labels, seed=seed)
+    return verify.verify(
+        files.read_model(original), second.proto, inputs=data, labels=labels, seed=seed, sessions=sessions
+    )
 
 
 def unpack_model(compiled: str | os.PathLike[str], output: str | os.PathLike[str] | None = None) -> onnx.ModelProto:

@@ -8,6 +8,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,28 +56,30 @@ class BenchResult:
     threads: int
 
 
-def bench(original: Path, compiled: Path, *, threads: int = 1, seed: int = 0) -> BenchResult:
+def bench(
+    original: Path, compiled: Path, *, threads: int = 1, seed: int = 0, custom_op_libraries: Iterable[Path] = ()
+) -> BenchResult:
     """Measure both models with onnxruntime on the CPU.
 
     Load time and peak memory come from fresh processes, alternating; latency from one process, alternating runs on
-    the same made-up inputs.
+    the same made-up inputs. ``custom_op_libraries`` have operators that the models need beside onnxruntime's own.
 
     Raises:
         ModelError: a model is missing, or onnxruntime cannot run it.
-        InvalidArgumentError: fewer than one thread.
+        InvalidArgumentError: fewer than one thread, or a library does not exist.
     """
     if threads < 1:
         raise InvalidArgumentError(f"threads {threads} is not valid; give 1 or more")
+    sessions = Sessions(custom_op_libraries)
     sources = [files.read_model(p) for p in (original, compiled)]
     registers = [packed.is_compiled(s.proto) for s in sources]
     rows = [_row("file size", "bytes", [float(sources[0].size)], [float(sources[1].size)])]
     proto = sources[0].proto
     del sources
-    loads = [[_load_in_process(p, r, threads) for p, r in zip((original, compiled), registers, strict=True)]
+    loads = [[_load_in_process(p, r, threads, sessions) for p, r in zip((original, compiled), registers, strict=True)]
              for _ in range(LOAD_RUNS)]  # fmt: skip
     rows.append(_row("load time", "s", [a["seconds"] for a, _ in loads], [b["seconds"] for _, b in loads]))
     rows.append(_row("peak memory", "bytes", [a["peak"] for a, _ in loads], [b["peak"] for _, b in loads]))
-    sessions = Sessions()
     first = sessions.open(original, threads, compiled=registers[0])
     second = sessions.open(compiled, threads, compiled=registers[1])
     feed = next(iter(_feeds(first, proto, seed)))
@@ -118,24 +121,27 @@ def _row(name: str, unit: str, original: list[float], compiled: list[float]) -> 
     )
 
 
-def _load_in_process(path: Path, register: bool, threads: int) -> dict[str, float]:
+def _load_in_process(path: Path, compiled: bool, threads: int, sessions: Sessions) -> dict[str, float]:
     code = "import sys; from dc_compiler.ort.bench import load_worker; load_worker(*sys.argv[1:])"
-    command = [sys.executable, "-c", code, str(path), str(int(register)), str(threads)]
+    command = [sys.executable, "-c", code, str(path), str(int(compiled)), str(threads), *map(str, sessions.libraries)]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONWARNINGS": "ignore"})
+    if done.returncode < 0:
+        raise ModelError(f"onnxruntime cannot load {path}: the process died of signal {-done.returncode}")
     if done.returncode:
-        raise ModelError(f"onnxruntime cannot load {path}: {done.stderr.strip().splitlines()[-1]}")
+        raise ModelError(f"onnxruntime cannot load {path}: {' '.join(done.stderr.split()[-60:])}")
     result: dict[str, float] = json.loads(done.stdout)
     return result
 
 
-def load_worker(path: str, register: str, threads: str) -> None:
+def load_worker(path: str, compiled: str, threads: str, *libraries: str) -> None:
     """Entry of the measuring process: loads the model once and prints seconds and the growth of peak memory."""
     import onnxruntime  # noqa: F401  # its own loading is not what is measured
 
+    sessions = Sessions(libraries)
     before = _memory("VmRSS")
     start = time.perf_counter()
     try:
-        session = Sessions().open(Path(path), int(threads), compiled=register == "1")
+        session = sessions.open(Path(path), int(threads), compiled=compiled == "1")
     except DccError as e:
         raise SystemExit(str(e)) from None
     seconds = time.perf_counter() - start

@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # imported late: commands that run nothing start faster
 
 PathLike = str | os.PathLike[str]
 PROVIDERS = ["CPUExecutionProvider"]
+UNKNOWN_OPERATOR = "is not a registered function/op"  # what onnxruntime says of an operator that no library brought
 SILENT = 4  # log severity "fatal": errors come as exceptions, and onnxruntime's own log would stand beside our sentence
 
 
@@ -90,25 +91,33 @@ def register(options: ort.SessionOptions, libraries: Iterable[PathLike]) -> None
     Raises:
         InvalidArgumentError: a library does not exist. LibraryError: onnxruntime cannot use it.
     """
-    for library in libraries:
-        path = Path(library)
-        if not path.is_file():
-            raise InvalidArgumentError(f"the custom-op library {path} does not exist")
+    for path in _existing(libraries):
         try:
             options.register_custom_ops_library(str(path.absolute()))
         except Exception as e:  # onnxruntime's exceptions share no base class
             raise LibraryError(f"onnxruntime cannot use the custom-op library {path}: {short(e)}") from None
 
 
+def _existing(libraries: Iterable[PathLike]) -> list[Path]:
+    paths = [Path(p) for p in libraries]
+    for path in paths:
+        if not path.is_file():
+            raise InvalidArgumentError(f"the custom-op library {path} does not exist")
+    return paths
+
+
 class Sessions:
     """The sessions of one command, with the libraries that its models need.
 
     Args:
-        libraries: custom-operator libraries of other makers, in the order to register them.
+        libraries: one or more custom-operator libraries of other makers, in the order to register them.
+
+    Raises:
+        InvalidArgumentError: a library does not exist.
     """
 
-    def __init__(self, libraries: Iterable[PathLike] = ()) -> None:
-        self.libraries = tuple(Path(p) for p in libraries)
+    def __init__(self, libraries: PathLike | Iterable[PathLike] = ()) -> None:
+        self.libraries = _existing([libraries] if isinstance(libraries, str | os.PathLike) else libraries)
         self._originals: dict[tuple[int, int], tuple[files.SourceModel, ort.InferenceSession]] = {}
 
     def open(
@@ -122,7 +131,7 @@ class Sessions:
 
         Raises:
             ModelError: onnxruntime refuses the model; its own sentence is passed on.
-            InvalidArgumentError, LibraryError: as :func:`register`.
+            LibraryError: onnxruntime cannot use a library.
         """
         if not isinstance(model, onnx.ModelProto):
             return self._open(str(model), threads, bool(compiled))
@@ -163,7 +172,8 @@ class Sessions:
         try:
             return ort.InferenceSession(content, options, providers=PROVIDERS)
         except Exception as e:  # onnxruntime's exceptions share no base class
-            raise ModelError(short(e)) from None
+            unknown = UNKNOWN_OPERATOR in str(e)
+            raise ModelError(short(e) + ("; give its library with --custom-op-library" if unknown else "")) from None
 
 
 def short(error: Exception) -> str:
