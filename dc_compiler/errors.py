@@ -37,3 +37,7 @@ class PassError(DccError):
 
 class QualityError(DccError):
     """The compiled model misses the quality that was asked for. Nothing was written."""
+
+
+class CancelledError(DccError):
+    """Another thread stopped a call of the native library (``codec/cancellation.py``)."""

@@ -1,29 +1,26 @@
-"""The native library: where it is, and its codec bound to NumPy through ctypes."""
+"""The native codec bound to NumPy: frames to arrays and back."""
 
 from __future__ import annotations
 
 import ctypes
-import functools
-import importlib.metadata
-import sys
-import sysconfig
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
-from dc_compiler.errors import CorruptFrameError, DccError, InvalidArgumentError, LibraryError
+from dc_compiler.codec.cancellation import interruptible
+from dc_compiler.codec.library import MAX_RANK, EncodeRequest, FrameInfoStruct, get_library_path, library
+from dc_compiler.errors import CancelledError, CorruptFrameError, DccError, InvalidArgumentError
+
+__all__ = ["get_library_path"]  # beside what is defined here
 
 Array = npt.NDArray[Any]
 Buffer = bytes | bytearray | memoryview | Array
 
-LIBRARY_NAME = "libdcc.so"
-DISTRIBUTION = "dc-compiler"
 CODERS = {
     "raw": 0, "fixed": 1, "huffman": 2, "rans": 3, "lossless": 4, "lz": 5, "context": 6, "text": 7,
     "smallest": 254, "auto": 255,
@@ -38,67 +35,8 @@ DTYPES: dict[int, np.dtype[Any]] = {
     16: np.dtype(ml_dtypes.bfloat16),
 }
 _DTYPE_NUMBERS = {dtype: number for number, dtype in DTYPES.items()}
-_MAX_RANK = 32
 _ERROR_BYTES = 256
-
-
-class _FrameInfo(ctypes.Structure):
-    """dcc_frame_info of native/dcc.h."""
-
-    _fields_ = (
-        ("dtype", ctypes.c_uint8),
-        ("coder", ctypes.c_uint8),
-        ("codebook_kind", ctypes.c_uint8),
-        ("scale_kind", ctypes.c_uint8),
-        ("rank", ctypes.c_uint8),
-        ("lanes", ctypes.c_uint8),
-        ("position_bits", ctypes.c_uint8),
-        ("reserved", ctypes.c_uint8),
-        ("codebook_entries", ctypes.c_uint32),
-        ("zero", ctypes.c_uint32),
-        ("grid_lo", ctypes.c_int64),
-        ("dims", ctypes.c_uint64 * _MAX_RANK),
-        ("elements", ctypes.c_uint64),
-        ("nonzero", ctypes.c_uint64),
-        ("channels", ctypes.c_uint64),
-        ("inner", ctypes.c_uint64),
-        ("chunk_elements", ctypes.c_uint64),
-        ("chunks", ctypes.c_uint64),
-        ("entries", ctypes.c_uint64),
-        ("header_bytes", ctypes.c_uint64),
-        ("codebook_bytes", ctypes.c_uint64),
-        ("scales_bytes", ctypes.c_uint64),
-        ("tables_bytes", ctypes.c_uint64),
-        ("data_bytes", ctypes.c_uint64),
-        ("position_bits_total", ctypes.c_uint64),
-        ("index_bits_total", ctypes.c_uint64),
-    )
-
-
-class _EncodeRequest(ctypes.Structure):
-    """dcc_encode_request of native/dcc.h."""
-
-    _fields_ = (
-        ("dtype", ctypes.c_uint8),
-        ("coder", ctypes.c_uint8),
-        ("codebook_kind", ctypes.c_uint8),
-        ("scale_kind", ctypes.c_uint8),
-        ("rank", ctypes.c_uint8),
-        ("position_bits", ctypes.c_uint8),
-        ("reserved", ctypes.c_uint8 * 2),
-        ("codebook_entries", ctypes.c_uint32),
-        ("zero", ctypes.c_uint32),
-        ("grid_lo", ctypes.c_int64),
-        ("dims", ctypes.c_uint64 * _MAX_RANK),
-        ("data", ctypes.c_void_p),
-        ("indices", ctypes.c_void_p),
-        ("codebook", ctypes.c_void_p),
-        ("scales", ctypes.c_void_p),
-        ("channels", ctypes.c_uint64),
-        ("inner", ctypes.c_uint64),
-        ("chunk_elements", ctypes.c_uint64),
-        ("threads", ctypes.c_int32),
-    )
+_SOON_DONE = 1 << 16  # elements that no coder takes a noticeable time for
 
 
 @dataclass(frozen=True)
@@ -136,24 +74,12 @@ class FrameInfo:
     index_bits_total: int
 
 
-def get_library_path() -> str:
-    """Return the absolute path of the native library, for ``SessionOptions.register_custom_ops_library``.
-
-    It is looked for in the package's folders, then among the files of the installed distribution: a checkout has no
-    library beside its sources. Raises LibraryError when there is none.
-    """
-    for candidate in _library_candidates():
-        if candidate.is_file():
-            return str(candidate.resolve())
-    raise LibraryError(f"{LIBRARY_NAME} was not found: install the package with 'pip install .'")
-
-
 def frame_info(frame: Buffer) -> FrameInfo:
     """Parse a frame, checking everything but its streams. Raises CorruptFrameError."""
     view = _bytes_view(frame)
-    raw = _FrameInfo()
+    raw = FrameInfoStruct()
     _call("dcc_frame_parse", _pointer(view), view.size, ctypes.byref(raw))
-    values = {name: getattr(raw, name) for name, *_ in _FrameInfo._fields_ if name not in ("rank", "reserved")}
+    values = {name: getattr(raw, name) for name, *_ in FrameInfoStruct._fields_ if name not in ("rank", "reserved")}
     values["elem_type"] = raw.dtype
     values["dtype"] = DTYPES[raw.dtype]
     values["coder"] = CODER_NAMES[raw.coder]
@@ -179,7 +105,7 @@ def decode_into(frame: Buffer, out: Array, threads: int = 0) -> None:
     """
     _require(out.flags.c_contiguous and out.flags.writeable, "the output array is not contiguous and writeable")
     view = _bytes_view(frame)
-    _call("dcc_frame_decode", _pointer(view), view.size, _pointer(out), out.nbytes, threads)
+    _call_for(out.size, "dcc_frame_decode", _pointer(view), view.size, _pointer(out), out.nbytes, threads)
 
 
 def decode_indices(frame: Buffer, threads: int = 0) -> npt.NDArray[np.uint16]:
@@ -189,7 +115,7 @@ def decode_indices(frame: Buffer, threads: int = 0) -> npt.NDArray[np.uint16]:
     """
     view = _bytes_view(frame)
     out: npt.NDArray[np.uint16] = _allocate(frame_info(view).dims, np.dtype(np.uint16))
-    _call("dcc_frame_decode_indices", _pointer(view), view.size, _pointer(out), out.size, threads)
+    _call_for(out.size, "dcc_frame_decode_indices", _pointer(view), view.size, _pointer(out), out.size, threads)
     return out
 
 
@@ -271,20 +197,20 @@ def encode_data(array: Array, coder: str = "auto", threads: int = 0) -> bytes:
 
 def isa() -> str:
     """Name of the kernel set in use: 'avx512', 'avx2' or 'portable'."""
-    name: bytes = _library().dcc_isa()
+    name: bytes = library().dcc_isa()
     return name.decode()
 
 
 def select_isa(name: str) -> None:
     """Force a kernel set; 'auto' undoes that. Raises InvalidArgumentError when this processor cannot run it."""
-    if _library().dcc_select_isa(name.encode()) != 0:
+    if library().dcc_select_isa(name.encode()) != 0:
         raise InvalidArgumentError(f"this processor cannot run the kernel set '{name}'")
 
 
 def flush_denormals(on: bool = True) -> bool:
     """Let this thread's float arithmetic treat denormal numbers (below 1.2e-38 for float32) as zero; returns what held
     before. They make processors slow, and vanishing gradients are full of them."""
-    return bool(_library().dcc_flush_denormals(on))
+    return bool(library().dcc_flush_denormals(on))
 
 
 @contextmanager
@@ -299,83 +225,47 @@ def flushed_denormals() -> Iterator[None]:
 
 def library_version() -> str:
     """Version of the native library."""
-    version: bytes = _library().dcc_version()
+    version: bytes = library().dcc_version()
     return version.decode()
-
-
-def _library_candidates() -> list[Path]:
-    package = sys.modules[__package__.partition(".")[0]]
-    candidates = [Path(folder, LIBRARY_NAME) for folder in package.__path__]  # an editable install has two folders
-    try:
-        files = importlib.metadata.distribution(DISTRIBUTION).files or []
-    except importlib.metadata.PackageNotFoundError:
-        files = []
-    candidates += [Path(str(file.locate())) for file in files if file.name == LIBRARY_NAME]
-    candidates += [Path(sysconfig.get_path(name), "dc_compiler", LIBRARY_NAME) for name in ("platlib", "purelib")]
-    return candidates
-
-
-@functools.cache
-def _library() -> ctypes.CDLL:
-    path = get_library_path()
-    try:
-        library = ctypes.CDLL(path)
-    except OSError as error:
-        raise LibraryError(f"{path} cannot be loaded: {error}") from error
-    pointer, size, text = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p
-    signatures: dict[str, list[Any]] = {
-        "dcc_frame_parse": [pointer, size, ctypes.POINTER(_FrameInfo), text, size],
-        "dcc_frame_decode": [pointer, size, pointer, size, ctypes.c_int, text, size],
-        "dcc_frame_decode_indices": [pointer, size, pointer, size, ctypes.c_int, text, size],
-        "dcc_frame_encode": [
-            ctypes.POINTER(_EncodeRequest),
-            ctypes.POINTER(pointer),
-            ctypes.POINTER(size),
-            text,
-            size,
-        ],
-        "dcc_select_isa": [text],
-        "dcc_flush_denormals": [ctypes.c_int],
-    }
-    for name, arguments in signatures.items():
-        function = getattr(library, name)
-        function.argtypes = arguments
-        function.restype = ctypes.c_int
-    library.dcc_free.argtypes = [pointer]
-    library.dcc_free.restype = None
-    library.dcc_isa.restype = text
-    library.dcc_version.restype = text
-    return library
 
 
 def _call(name: str, *arguments: Any) -> None:
     """Call a function that reports errors, and raise what it reports."""
     message = ctypes.create_string_buffer(_ERROR_BYTES)
-    code: int = getattr(_library(), name)(*arguments, message, _ERROR_BYTES)
+    code: int = getattr(library(), name)(*arguments, message, _ERROR_BYTES)
     if code == 0:
         return
     text = message.value.decode(errors="replace")
     if code == 3:
         raise MemoryError(text)
-    kinds: dict[int, type[DccError]] = {1: CorruptFrameError, 2: InvalidArgumentError}
+    kinds: dict[int, type[DccError]] = {1: CorruptFrameError, 2: InvalidArgumentError, 4: CancelledError}
     raise kinds[code](text)
 
 
-def _encode(request: _EncodeRequest) -> bytes:
+def _call_for(elements: int, name: str, *arguments: Any) -> None:
+    """The same, when it works on so many elements: what may take long can be interrupted."""
+    if elements < _SOON_DONE:
+        _call(name, *arguments)
+    else:
+        interruptible(lambda: _call(name, *arguments))
+
+
+def _encode(request: EncodeRequest) -> bytes:
     frame = ctypes.c_void_p()
     size = ctypes.c_size_t()
-    _call("dcc_frame_encode", ctypes.byref(request), ctypes.byref(frame), ctypes.byref(size))
+    elements = _product(request.dims[: request.rank])
     try:
+        _call_for(elements, "dcc_frame_encode", ctypes.byref(request), ctypes.byref(frame), ctypes.byref(size))
         return ctypes.string_at(frame.value or 0, size.value)
     finally:
-        _library().dcc_free(frame)
+        library().dcc_free(frame)
 
 
-def _request(dtype: np.dtype[Any], dims: Sequence[int], coder: str, threads: int) -> _EncodeRequest:
+def _request(dtype: np.dtype[Any], dims: Sequence[int], coder: str, threads: int) -> EncodeRequest:
     _require(dtype in _DTYPE_NUMBERS, f"tensors of type {dtype} cannot be encoded")
     _require(coder in CODERS, f"unknown coder '{coder}': choose from {', '.join(CODERS)}")
-    _require(len(dims) <= _MAX_RANK, f"rank {len(dims)} is above {_MAX_RANK}")
-    request = _EncodeRequest()
+    _require(len(dims) <= MAX_RANK, f"rank {len(dims)} is above {MAX_RANK}")
+    request = EncodeRequest()
     request.dtype = _DTYPE_NUMBERS[dtype]
     request.coder = CODERS[coder]
     request.rank = len(dims)

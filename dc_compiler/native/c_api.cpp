@@ -4,8 +4,9 @@
 #include <cstring>
 #include <new>
 
-#include "frame/codec.h"
+#include "base/cancel.h"
 #include "base/failure.h"
+#include "frame/codec.h"
 #include "kernels/isa.h"
 #include "kernels/kernels.h"
 
@@ -58,8 +59,20 @@ int dcc_frame_encode(const dcc_encode_request* request, uint8_t** frame, size_t*
 
 void dcc_free(uint8_t* frame) { std::free(frame); }
 
+void dcc_struct_sizes(size_t* frame_info, size_t* encode_request) {
+  *frame_info = sizeof(dcc_frame_info);
+  *encode_request = sizeof(dcc_encode_request);
+}
+
+int dcc_check_isa(char* error, size_t error_size) {
+  const std::string& problem = dcc::isa_problem();
+  return report(problem.empty() ? DCC_OK : DCC_BAD_ARGUMENT, problem, error, error_size);
+}
+
 const char* dcc_isa(void) { return dcc::kernels().name; }
 
 int dcc_select_isa(const char* name) { return dcc::select_isa(name) ? DCC_OK : DCC_BAD_ARGUMENT; }
+
+const int32_t* dcc_set_cancel_flag(const int32_t* flag) { return dcc::set_cancel_flag(flag); }
 
 const char* dcc_version(void) { return DCC_VERSION; }

@@ -19,7 +19,7 @@
 extern "C" {
 #endif
 
-enum { DCC_OK = 0, DCC_CORRUPT = 1, DCC_BAD_ARGUMENT = 2, DCC_OUT_OF_MEMORY = 3 };
+enum { DCC_OK = 0, DCC_CORRUPT = 1, DCC_BAD_ARGUMENT = 2, DCC_OUT_OF_MEMORY = 3, DCC_CANCELLED = 4 };
 enum { DCC_MAX_RANK = 32 };
 enum { DCC_RAW = 0, DCC_FIXED = 1, DCC_HUFFMAN = 2, DCC_RANS = 3, DCC_LOSSLESS = 4, DCC_LZ = 5, DCC_CONTEXT = 6, DCC_TEXT = 7 };
 enum { DCC_SMALLEST = 254, DCC_AUTO = 255 };  // to encode: the smallest of all coders, or of those that decode fast
@@ -84,16 +84,25 @@ DCC_EXPORT int dcc_frame_encode(const dcc_encode_request* request, uint8_t** fra
 DCC_EXPORT void dcc_free(uint8_t* frame);
 
 // Name of the kernel set in use, "avx512", "avx2" or "portable". dcc_select_isa forces one ("auto" undoes it) and fails with
-// DCC_BAD_ARGUMENT when the processor cannot run it. Also settable with the environment variable DCC_ISA.
+// DCC_BAD_ARGUMENT when the processor cannot run it. Also settable with the environment variable DCC_ISA; dcc_check_isa fails with
+// DCC_BAD_ARGUMENT when that names none that can run, in which case it is as if it were not set.
 DCC_EXPORT const char* dcc_isa(void);
 DCC_EXPORT int dcc_select_isa(const char* name);
+DCC_EXPORT int dcc_check_isa(char* error, size_t error_size);
 
 // Makes the calling thread's float arithmetic treat denormal numbers as zero (on != 0) or obey IEEE 754 again (0), where the
 // processor can; returns what held before, 1 or 0. Threads started afterwards inherit it.
 DCC_EXPORT int dcc_flush_denormals(int on);
 
+// Lets others stop the calling thread's calls: from now on they end with DCC_CANCELLED soon after `*flag` becomes non-zero, which
+// any thread may do; null undoes it. The flag must live as long as it is set here. Returns the flag set before.
+DCC_EXPORT const int32_t* dcc_set_cancel_flag(const int32_t* flag);
+
 // Version of the library, "major.minor.patch".
 DCC_EXPORT const char* dcc_version(void);
+
+// Sizes of the structures above, for bindings to compare with what they were written for.
+DCC_EXPORT void dcc_struct_sizes(size_t* frame_info, size_t* encode_request);
 
 #ifdef __cplusplus
 }

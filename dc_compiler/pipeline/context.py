@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from dc_compiler.pipeline.executor import Executor, Task, ThreadExecutor, Work
+from dc_compiler.pipeline.threads import map_on_threads
 from dc_compiler.pipeline.update import Update
 
 if TYPE_CHECKING:
@@ -63,9 +63,8 @@ class Context:
     def each(self, name: str, records: Sequence[T], work: Callable[[T], R]) -> list[R]:
         """Apply ``work`` to every record on ``threads`` threads; results keep the order of the records."""
         results: list[R] = []
-        with ThreadPoolExecutor(self.threads) as pool:
-            for done, result in enumerate(pool.map(work, records), 1):
-                results.append(result)
-                if self.progress is not None:
-                    self.progress(name, done, len(records), None)
+        for done, result in enumerate(map_on_threads(self.threads, work, records), 1):
+            results.append(result)
+            if self.progress is not None:
+                self.progress(name, done, len(records), None)
         return results

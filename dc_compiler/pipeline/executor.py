@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from dc_compiler import ir
+from dc_compiler.pipeline.threads import map_on_threads
 from dc_compiler.pipeline.update import Update
 
 O = TypeVar("O")  # noqa: E741  # options
@@ -52,5 +52,4 @@ class ThreadExecutor(Executor):
             update.apply(task.record)
             return update
 
-        with ThreadPoolExecutor(self._threads) as pool:
-            yield from enumerate(pool.map(run, tasks))
+        yield from enumerate(map_on_threads(self._threads, run, tasks))

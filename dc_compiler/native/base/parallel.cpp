@@ -9,6 +9,8 @@
 #include <thread>
 #include <vector>
 
+#include "base/cancel.h"
+
 #if defined(__linux__)
 #include <sched.h>
 #endif
@@ -49,12 +51,15 @@ TaskFailure try_parallel(size_t count, int threads, const std::function<void(siz
   std::mutex mutex;
   TaskFailure failure;
 
+  const int32_t* const flag = cancel_flag();
   const auto work = [&] {
     const DefaultFloatEnvironment environment;
+    const CancelScope scope(flag);
     while (!stop.load(std::memory_order_relaxed)) {
       const size_t index = next.fetch_add(1, std::memory_order_relaxed);
       if (index >= count) return;
       try {
+        stop_if_cancelled();
         task(index);
       } catch (...) {
         stop = true;

@@ -5,6 +5,7 @@
 
 #include <cstdlib>
 
+#include "base/cancel.h"
 #include "coders/binary_coder.h"
 
 namespace dcc {
@@ -207,7 +208,10 @@ class IndexModel {
 Bytes encode_context_chunk(const uint16_t* indices, size_t count, const Header& header) {
   BinaryEncoder coder;
   const auto model = std::make_unique<IndexModel<BinaryEncoder>>(header);
-  for (size_t i = 0; i < count; ++i) model->code(coder, indices[i]);
+  for (size_t i = 0; i < count; ++i) {
+    stop_if_cancelled(i);
+    model->code(coder, indices[i]);
+  }
   return coder.finish();
 }
 
@@ -221,6 +225,7 @@ ContextReader::ContextReader(Span chunk, const Header& header) : state_(std::mak
 ContextReader::~ContextReader() = default;
 
 void ContextReader::read(uint16_t* out, size_t count) {
+  stop_if_cancelled();
   for (size_t i = 0; i < count; ++i) out[i] = state_->model.code(state_->coder, 0);
 }
 

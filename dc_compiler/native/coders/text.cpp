@@ -5,6 +5,7 @@
 
 #include <memory>
 
+#include "base/cancel.h"
 #include "coders/binary_coder.h"
 #include "text_primer.h"
 
@@ -118,14 +119,20 @@ class TextModel {
 Bytes encode_text_chunk(Span bytes) {
   const auto model = std::make_unique<TextModel>();
   BinaryEncoder coder;
-  for (size_t i = 0; i < bytes.size; ++i) model->code(coder, bytes.data[i]);
+  for (size_t i = 0; i < bytes.size; ++i) {
+    stop_if_cancelled(i);
+    model->code(coder, bytes.data[i]);
+  }
   return coder.finish();
 }
 
 void decode_text_chunk(Span chunk, uint8_t* out, size_t count) {
   const auto model = std::make_unique<TextModel>();
   BinaryDecoder coder(chunk);
-  for (size_t i = 0; i < count; ++i) out[i] = model->code(coder, 0);
+  for (size_t i = 0; i < count; ++i) {
+    stop_if_cancelled(i);
+    out[i] = model->code(coder, 0);
+  }
   coder.finish();
 }
 

@@ -29,6 +29,7 @@ constexpr uint64_t kChunkBytes = 128 << 10;  // a chunk has more elements until 
 constexpr uint64_t kLosslessChunk = uint64_t{1} << 18;
 constexpr uint64_t kMostText = uint64_t{1} << 20;  // bytes that coder text is tried on
 constexpr uint64_t kContextChunk = uint64_t{1} << 20;
+constexpr uint64_t kContextTrial = uint64_t{1} << 16;  // elements that its layouts are tried on
 constexpr uint64_t kMostSide = 64;  // of an image, in pixels
 constexpr uint64_t kSectionOverhead = 7;  // length of three bytes, CRC
 constexpr unsigned kMostHuffmanLanes = 8;
@@ -330,10 +331,10 @@ std::vector<Header> context_layouts(const dcc_encode_request& request, Header he
   return layouts;
 }
 
-// The layout that makes the first chunk smallest; the first one of equals.
+// The layout that makes the first elements smallest; the first one of equals.
 Header best_layout(const std::vector<Header>& layouts, const dcc_encode_request& request) {
   if (layouts.size() == 1) return layouts[0];
-  const size_t count = static_cast<size_t>(chunk_elements(layouts[0], 0));
+  const size_t count = static_cast<size_t>(std::min(chunk_elements(layouts[0], 0), kContextTrial));
   std::vector<size_t> sizes(layouts.size());
   parallel_for(layouts.size(), request.threads,
                [&](size_t i) { sizes[i] = encode_context_chunk(request.indices, count, layouts[i]).size(); });

@@ -40,6 +40,19 @@ const Kernels* find(const char* name) {
   return nullptr;
 }
 
+std::string find_problem() {
+  const char* wanted = std::getenv("DCC_ISA");
+  if (wanted == nullptr || find(wanted) != nullptr) return {};
+  std::string known = "auto";
+  for (const Choice& choice : kChoices) {
+    if (std::strcmp(wanted, choice.kernels->name) == 0) {
+      return std::string("the environment variable DCC_ISA asks for ") + wanted + ", which this processor cannot run; unset it";
+    }
+    known += std::string(", ") + choice.kernels->name;
+  }
+  return std::string("the environment variable DCC_ISA is '") + wanted + "'; known are " + known;
+}
+
 // DCC_ISA where it names a set that can run, otherwise the best.
 const Kernels* initial() {
   const char* wanted = std::getenv("DCC_ISA");
@@ -53,6 +66,11 @@ std::atomic<const Kernels*>& current() {
 }
 
 }  // namespace
+
+const std::string& isa_problem() {
+  static const std::string problem = find_problem();
+  return problem;
+}
 
 const Kernels& kernels() { return *current().load(std::memory_order_relaxed); }
 

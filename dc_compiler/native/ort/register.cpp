@@ -5,6 +5,7 @@
 #include <mutex>
 #include <unordered_set>
 
+#include "kernels/isa.h"
 #include "ort/support.h"
 
 namespace dcc::ort {
@@ -215,6 +216,7 @@ Operators& keep(std::unique_ptr<Operators> operators) {
 
 void register_operators(OrtSessionOptions* options, const Registration& source) {
   const Api& api = source.api;
+  if (!isa_problem().empty()) throw Failure(isa_problem());
   if (has_entry(api, options, kRegisteredKey)) return;  // a second domain of the same name would be refused
   const int threads = decode_threads(api, options);
   Operators& operators = keep(std::make_unique<Operators>(source));
