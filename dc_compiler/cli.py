@@ -80,8 +80,8 @@ def _compile(a: argparse.Namespace) -> int:
         result = compile_model(
             a.input, a.output, preset=a.preset, pipeline=a.pipeline, recipe=a.recipe, density=a.density, bits=a.bits,
             data=a.data, labels=a.labels, set=a.set, skip=a.skip, emit=a.emit, min_size=a.min_size, seed=a.seed,
-            jobs=a.jobs, force=a.force, checkpoint=a.checkpoint, custom_op_libraries=a.custom_op_library,
-            progress=progress,
+            jobs=a.jobs, cluster=a.cluster, force=a.force, checkpoint=a.checkpoint,
+            custom_op_libraries=a.custom_op_library, progress=progress,
         )  # fmt: skip
     if a.report is not None:
         files.write_atomically(a.report, [result.report.to_html().encode()])
@@ -209,7 +209,9 @@ def _add_compile(commands: Any) -> None:
     p.add_argument("--emit", metavar="FORM", help="session (default) or graph")
     p.add_argument("--min-size", metavar="N", type=int, help="element floor (default 1024, 0 for smallest)")
     p.add_argument("--seed", metavar="N", type=int)
-    p.add_argument("--jobs", metavar="N", type=int, help="threads (default: all processors)")
+    where = p.add_mutually_exclusive_group()
+    where.add_argument("--jobs", metavar="N", type=int, help="threads (default: all processors)")
+    where.add_argument("--cluster", metavar="ADDRESS", help="a dask scheduler whose workers do the work on weights")
     p.add_argument("--checkpoint", metavar="DIR", type=Path, help="keep the state of training here, to continue later")
     p.add_argument("--report", metavar="FILE.html", type=Path)
     p.add_argument("--json", metavar="FILE", type=Path)

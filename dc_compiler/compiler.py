@@ -8,7 +8,7 @@ import resource
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,7 @@ def compile_model(
     min_size: int | None = None,
     seed: int | None = None,
     jobs: int | None = None,
+    cluster: str | None = None,
     force: bool = False,
     checkpoint: str | os.PathLike[str] | None = None,
     custom_op_libraries: Libraries = (),
@@ -73,7 +74,9 @@ def compile_model(
         labels: its array of labels.
         set: overrides ``GLOB:key=value,...``. skip: globs of weights to leave alone.
         emit: ``session`` (default) or ``graph``. min_size: smallest number of elements worth compressing.
-        seed: for random starts and made-up inputs. jobs: threads; the bytes written do not depend on it.
+        seed: for random starts and made-up inputs.
+        jobs: threads; or give ``cluster``, the address of a dask scheduler whose workers do what works on each weight
+            alone (passes that train do so here). The bytes written depend on neither.
         force: write even when the result misses the preset's quality.
         checkpoint: directory that keeps the state of training. After the process was killed, the same call continues
             there and gives the same bytes. What is in it is deleted at the end.
@@ -81,12 +84,15 @@ def compile_model(
         progress: called with (step, done, total, mean loss of recent steps of training or None).
 
     Raises:
-        InvalidArgumentError, ModelError, DataError, OutputError: bad options, input, data or output.
+        InvalidArgumentError, ModelError, DataError, OutputError, ClusterError: bad options, input, data, output or
+            cluster.
         QualityError: the result misses what the preset promises. Nothing is written.
     """
     start = time.perf_counter()
     if jobs is not None and jobs < 1:
         raise InvalidArgumentError(f"--jobs {jobs} is not valid; give 1 or more")
+    if jobs is not None and cluster is not None:
+        raise InvalidArgumentError("give --jobs or --cluster, not both")
     if labels is not None and data is None:
         raise InvalidArgumentError("--labels needs --data")
     chosen = make_recipe(
@@ -109,7 +115,13 @@ def compile_model(
     manager.check_overrides(program, chosen.overrides)
     if checkpoint is not None:
         context.checkpoint = _open_checkpoint(Path(checkpoint), target, program, manager, chosen, context)
-    with nullcontext() if context.checkpoint is None else context.checkpoint.locked():
+    with ExitStack() as stack:
+        if context.checkpoint is not None:
+            stack.enter_context(context.checkpoint.locked())
+        if cluster is not None:
+            from dc_compiler.pipeline.cluster_executor import ClusterExecutor  # dask takes a moment to import
+
+            context.executor = stack.enter_context(ClusterExecutor(cluster))
         passes = manager.run(program, context)
     form, notes = _choose_form(program, chosen.emit)
     provenance = {"version": binding.library_version(), "pipeline": manager.text(), "seed": str(chosen.seed)}

@@ -31,6 +31,10 @@ class LibraryError(DccError):
     """The native library is missing, or this onnxruntime cannot use it."""
 
 
+class ClusterError(DccError):
+    """The cluster given with ``--cluster`` cannot be reached, or cannot do the work."""
+
+
 class PassError(DccError):
     """A pass broke an invariant of the Program: a bug in the pass, not in the input."""
 
