@@ -24,7 +24,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from dc_compiler.model import files, importer
-from dc_compiler.ort.samples import TrainingData
+from dc_compiler.ort.samples import Samples
 from dc_compiler.pass_manager import Context
 from dc_compiler.recipe import parse_pipeline
 from dc_compiler.training.graph import trainable
@@ -48,7 +48,7 @@ class Ours:
         source = files.read_model(path)
         program = importer.build_program(source, min_size=0)
         arrays = {source.proto.graph.input[0].name: part.images, "labels": part.labels}
-        samples = TrainingData(arrays, "labels", source, threads)
+        samples = Samples(arrays, "labels", source, threads=threads)
         (step,) = parse_pipeline(f"finetune(batch={batch})")
         assert isinstance(step, TrainingPass)
         self.trainer = Trainer(step, program, trainable(program), Context(jobs=threads, samples=samples))

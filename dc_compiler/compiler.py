@@ -21,7 +21,7 @@ from dc_compiler.errors import DataError, InvalidArgumentError, QualityError
 from dc_compiler.model import emit as emitter
 from dc_compiler.model import files, importer, packed
 from dc_compiler.ort import verify
-from dc_compiler.ort.samples import TrainingData
+from dc_compiler.ort.samples import Samples
 from dc_compiler.ort.sessions import Sessions
 from dc_compiler.pass_manager import Context, PassManager, PassReport, Progress
 from dc_compiler.recipe import Form, Recipe, make_recipe
@@ -70,7 +70,8 @@ def compile_model(
         preset: ``default``, ``lossless``, or, training when there is ``data``, ``deep-compression`` or ``smallest``; or
             give ``pipeline`` text, or a ``recipe`` file.
         density: kept share of each weight, in (0, 1]. bits: codebook bits, 1 to 16.
-        data: inputs to check the result on (see :func:`dc_compiler.ort.data.load_dataset`).
+        data: inputs to train and to check the result on (see :func:`dc_compiler.ort.data.read`). They are read once;
+            where something is trained, a part of them is kept for the check (:class:`dc_compiler.ort.samples.Samples`).
         labels: its array of labels.
         set: overrides ``GLOB:key=value,...``. skip: globs of weights to leave alone.
         emit: ``session`` (default) or ``graph``. min_size: smallest number of elements worth compressing.
@@ -109,10 +110,15 @@ def compile_model(
     context = Context(chosen.seed, jobs or 0, chosen.overrides, progress)
     program = importer.build_program(source, min_size=chosen.min_size, skip=chosen.skip)
     original = _reference(model_or_path, source, program)
-    if data is not None:
-        context.samples = TrainingData(data, labels, original, context.threads, sessions)
     manager = chosen.manager()
     manager.check_overrides(program, chosen.overrides)
+    if data is not None:
+        trains = any(p.needs_samples for p in manager.passes)
+        context.samples = Samples(
+            data, labels, original, trains=trains, seed=chosen.seed, threads=context.threads, sessions=sessions
+        )
+        context.samples.read()
+    samples = context.samples
     if checkpoint is not None:
         context.checkpoint = _open_checkpoint(Path(checkpoint), target, program, manager, chosen, context)
     with ExitStack() as stack:
@@ -128,6 +134,9 @@ def compile_model(
     provenance["original_bytes"] = str(program.original_bytes)
     report = _report(program, chosen, manager.text(), form, passes)
     report.notes += notes
+    if samples is not None:
+        report.samples = samples.sizes()
+        report.notes += samples.notes()
     model = emitter.emit(program, form, provenance)
     exact = form == "session" and not program.rounding
     report.notes += program.rounding
@@ -136,14 +145,9 @@ def compile_model(
     if form == "session":
         report.topology_bytes = packed.open_packed(model, "the compiled model").topology_bytes
     report.verification = verify.verify(
-        original,
-        model,
-        inputs=data,
-        labels=labels,
-        seed=chosen.seed,
-        threads=context.threads,
-        sessions=sessions,
-    )
+        original, model, None if samples is None else samples.check,
+        seed=chosen.seed, threads=context.threads, sessions=sessions,
+    )  # fmt: skip
     _check_quality(report, chosen, exact, force)
     if target is not None:
         report.output_bytes = files.write_model(model, target)
@@ -295,9 +299,9 @@ def verify_models(
         raise DataError("--labels needs --data")
     second = files.read_model(compiled)
     files.embed_external_data(second)
-    return verify.verify(
-        files.read_model(original), second.proto, inputs=data, labels=labels, seed=seed, sessions=sessions
-    )
+    first = files.read_model(original)
+    given = None if data is None else Samples(data, labels, first, trains=False, seed=seed).check
+    return verify.verify(first, second.proto, given, seed=seed, sessions=sessions)
 
 
 def unpack_model(compiled: str | os.PathLike[str], output: str | os.PathLike[str] | None = None) -> onnx.ModelProto:

@@ -38,6 +38,7 @@ def tensor_table(rows: Sequence[reporting.TensorRow]) -> Table:
 def compile_summary(report: reporting.CompileReport) -> list[Any]:
     """What ``dcc compile`` shows: the table, what was checked, and the total."""
     lines: list[Any] = [tensor_table(report.tensors)]
+    lines += reporting.samples_lines(report.samples)
     lines += reporting.training_lines(report.passes)
     lines += [f"note: {n}" for n in report.notes]
     if report.verification is not None:

@@ -52,7 +52,7 @@ class TensorRow:
 @dataclass
 class CompileReport:
     """The whole story of one compile; sizes in bytes, times in seconds. ``topology_bytes`` is the packed graph of the
-    session form, 0 otherwise."""
+    session form, 0 otherwise. ``samples`` tells how many of ``--data`` are in each part: train, validation, check."""
 
     source: str
     pipeline: str
@@ -64,6 +64,7 @@ class CompileReport:
     tensors: list[TensorRow]
     notes: list[str] = field(default_factory=list)
     passes: list[PassReport] = field(default_factory=list)
+    samples: dict[str, int] | None = None
     verification: Verification | None = None
     seconds: float = 0.0
     peak_memory: int = 0
@@ -151,6 +152,15 @@ def packed_rows(model: packed.PackedModel) -> list[TensorRow]:
     return [frame_row(p.label, p.frame) for p in model.payloads]
 
 
+def samples_lines(samples: Mapping[str, int] | None) -> list[str]:
+    """How many samples of ``--data`` did what."""
+    if samples is None:
+        return []
+    used = {"to train on": "train", "to choose the best state": "validation", "to check the result": "check"}
+    counts = [f"{samples[part]:,} {use}" for use, part in used.items() if samples[part]]
+    return ["samples: " + ", ".join(counts)]
+
+
 def training_lines(passes: Sequence[PassReport]) -> list[str]:
     """One line a pass that trained: loss, and error where there are labels, on the parts of the data."""
     return [_training_line(p) for p in passes if "training loss" in p.facts]
@@ -227,6 +237,7 @@ def _html_page(report: CompileReport) -> str:
     facts = [
         f"{report.original_bytes:,} bytes to {report.output_bytes:,} bytes: {report.ratio:.2f}x, {report.form} form",
         f"pipeline: {report.pipeline}; seed {report.seed}",
+        *samples_lines(report.samples),
         *training_lines(report.passes),
         *report.notes,
     ]

@@ -11,6 +11,9 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import onnx
 
 from dc_compiler.errors import DccError, InvalidArgumentError, ModelError
 from dc_compiler.model import files, packed
@@ -87,11 +90,11 @@ def bench(
     return BenchResult(rows, threads)
 
 
-def _feeds(session: object, proto: object, seed: int) -> list[data.Feed]:
-    specs = data.input_specs(session)
-    for feeds in data.made_up_feeds(specs, proto, seed, count=1):  # type: ignore[arg-type]
+def _feeds(session: Any, proto: onnx.ModelProto, seed: int) -> list[data.Feed]:
+    specs = data.input_specs(proto)
+    for feeds in data.made_up_feeds(specs, proto, seed, count=1):
         try:
-            session.run(None, feeds[0])  # type: ignore[attr-defined]
+            session.run(None, feeds[0])
             return feeds
         except Exception:  # the next guess at the inputs may fit
             continue

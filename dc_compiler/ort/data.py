@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import overload
 
 import ml_dtypes
 import numpy as np
@@ -39,51 +39,115 @@ class InputSpec:
     dims: tuple[int | None, ...]
 
 
-def input_specs(session: Any) -> list[InputSpec]:
-    """Specs of an onnxruntime session's inputs.
+def input_specs(model: onnx.ModelProto) -> list[InputSpec]:
+    """Specs of the inputs that a model needs.
 
     Raises:
         DataError: an input is not a tensor of numbers, so inputs cannot be made or read for it.
     """
-    specs = []
-    for value in session.get_inputs():
-        if value.type not in ORT_DTYPES:
-            raise DataError(f"input '{value.name}' is a {value.type}, for which no data can be given")
-        dims = tuple(d if isinstance(d, int) and d >= 0 else None for d in value.shape)
-        specs.append(InputSpec(value.name, ORT_DTYPES[value.type], dims))
-    return specs
+    stored = {t.name for t in model.graph.initializer} | {t.values.name for t in model.graph.sparse_initializer}
+    return [_spec(value) for value in model.graph.input if value.name not in stored]
+
+
+def _spec(value: onnx.ValueInfoProto) -> InputSpec:
+    kind = str(value.type.WhichOneof("value") or "value of no known type").removesuffix("_type")
+    if kind == "tensor":
+        kind = f"tensor({onnx.TensorProto.DataType.Name(value.type.tensor_type.elem_type).lower()})"
+    if kind not in ORT_DTYPES:
+        raise DataError(f"input '{value.name}' is a {kind}, for which no data can be given")
+    extents = (d.dim_value if d.HasField("dim_value") else -1 for d in value.type.tensor_type.shape.dim)
+    return InputSpec(value.name, ORT_DTYPES[kind], tuple(e if e >= 0 else None for e in extents))
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Samples for a model: one array an input, first axis = samples, or ready-made feeds.
+    """Samples for a model: ready-made feeds, or, in a table, one feed with all samples along the first axes.
 
     ``labels`` are the answers to all of them, integers or floats [n, ...]; :func:`fit_labels` brings them into the form
     of an output.
     """
 
-    feeds: list[Feed]
+    feeds: Sequence[Feed]
     labels: np.ndarray | None
+    is_table: bool = False
 
-    def __iter__(self) -> Iterator[Feed]:
-        return iter(self.feeds)
+    @property
+    def count(self) -> int:
+        """Number of samples; a feed without any axis counts as one."""
+        return sum(_length(feed) for feed in self.feeds)
+
+    def joined(self) -> Dataset:
+        """All feeds as a table.
+
+        Raises:
+            DataError: the feeds differ in shape, or do not agree on how many samples they have.
+        """
+        parts = {name: [feed[name] for feed in self.feeds] for name in self.feeds[0]}
+        try:
+            table = {name: found[0] if len(found) == 1 else np.concatenate(found) for name, found in parts.items()}
+            counts = {name: len(array) for name, array in table.items()}
+        except (ValueError, TypeError):
+            raise DataError(
+                "training needs samples of one shape, but the feeds differ or have no axis of samples"
+            ) from None
+        _check_counts(counts, self.labels, "the data")
+        return Dataset([table], self.labels, is_table=True)
 
 
-def load_dataset(
+class Batches(Sequence[Feed]):
+    """Some rows of a table as feeds, each copied out of it when it is asked for."""
+
+    def __init__(self, table: Feed, rows: np.ndarray, size: int) -> None:
+        self._table, self._rows, self._size = table, rows, size
+
+    def __len__(self) -> int:
+        return -(-len(self._rows) // self._size)
+
+    @overload
+    def __getitem__(self, index: int) -> Feed: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Feed]: ...
+    def __getitem__(self, index: int | slice) -> Feed | list[Feed]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return take(self._table, self._rows[index * self._size :][: self._size])
+
+
+def take(table: Feed, rows: np.ndarray | slice) -> Feed:
+    """The samples of these rows."""
+    return {name: np.ascontiguousarray(array[rows]) for name, array in table.items()}
+
+
+def _length(feed: Feed) -> int:
+    return max((a.shape[0] for a in feed.values() if a.ndim), default=1)
+
+
+def _check_counts(counts: Mapping[str, int], labels: np.ndarray | None, label: str) -> None:
+    if len(set(counts.values())) > 1:
+        raise DataError(f"{label}: the arrays have different numbers of samples: {dict(counts)}")
+    total = next(iter(counts.values()), 0)
+    if total == 0:
+        raise DataError(f"{label} holds no samples")
+    if labels is not None and len(labels) != total:
+        raise DataError(f"{label}: there are {len(labels)} labels for {total} samples")
+
+
+def read(
     source: str | os.PathLike[str] | Mapping[str, np.ndarray] | Iterable[Feed],
     specs: Sequence[InputSpec],
     labels: str | None = None,
-    limit: int = 512,
-    batch: int = 32,
+    limit: int | None = None,
 ) -> Dataset:
-    """Read data for a model.
+    """Read data for a model, once; :class:`dc_compiler.ort.samples.Samples` is the owner of what was read.
 
     Args:
         source: a .npz (arrays named as the inputs, first axis = samples), a folder of .npy files named so, the text
             ``module:function`` (a function that yields input dicts), a mapping of arrays, or an iterable of feeds.
         specs: the model's inputs.
         labels: name of the array that holds the answers, first axis = samples: class numbers, or values as floats.
-        limit: most samples taken. batch: samples a feed, where the model leaves its first extent open.
+        limit: feeds are taken until there are so many samples; None takes all.
 
     Raises:
         DataError: the source is missing or broken, or does not fit the model's inputs.
@@ -93,9 +157,9 @@ def load_dataset(
         if ":" in text and not Path(text).exists():
             return _from_function(text, specs, labels, limit)
         arrays = _read_folder(Path(text)) if Path(text).is_dir() else _read_npz(Path(text))
-        return _from_arrays(arrays, specs, labels, limit, batch, text)
+        return _from_arrays(arrays, specs, labels, text)
     if isinstance(source, Mapping):
-        return _from_arrays(dict(source), specs, labels, limit, batch, "the given data")
+        return _from_arrays(dict(source), specs, labels, "the given data")
     return _from_feeds(source, specs, labels, limit, "the given data")
 
 
@@ -125,9 +189,7 @@ def _read_folder(path: Path) -> dict[str, np.ndarray]:
         raise DataError(f"{path}: not readable: {e}") from None
 
 
-def _from_arrays(
-    arrays: dict[str, np.ndarray], specs: Sequence[InputSpec], labels: str | None, limit: int, batch: int, label: str
-) -> Dataset:
+def _from_arrays(arrays: dict[str, np.ndarray], specs: Sequence[InputSpec], labels: str | None, label: str) -> Dataset:
     chosen: Feed = {}
     for spec in specs:
         if spec.name not in arrays:
@@ -135,25 +197,9 @@ def _from_arrays(
         if not spec.dims:
             raise DataError(f"input '{spec.name}' is a scalar, without an axis for samples; give module:function")
         chosen[spec.name] = _fitting(arrays[spec.name], spec, label)
-    counts = {name: len(a) for name, a in chosen.items()}
-    if len(set(counts.values())) > 1:
-        raise DataError(f"{label}: the arrays have different numbers of samples: {counts}")
-    count = min(limit, next(iter(counts.values()), 0))
-    if count == 0:
-        raise DataError(f"{label} holds no samples")
-    fixed = {spec.dims[0] for spec in specs if spec.dims and spec.dims[0] is not None}
-    size = min(fixed) if fixed else batch
-    if count < size and fixed:
-        raise DataError(f"{label} holds {count} samples, but the model takes {size} at a time")
-    starts = range(0, count - size + 1 if fixed else count, size)
-    feeds = [{name: a[s : s + size] for name, a in chosen.items()} for s in starts]
     wanted = _labels(arrays, labels, label)
-    if wanted is not None:
-        total = next(iter(counts.values()))
-        if len(wanted) != total:
-            raise DataError(f"{label}: there are {len(wanted)} labels for {total} samples")
-        wanted = wanted[: sum(len(next(iter(f.values()))) for f in feeds)]
-    return Dataset(feeds, wanted)
+    _check_counts({name: len(a) for name, a in chosen.items()}, wanted, label)
+    return Dataset([chosen], wanted, is_table=True)
 
 
 def _labels(arrays: dict[str, np.ndarray], name: str | None, label: str) -> np.ndarray | None:
@@ -212,7 +258,7 @@ def _fitting(array: np.ndarray, spec: InputSpec, label: str) -> np.ndarray:
     raise DataError(f"{label}: '{spec.name}' is {array.dtype}, the model's input is {spec.dtype}")
 
 
-def _from_function(text: str, specs: Sequence[InputSpec], labels: str | None, limit: int) -> Dataset:
+def _from_function(text: str, specs: Sequence[InputSpec], labels: str | None, limit: int | None) -> Dataset:
     module_name, _, function_name = text.rpartition(":")
     sys.path.insert(0, os.getcwd())
     try:
@@ -226,14 +272,15 @@ def _from_function(text: str, specs: Sequence[InputSpec], labels: str | None, li
 
 
 def _from_feeds(
-    feeds: Iterable[Feed], specs: Sequence[InputSpec], labels: str | None, limit: int, label: str
+    feeds: Iterable[Feed], specs: Sequence[InputSpec], labels: str | None, limit: int | None, label: str
 ) -> Dataset:
     taken: list[Feed] = []
     answers: list[np.ndarray] = []
     samples = 0
+    as_array = np.array if isinstance(feeds, Iterator) else np.asarray  # a generator may fill the same buffer again
     try:
         for feed in feeds:
-            arrays = {k: np.asarray(v) for k, v in feed.items()}
+            arrays = {k: as_array(v) for k, v in feed.items()}
             for spec in specs:
                 if spec.name not in arrays:
                     raise DataError(f"{label} yields no '{spec.name}'; it yields: {', '.join(sorted(arrays))}")
@@ -241,8 +288,8 @@ def _from_feeds(
             found = _labels(arrays, labels, label)
             if found is not None:
                 answers.append(found)
-            samples += max((a.shape[0] for a in taken[-1].values() if a.ndim), default=1)
-            if samples >= limit:
+            samples += _length(taken[-1])
+            if limit is not None and samples >= limit:
                 break
     except DataError:
         raise

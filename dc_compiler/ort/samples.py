@@ -1,9 +1,10 @@
-"""The samples that passes train on, and what the original model answers to them."""
+"""The samples given with ``--data``: read once, split once, and what the original model answers to them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -19,50 +20,78 @@ from dc_compiler.ort.sessions import Sessions
 
 Array = np.ndarray
 BATCH = 256  # samples a run where nothing is trained and the model leaves it open
+CHECK_BATCH = 32  # samples a run of the check part
+CHECK = 0.1  # share of the samples that only the figures shown are made of, where something is trained
+VALIDATION = 0.1  # share of the rest that chooses what is kept of a training
+CHECKED = 10_000  # most samples that are checked where nothing is trained
+FEW = 50  # figures made of fewer samples say little
 
 
-class TrainingData:
+@dataclass(frozen=True)
+class Parts:
+    """Rows of the samples, disjoint and in ascending order: what is trained on, what chooses the best state, and what
+    the figures shown are made of."""
+
+    train: Array
+    validation: Array
+    check: Array
+
+
+class Samples:
     """The samples given with ``--data`` and the answers to them: labels, or the outputs of the original model.
 
+    They are read once, on first use, and split once: depending on the seed, on their number and on their labels alone.
+    Where something is trained, ``CHECK`` of them are the check part and ``VALIDATION`` of the rest the validation part,
+    each with the share of every class that the whole has; otherwise all are the check part, or ``CHECKED`` of them.
+
     Args:
-        source, labels: as for :func:`dc_compiler.ort.data.load_dataset`; every sample is used.
+        source, labels: as for :func:`dc_compiler.ort.data.read`.
         original: the model before compilation.
+        trains: whether something is trained on them.
         sessions: opens the models to run, with the libraries they need.
         threads: runs of the model at a time. Every run has one thread of its own, so that results do not depend on it.
-
-    Reading happens on first use.
     """
 
     def __init__(
-        self,
-        source: Any,
-        labels: str | None,
-        original: files.SourceModel,
-        threads: int,
-        sessions: Sessions | None = None,
-    ) -> None:
+        self, source: Any, labels: str | None, original: files.SourceModel, *, trains: bool = True, seed: int = 0,
+        threads: int = 1, sessions: Sessions | None = None,
+    ) -> None:  # fmt: skip
         self.sessions = sessions or Sessions()
         self._source, self._label_name, self._original = source, labels, original
+        self._trains, self._seed, self._validation = trains, seed, VALIDATION
         self._outputs: dict[str, Array] = {}
         self.pool = ThreadPoolExecutor(threads, initializer=binding.flush_denormals)
 
     @cached_property
-    def _dataset(self) -> data.Dataset:
-        session = self.sessions.original(self._original, 1)
-        return data.load_dataset(self._source, data.input_specs(session), self._label_name, limit=2**62, batch=2**62)
+    def _specs(self) -> list[data.InputSpec]:
+        return data.input_specs(self._original.proto)
 
     @cached_property
+    def _dataset(self) -> data.Dataset:
+        found = data.read(self._source, self._specs, self._label_name, None if self._trains else CHECKED)
+        self._source = None
+        return found.joined() if self._trains else found
+
+    def read(self) -> None:
+        """Read and split the data now, so that what does not fit is refused before any work.
+
+        Raises:
+            DataError
+        """
+        self.sizes()
+
+    @cached_property
+    def _table(self) -> data.Dataset:
+        return self._dataset if self._dataset.is_table else self._dataset.joined()
+
+    @property
     def inputs(self) -> data.Feed:
         """All samples: one array an input, first axis = samples.
 
         Raises:
             DataError: the data cannot be read, or its feeds have different shapes.
         """
-        feeds = self._dataset.feeds
-        try:
-            return {k: v if len(feeds) == 1 else np.concatenate([f[k] for f in feeds]) for k, v in feeds[0].items()}
-        except ValueError:
-            raise DataError("training needs samples of one shape, but the feeds differ") from None
+        return self._table.feeds[0]
 
     @property
     def labels(self) -> Array | None:
@@ -72,13 +101,96 @@ class TrainingData:
     @property
     def count(self) -> int:
         """Number of samples."""
-        return len(next(iter(self.inputs.values())))
+        return self._dataset.count
 
     @property
     def fixed_batch(self) -> int | None:
-        """Samples a run where the model fixes its first extent, else None."""
-        extents = {_first_extent(i) for i in _real_inputs(self._original.proto.graph)} - {None}
-        return max(extents, key=lambda e: e or 0, default=None)
+        """Samples a run where the model fixes the first extents of its inputs, else None.
+
+        Raises:
+            DataError: it fixes them differently, so that nothing can be cut from arrays for it.
+        """
+        extents = {spec.dims[0] for spec in self._specs if spec.dims} - {None}
+        if len(extents) > 1:
+            raise DataError(
+                f"the inputs have first extents {sorted(e or 0 for e in extents)}, so arrays of samples cannot be cut "
+                "for them; give module:function that yields whole inputs"
+            )
+        return extents.pop() or None if extents else None
+
+    @cached_property
+    def check(self) -> data.Dataset:
+        """The check part, as feeds with their labels.
+
+        Raises:
+            DataError: the data cannot be read, or is too small to be split.
+        """
+        found = self._dataset
+        if not found.is_table:
+            return found
+        rows = self.parts().check
+        feeds = data.Batches(found.feeds[0], rows, self.fixed_batch or CHECK_BATCH)
+        return data.Dataset(feeds, None if found.labels is None else found.labels[rows])
+
+    def parts(self, validation: float | None = None) -> Parts:
+        """Rows of the three parts; of a table alone.
+
+        Args:
+            validation: its share of what is not checked; a smaller part lies within a larger one.
+
+        Raises:
+            DataError: too few samples.
+        """
+        count, unit = self.count, self.fixed_batch or 1
+        if count < unit:
+            raise DataError(f"the data holds {count} samples, but the model takes {unit} at a time")
+        if not self._trains:
+            nothing = np.arange(0)
+            return Parts(nothing, nothing, np.sort(self._order[: min(count, max(CHECKED, unit)) // unit * unit]))
+        self._validation = self._validation if validation is None else validation
+        checked = _some_of(count, CHECK, unit)
+        held = _some_of(count - checked, self._validation, unit)
+        if count - checked - held < unit:
+            parts = "one to train on, one to choose the best state, one to check the result"
+            batches = "samples" if unit == 1 else f"batches of {unit} samples"
+            raise DataError(f"training needs at least three {batches} ({parts}), the data has {count} samples")
+        cuts = np.split(self._order, [checked, checked + held])
+        return Parts(train=np.sort(cuts[2]), validation=np.sort(cuts[1]), check=np.sort(cuts[0]))
+
+    def sizes(self) -> dict[str, int]:
+        """Number of samples in each part."""
+        if not self._dataset.is_table:
+            return {"train": 0, "validation": 0, "check": self.count}
+        parts = self.parts()
+        return {"train": len(parts.train), "validation": len(parts.validation), "check": len(parts.check)}
+
+    def notes(self) -> list[str]:
+        """What a reader of the figures should know about their samples."""
+        checked = self.sizes()["check"]
+        if self._trains and checked < FEW:
+            return [f"only {checked} samples, kept from training, check the result; give more data for surer figures"]
+        if self._dataset.is_table and checked < self.count and not self._trains:
+            return [f"{checked:,} of {self.count:,} samples check the result"]
+        return []
+
+    @cached_property
+    def _order(self) -> Array:
+        """All rows, shuffled so that every stretch has about the share of each class that the whole has.
+
+        The i-th of n samples of a class lies at (i + u) / n of the way, with a random u for each class. Only raw draws
+        are used, which are the same in every version of NumPy.
+        """
+        labels = self.labels
+        generator = np.random.PCG64([self._seed, self.count])
+        order = np.argsort(generator.random_raw(self.count), kind="stable")
+        if labels is None or labels.dtype.kind not in "iub" or labels.size != self.count:
+            return order
+        classes, of_class, sizes = np.unique(labels.ravel()[order], return_inverse=True, return_counts=True)
+        by_class = np.argsort(of_class, kind="stable")
+        within = np.empty(self.count)
+        within[by_class] = np.arange(self.count) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        start = generator.random_raw(len(classes)) / 2.0**64
+        return order[np.argsort((within + start[of_class]) / sizes[of_class], kind="stable")]
 
     def original_output(self, value: str) -> Array:
         """What the original computes for a value of its main graph, over all samples: [n, ...]."""
@@ -96,7 +208,7 @@ class TrainingData:
 
     def take(self, rows: Array | slice) -> data.Feed:
         """The samples of these rows."""
-        return {k: np.ascontiguousarray(v[rows]) for k, v in self.inputs.items()}
+        return data.take(self.inputs, rows)
 
 
 def runs(count: int, batch: int) -> Iterator[slice]:
@@ -105,14 +217,9 @@ def runs(count: int, batch: int) -> Iterator[slice]:
         yield slice(start, min(count, start + batch))
 
 
-def _real_inputs(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
-    stored = {t.name for t in graph.initializer}
-    return [i for i in graph.input if i.name not in stored]
-
-
-def _first_extent(value: onnx.ValueInfoProto) -> int | None:
-    dims = value.type.tensor_type.shape.dim
-    return int(dims[0].dim_value) or None if dims else None
+def _some_of(count: int, share: float, unit: int) -> int:
+    """About a share of so many samples: a multiple of ``unit``, not zero."""
+    return max(1, round(count * share / unit)) * unit
 
 
 def expose(model: onnx.ModelProto, value: str) -> None:

@@ -64,9 +64,8 @@ class Verification:
 def verify(
     original: files.SourceModel,
     compiled: onnx.ModelProto,
+    given: data.Dataset | None = None,
     *,
-    inputs: Any = None,
-    labels: str | None = None,
     seed: int = 0,
     threads: int = 0,
     sessions: Sessions | None = None,
@@ -76,7 +75,7 @@ def verify(
     A valid model that onnxruntime cannot load (custom operators, say) is not compared; the result says why.
 
     Args:
-        inputs: as :func:`dc_compiler.ort.data.load_dataset`; None makes inputs up.
+        given: samples to run both on; None makes inputs up.
         sessions: opens both models, with the libraries they need.
 
     Raises:
@@ -87,21 +86,17 @@ def verify(
     try:
         session = sessions.original(original, threads)
     except ModelError as e:
-        if inputs is not None or not _is_valid(original):
+        if given is not None or not _is_valid(original):
             raise
         return Verification("made-up inputs", skipped=str(e))
     dataset: Sequence[data.Feed]
     try:
-        specs = data.input_specs(session)
+        specs = data.input_specs(original.proto)
     except DataError as e:
-        if inputs is not None:
-            raise
         _open_compiled(sessions, compiled, threads)
         return Verification("made-up inputs", skipped=str(e))
-    answers = None
-    if inputs is not None:
-        loaded = data.load_dataset(inputs, specs, labels)
-        dataset, answers = loaded.feeds, loaded.labels
+    if given is not None:
+        dataset = given.feeds
         before = _run(session, dataset, original.label)
     else:
         found = _first_that_runs(session, specs, original.proto, seed)
@@ -119,14 +114,14 @@ def verify(
     if [o.name for o in session.get_outputs()] != names:
         raise ModelError(f"the compiled model does not have the outputs of {original.label}: {', '.join(names)}")
     after = _run(session, dataset, "the compiled model")
-    result = Verification("data" if inputs is not None else "made-up inputs", len(dataset))
+    result = Verification("data" if given is not None else "made-up inputs", len(dataset))
     result.outputs = [compare(name, [b[i] for b in before], [a[i] for a in after]) for i, name in enumerate(names)]
     if not result.identical and not all(
         compare("", [x], [y]).identical for x, y in zip(before[0], again[0], strict=True)
     ):
         return Verification(result.source, skipped="the original gives other outputs each time it runs")
-    if answers is not None:
-        _add_label_scores(result, [b[0] for b in before], [a[0] for a in after], answers)
+    if given is not None and given.labels is not None:
+        _add_label_scores(result, [b[0] for b in before], [a[0] for a in after], given.labels)
     return result
 
 

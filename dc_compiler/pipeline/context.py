@@ -12,7 +12,7 @@ from dc_compiler.pipeline.threads import map_on_threads
 from dc_compiler.pipeline.update import Update
 
 if TYPE_CHECKING:
-    from dc_compiler.ort.samples import TrainingData
+    from dc_compiler.ort.samples import Samples
     from dc_compiler.training.checkpoint import Checkpoint
 
 T = TypeVar("T")
@@ -40,7 +40,7 @@ class Context:
     jobs: int = 0
     overrides: Sequence[Override] = ()
     progress: Progress | None = None
-    samples: TrainingData | None = None
+    samples: Samples | None = None
     checkpoint: Checkpoint | None = None
     executor: Executor | None = None
 

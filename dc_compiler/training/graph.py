@@ -16,7 +16,7 @@ from dc_compiler import ir
 from dc_compiler.errors import DataError, InvalidArgumentError, ModelError
 from dc_compiler.model import importer
 from dc_compiler.ort import data
-from dc_compiler.ort.samples import BATCH, TrainingData, element_type, expose, runs
+from dc_compiler.ort.samples import BATCH, Samples, element_type, expose, runs
 from dc_compiler.training import gradients
 
 Array = np.ndarray
@@ -139,7 +139,7 @@ def log_softmax(logits: Array) -> Array:
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
 
 
-def make_objective(program: ir.Program, samples: TrainingData, loss: Loss) -> Objective:
+def make_objective(program: ir.Program, samples: Samples, loss: Loss) -> Objective:
     """Choose the value to train on: the first output, or what is below its softmax.
 
     ``labels`` is cross-entropy with class numbers, over the last axis ([n, classes], or [n, t, classes] with labels
@@ -250,7 +250,7 @@ class TrainingGraph:
     """
 
     def __init__(
-        self, program: ir.Program, records: Sequence[ir.WeightRecord], samples: TrainingData, objective: Objective,
+        self, program: ir.Program, records: Sequence[ir.WeightRecord], samples: Samples, objective: Objective,
         batch: int,
     ) -> None:  # fmt: skip
         chosen = {id(r) for r in records}

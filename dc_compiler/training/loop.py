@@ -13,7 +13,7 @@ import numpy as np
 
 from dc_compiler import ir
 from dc_compiler.codec import binding
-from dc_compiler.errors import DataError, InvalidArgumentError
+from dc_compiler.errors import InvalidArgumentError
 from dc_compiler.ort import data
 from dc_compiler.pass_manager import Context, Pass
 from dc_compiler.training.checkpoint import Resumable, State
@@ -39,7 +39,8 @@ class TrainingPass(Pass):
             distill).
         optimizer: ``adam``, or ``sgd`` with momentum 0.9.
         batch: samples a step.
-        validation: share of the samples that chooses the best epoch and is never trained on.
+        validation: share of the samples beside those that check the result; chooses the best epoch, is never trained
+            on.
         shift: move images (inputs of shape [n, channels, height, width]) by up to so many pixels in each direction, at
             random, so that a small network cannot learn them by heart.
     """
@@ -60,24 +61,6 @@ class TrainingPass(Pass):
         self.check(self.batch >= 1, "batch", "give 1 or more")
         self.check(0 < self.validation < 1, "validation", "give a share between 0 and 1")
         self.check(self.shift >= 0, "shift", "give 0 or more")
-
-
-@dataclass(frozen=True)
-class Split:
-    """Rows of the training part and of the validation part, disjoint."""
-
-    training: Array
-    validation: Array
-
-
-def split(count: int, share: float, seed: int, multiple: int = 1) -> Split:
-    """Draw about ``share`` of ``count`` samples for validation: a multiple of ``multiple``, not zero.
-
-    Depends on the seed and the count alone, so every pass of a pipeline keeps the same samples aside.
-    """
-    order = np.random.Generator(np.random.PCG64([seed, count])).permutation(count)
-    held = max(1, round(count * share / multiple)) * multiple
-    return Split(np.sort(order[held:]), np.sort(order[:held]))
 
 
 def batches(rows: Array, batch: int, seeds: Sequence[int], start: int = 0) -> Iterator[Array]:
@@ -184,14 +167,12 @@ class Trainer:
         self._report = context.progress or (lambda name, done, total, loss: None)
         self._file = None if context.checkpoint is None else context.checkpoint.next()
         self._recent: deque[float] = deque(maxlen=RECENT)
-        self.split = split(samples.count, step.validation, context.seed, samples.fixed_batch or 1)
-        batch = samples.fixed_batch or min(step.batch, len(self.split.training))
-        if len(self.split.training) < max(batch, 1):
-            raise DataError(f"training needs at least {batch + 1} samples, the data has {samples.count}")
+        self.parts = samples.parts(step.validation)
+        batch = samples.fixed_batch or min(step.batch, len(self.parts.train))
         objective = make_objective(program, samples, step.loss)
         self.graph = TrainingGraph(program, records, samples, objective, batch)
         self.parameters = Parameters(self.graph.records)
-        self.steps_per_epoch = max(1, len(self.split.training) // batch)
+        self.steps_per_epoch = max(1, len(self.parts.train) // batch)
         self.steps = round(step.epochs * self.steps_per_epoch)
         if step.epochs > 0:
             self.steps = max(2, self.steps)  # one before weights are removed or codebooks fitted for good, one after
@@ -231,7 +212,7 @@ class Trainer:
             at.before = self.validate()
             if settled == 0:
                 at.note(at.before, self.parameters.theta, 0)
-        draw = batches(self.split.training, self.graph.batch, self._seeds, at.step)
+        draw = batches(self.parts.train, self.graph.batch, self._seeds, at.step)
         while at.step < self.steps:
             if before_step is not None:
                 before_step(at.step)
@@ -256,11 +237,11 @@ class Trainer:
 
     def validate(self) -> Score:
         """Score of the current parameters on the validation part."""
-        return self.graph.evaluate(self.parameters.weights, self.split.validation)
+        return self.graph.evaluate(self.parameters.weights, self.parts.validation)
 
     def _training_score(self) -> Score:
         """Score on the training part, or on samples at equal distances in it."""
-        rows, fixed = self.split.training, self.graph.samples.fixed_batch or 1
+        rows, fixed = self.parts.train, self.graph.samples.fixed_batch or 1
         count = max(1, min(len(rows), COUNTED) // fixed) * fixed
         return self.graph.evaluate(self.parameters.weights, rows[np.arange(count) * len(rows) // count])
 

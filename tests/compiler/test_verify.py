@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +11,13 @@ import ml_dtypes
 import numpy as np
 import onnx
 import pytest
-from models.graphs import F32, GRAPHS, I64, info, model, node, sample, tensor, weight, x_in, y_out
+from models.graphs import F32, GRAPHS, I64, info, model, node, tensor, weight, x_in, y_out
 
 from dc_compiler import compile_model, verify_models
 from dc_compiler.cli import main
 from dc_compiler.errors import DataError, ModelError, QualityError
 from dc_compiler.ort import verify
-from dc_compiler.ort.data import InputSpec, fit_labels, load_dataset, made_up_feeds
+from dc_compiler.ort.data import InputSpec, fit_labels, made_up_feeds
 from dc_compiler.ort.verify import accuracy, compare, mean_squared_error
 
 NAN, INF = math.nan, math.inf
@@ -171,88 +170,6 @@ def test_class_numbers_beyond_the_output(label: int) -> None:
 
 
 # Data ----------------------------------------------------------------------------------------------------------------
-
-
-def total(feeds: list[dict[str, np.ndarray]]) -> int:
-    return sum(len(f["x"]) for f in feeds)
-
-
-def test_an_archive_is_cut_into_batches(tmp_path: Path) -> None:
-    x, labels = sample(70, 4), np.arange(70)
-    np.savez(tmp_path / "d.npz", x=x, label=labels, other=np.zeros(3))
-    loaded = load_dataset(tmp_path / "d.npz", [X], "label")
-    assert [len(f["x"]) for f in loaded] == [32, 32, 6]
-    assert np.array_equal(np.concatenate([f["x"] for f in loaded]), x)
-    assert loaded.labels is not None
-    assert np.array_equal(loaded.labels, labels)
-
-
-def test_a_fixed_batch_drops_the_rest(tmp_path: Path) -> None:
-    """And the labels of the rest."""
-    x, labels = sample(10, 4), np.arange(10)
-    loaded = load_dataset({"x": x, "label": labels}, [InputSpec("x", np.dtype(np.float32), (3, 4))], "label")
-    assert [f["x"].shape for f in loaded] == [(3, 4)] * 3
-    assert loaded.labels is not None
-    assert np.array_equal(loaded.labels, labels[:9])
-    with pytest.raises(DataError, match="2 samples, but the model takes 3 at a time"):
-        load_dataset({"x": x[:2]}, [InputSpec("x", np.dtype(np.float32), (3, 4))])
-
-
-def test_a_limit_on_samples() -> None:
-    loaded = load_dataset({"x": sample(2000, 4), "label": np.zeros(2000, int)}, [X], "label")
-    assert total(loaded.feeds) == 512
-    assert loaded.labels is not None
-    assert len(loaded.labels) == 512
-
-
-def test_a_folder(tmp_path: Path) -> None:
-    np.save(tmp_path / "x.npy", sample(5, 4))
-    np.save(tmp_path / "label.npy", np.arange(5))
-    loaded = load_dataset(tmp_path, [X], "label")
-    assert total(loaded.feeds) == 5
-    assert np.array_equal(loaded.feeds[0]["x"], sample(5, 4))
-    (tmp_path / "label.npy").write_text("no array")
-    with pytest.raises(DataError, match="not readable"):
-        load_dataset(tmp_path, [X], "label")
-
-
-def test_a_function(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "own_feeds.py").write_text(
-        "import numpy as np\n"
-        "def feeds():\n"
-        "    for i in range(1000):\n"
-        "        yield {'x': np.full((8, 4), i, np.float32), 'label': np.full(8, i), 'extra': None}\n"
-    )
-    monkeypatch.chdir(tmp_path)
-    loaded = load_dataset("own_feeds:feeds", [X], "label")
-    assert total(loaded.feeds) == 512
-    assert loaded.labels is not None
-    assert np.array_equal(loaded.labels, np.repeat(np.arange(64), 8))
-    assert list(loaded.feeds[0]) == ["x"]
-
-
-def test_feeds_of_the_caller() -> None:
-    def feeds() -> Iterator[dict[str, np.ndarray]]:
-        yield {"x": sample(2, 4)}
-        yield {"x": sample(3, 4)}
-
-    assert [len(f["x"]) for f in load_dataset(feeds(), [X])] == [2, 3]
-
-
-@pytest.mark.parametrize(("given", "wanted"), [("f8", "f4"), ("f4", "f2"), ("i4", "i8"), ("u1", "i4")])
-def test_number_types_are_converted_within_their_kind(given: Any, wanted: Any) -> None:
-    loaded = load_dataset({"x": np.ones((2, 4), given)}, [InputSpec("x", np.dtype(wanted), (None, 4))])
-    assert loaded.feeds[0]["x"].dtype == wanted
-
-
-def test_labels_that_are_no_class_numbers() -> None:
-    with pytest.raises(DataError, match="complex128, neither class numbers nor floats"):
-        load_dataset({"x": sample(3, 4), "label": np.zeros(3, complex)}, [X], "label")
-    with pytest.raises(DataError, match="4 labels for 3 samples"):
-        load_dataset({"x": sample(3, 4), "label": np.zeros((4, 3), int)}, [X], "label")
-    feeds = [{"x": sample(1, 4), "label": np.zeros((1, n))} for n in (1, 2)]
-    with pytest.raises(DataError, match="labels 'label' of different shapes"):
-        load_dataset(feeds, [X], "label")
 
 
 def classifier() -> onnx.ModelProto:

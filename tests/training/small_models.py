@@ -11,7 +11,7 @@ from onnx import helper, numpy_helper
 
 from dc_compiler import ir
 from dc_compiler.model import files, importer
-from dc_compiler.ort.samples import TrainingData
+from dc_compiler.ort.samples import Samples
 from dc_compiler.pass_manager import Context
 
 Array = NDArray[Any]
@@ -59,7 +59,7 @@ def program(model: onnx.ModelProto, min_size: int = 16) -> ir.Program:
 
 def context(model: onnx.ModelProto, arrays: dict[str, Array], labels: str | None = "labels", seed: int = 0) -> Context:
     """What a compilation with these samples gives to passes."""
-    data = TrainingData(arrays, labels, files.read_model(model), threads=1)
+    data = Samples(arrays, labels, files.read_model(model), seed=seed)
     return Context(seed=seed, jobs=1, samples=data)
 
 

@@ -33,7 +33,7 @@ PIPELINES = {
     "weights": "finetune(epochs={},lr=0.01,batch=16,optimizer=sgd)",
     "centroids": "cluster(bits=3),finetune(centroids,epochs={},lr=0.01,batch=16)",
 }
-STEPS_PER_EPOCH = 540 // 16
+STEPS_PER_EPOCH = 30  # 600 samples, of which 114 are kept aside, in batches of 16
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from dc_compiler.ort.data import Feed
 from dc_compiler.pass_manager import Context, PassManager, PassReport
 from dc_compiler.passes.finetune import Finetune
 from dc_compiler.recipe import parse_pipeline
-from dc_compiler.training.loop import batches, shifted, split
+from dc_compiler.training.loop import batches, shifted
 from dc_compiler.training.parameters import Parameters
 
 
@@ -112,7 +112,7 @@ def test_a_model_with_a_fixed_batch() -> None:
         value.type.tensor_type.shape.dim[0].dim_value = 8
     arrays = samples(600)
     report = Finetune(epochs=2, lr=0.01, validation=0.1).run(program(model), context(model, arrays))
-    assert report.facts["steps"] == 2 * ((600 - 64) // 8)
+    assert report.facts["steps"] == 2 * ((600 - 64 - 56) // 8)  # less 8 batches to check, 7 to choose by
     assert report.facts["validation error after"] < 0.05
 
 
@@ -299,14 +299,15 @@ def test_class_numbers_for_every_position() -> None:
 
 
 def test_validation_samples_are_never_trained_on() -> None:
-    parts = split(100, 0.2, 3)
-    assert len(parts.validation) == 20
-    assert np.array_equal(np.sort(np.concatenate([parts.training, parts.validation])), np.arange(100))
-    draw = batches(parts.training, 8, [0])
-    epochs = [np.concatenate([next(draw) for _ in range(10)]) for _ in range(2)]
+    given = context(perceptron(), samples(100)).samples
+    assert given is not None
+    parts = given.parts(0.2)
+    assert [len(p) for p in (parts.train, parts.validation, parts.check)] == [72, 18, 10]
+    draw = batches(parts.train, 8, [0])
+    epochs = [np.concatenate([next(draw) for _ in range(9)]) for _ in range(2)]
     assert not np.array_equal(epochs[0], epochs[1])
     for epoch in epochs:
-        assert np.array_equal(np.sort(epoch), parts.training)
+        assert np.array_equal(np.sort(epoch), parts.train)
 
 
 @pytest.mark.parametrize("start", [0, 1, 9, 10, 11, 25])
@@ -322,8 +323,10 @@ def test_scores_are_told_for_training_and_validation() -> None:
     """Those of the epoch kept; on the training part they are those of the weights that are left."""
     model, arrays = perceptron(), samples()
     net = program(model)
-    facts = Finetune(epochs=3, lr=0.01, batch=16).run(net, context(model, arrays)).facts
-    rows = split(600, 0.1, 0).training
+    given = context(model, arrays)
+    facts = Finetune(epochs=3, lr=0.01, batch=16).run(net, given).facts
+    assert given.samples is not None
+    rows = given.samples.parts().train
     w1, b1, w2, b2 = (weight(net, n).values for n in ("w1", "b1", "w2", "b2"))
     outputs = np.maximum(arrays["x"] @ w1 + b1, 0) @ w2 + b2
     assert facts["training error"] == np.mean(outputs[rows].argmax(1) != arrays["labels"][rows])
