@@ -11,83 +11,160 @@ import signal
 import sys
 import warnings
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any, NoReturn
 
+# NumPy, onnx and the rest are imported inside functions, where an interrupt or a failure ends in a sentence
 from dc_compiler.errors import DccError, OutputError, QualityError
-from dc_compiler.model import files
+from dc_compiler.printable import printable
 
-OK, MISSED_QUALITY, BAD_INPUT = 0, 1, 2
+OK, MISSED_QUALITY, BAD_INPUT, STOPPED = 0, 1, 2, 130
+TRACEBACK = "DCC_TRACEBACK"  # environment variable: show where an error arose
 
 
 class _Parser(argparse.ArgumentParser):
     """Reports bad usage as one sentence and exit code 2."""
 
     def error(self, message: str) -> NoReturn:
-        sys.stderr.write(f"{self.prog}: {' '.join(message.split())}\n")
+        _complain(self.prog, message)
         raise SystemExit(BAD_INPUT)
 
 
+class _Version(argparse.Action):
+    """Prints the version and exits."""
+
+    def __call__(self, *_: object) -> NoReturn:
+        from importlib import metadata
+
+        sys.stdout.write(f"dcc {metadata.version('dc-compiler')}\n")
+        raise SystemExit(OK)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0 done, 1 quality missed, 2 bad usage or input."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    """Run one command; returns the exit code: 0 done, 1 quality missed, 2 bad usage or input, 130 stopped."""
+    _prepare_streams()
+    interrupts = _Interrupts()
     warnings.simplefilter("ignore", RuntimeWarning)  # NumPy's, of figures that overflow
-    for stream in (sys.stdout, sys.stderr):  # names that the terminal's encoding lacks must not end in a traceback
+    arguments = argparse.Namespace()
+    try:
+        arguments = _parser().parse_args(argv)
+        return int(arguments.run(arguments))
+    except (Exception, KeyboardInterrupt) as e:
+        if os.environ.get(TRACEBACK):
+            import traceback
+
+            traceback.print_exc()
+        sentence, code = _stopped(arguments) if interrupts.came else _sentence(e)
+        _complain("dcc", sentence)
+        return code
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            _flush(stream)
+
+
+class _Interrupts:
+    """Turns the signals of Ctrl-C and of ``kill`` into KeyboardInterrupt, once: the second one ends the process.
+
+    ``came`` tells an interrupt even where a library turned it into an error of its own.
+    """
+
+    def __init__(self) -> None:
+        self.came = False
+        signal.signal(signal.SIGTERM, self._hear)
+        if signal.getsignal(signal.SIGINT) not in (signal.SIG_IGN, None):  # ignored by jobs in the background
+            signal.signal(signal.SIGINT, self._hear)
+
+    def _hear(self, number: int, frame: object) -> NoReturn:
+        self.came = True
+        signal.signal(number, signal.SIG_DFL)
+        raise KeyboardInterrupt
+
+
+def _stopped(arguments: argparse.Namespace) -> tuple[str, int]:
+    if getattr(arguments, "is_written", False):
+        return f"stopped; {arguments.output} was written", STOPPED
+    directory = getattr(arguments, "checkpoint", None)
+    go_on = f"; the same command continues from {directory}" if directory is not None and directory.is_dir() else ""
+    return f"stopped; nothing was written{go_on}", STOPPED
+
+
+def _sentence(error: BaseException) -> tuple[str, int]:
+    """What to say about an error, and the exit code."""
+    if isinstance(error, QualityError):
+        return str(error), MISSED_QUALITY
+    if isinstance(error, DccError):
+        return str(error), BAD_INPUT
+    if isinstance(error, KeyboardInterrupt):
+        return "stopped", STOPPED
+    if isinstance(error, MemoryError):
+        return "not enough memory; nothing was written", BAD_INPUT
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or 'the system'}: {error.strerror}", BAD_INPUT
+    where = "" if os.environ.get(TRACEBACK) else f" with what {TRACEBACK}=1 in the environment shows"
+    return f"unexpected {type(error).__name__}: {error}; this is a fault of dcc, please report it{where}", BAD_INPUT
+
+
+def _complain(program: str, message: str) -> None:
+    """One line on standard error, if that can take it."""
+    try:
+        sys.stderr.write(f"{program}: {printable(' '.join(message.split()))}\n")
+        sys.stderr.flush()
+    except OSError:
+        _discard(sys.stderr)
+
+
+def _prepare_streams() -> None:
+    """Make the standard streams usable: closed ones lead to the null device, so that no model gets their numbers, and
+    names that the terminal's encoding lacks are escaped."""
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, mode, closefd=False))
+    for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    arguments = _parser().parse_args(argv)
+
+
+def _discard(stream: Any) -> None:
+    """Send a stream that takes nothing more to the null device: what is in its buffer goes there too."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, stream.fileno())
+    os.close(null)
+
+
+def _flush(stream: Any) -> None:
     try:
-        code = int(arguments.run(arguments))
-        sys.stdout.flush()
-        return code
-    except QualityError as e:
-        return _fail(str(e), MISSED_QUALITY)
-    except DccError as e:
-        return _fail(str(e), BAD_INPUT)
-    except KeyboardInterrupt:
-        directory = getattr(arguments, "checkpoint", None)
-        go_on = f"; the same command continues from {directory}" if directory is not None and directory.is_dir() else ""
-        return _fail(f"stopped; nothing was written{go_on}", 130)
-    except BrokenPipeError:  # the reader went away, as in `dcc inspect ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return OK
-    except MemoryError:
-        return _fail("not enough memory; nothing was written", BAD_INPUT)
-
-
-def _interrupt(number: int, frame: object) -> NoReturn:
-    raise KeyboardInterrupt
-
-
-def _fail(message: str, code: int) -> int:
-    sys.stderr.write("dcc: " + " ".join(message.split()) + "\n")
-    return code
+        stream.flush()
+    except OSError:
+        _discard(stream)
 
 
 def _compile(a: argparse.Namespace) -> int:
-    from rich.console import Console
-
     from dc_compiler import console
     from dc_compiler.compiler import compile_model
+    from dc_compiler.model import files
 
     written = [path for path in (a.output, a.report, a.json) if path is not None]
     if len({path.absolute() for path in written}) < len(written):
         raise OutputError("--output, --report and --json must name different files")
     for path in written[1:]:
         files.check_output_path(path, [a.input])
-    with console.progress_shown(Console(stderr=True)) as progress:
+    with console.progress_shown(console.standard_error()) as progress:
         result = compile_model(
             a.input, a.output, preset=a.preset, pipeline=a.pipeline, recipe=a.recipe, density=a.density, bits=a.bits,
             data=a.data, labels=a.labels, set=a.set, skip=a.skip, emit=a.emit, min_size=a.min_size, seed=a.seed,
             jobs=a.jobs, cluster=a.cluster, force=a.force, checkpoint=a.checkpoint,
             custom_op_libraries=a.custom_op_library, progress=progress,
         )  # fmt: skip
+    a.is_written = True
     if a.report is not None:
         files.write_atomically(a.report, [result.report.to_html().encode()])
     if a.json is not None:
         files.write_atomically(a.json, [result.report.to_json().encode()])
-    _show(console.compile_summary(result.report))
+    _show(console.compile_summary(result.report), written=a.output)
     return OK
 
 
@@ -122,9 +199,11 @@ def _verify(a: argparse.Namespace) -> int:
 
 def _unpack(a: argparse.Namespace) -> int:
     from dc_compiler.compiler import unpack_model
+    from dc_compiler.model import files
 
     unpack_model(a.compiled, a.output)
-    _show([f"{a.compiled} -> {a.output}: {files.file_size(a.output):,} bytes"])
+    a.is_written = True
+    _show([f"{a.compiled} -> {a.output}: {files.file_size(a.output):,} bytes"], written=a.output)
     return OK
 
 
@@ -142,29 +221,41 @@ def _bench(a: argparse.Namespace) -> int:
     return OK
 
 
-def _show(items: Sequence[Any]) -> None:
-    from rich.console import Console
+def _show(items: Sequence[Any], *, written: Path | None = None) -> None:
+    """Tables and lines on standard output; ``written`` is the file that was the command's work, if it had one."""
+    from dc_compiler import console
 
-    class Out(Console):
-        def on_broken_pipe(self) -> None:  # rich would exit with code 1
-            raise BrokenPipeError
-
-    out = Out()
-    if not out.is_terminal:
-        out = Out(width=200)
-    for item in items:
-        out.print(item, highlight=False, markup=False)
+    _print(console.rendered(items), written)
 
 
 def _print_json(value: Any) -> None:
     from dc_compiler.report import plain
 
-    sys.stdout.write(json.dumps(plain(value), indent=1) + "\n")
+    _print(json.dumps(plain(value), indent=1) + "\n", None)
+
+
+def _print(text: str, written: Path | None) -> None:
+    """Write to standard output. A reader that went away (``| head``) is no failure; neither is a full device when the
+    command's work lies in a file.
+
+    Raises:
+        OutputError: standard output cannot take what the command was run for.
+    """
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _discard(sys.stdout)
+    except OSError as e:
+        _discard(sys.stdout)
+        if written is None:
+            raise OutputError(f"standard output cannot be written: {e.strerror}") from None
+        _complain("dcc", f"{written} was written; the summary was not, to standard output: {e.strerror}")
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="dcc", description="Compile ONNX models into much smaller ONNX models.", allow_abbrev=False)
-    parser.add_argument("--version", action="version", version=f"dcc {metadata.version('dc-compiler')}")
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
     _add_compile(commands)
     p = _command(commands, "inspect", _inspect, "show every weight of a compiled model, or of one to be compiled")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, TextIO, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -16,8 +18,46 @@ from dc_compiler import report as reporting
 from dc_compiler.ort.bench import BenchResult
 from dc_compiler.ort.verify import Verification
 from dc_compiler.pass_manager import Progress as Callback
+from dc_compiler.printable import printable
 
 LINE_INTERVAL = 30.0  # seconds between two lines of progress
+FILE_WIDTH = 200  # columns where the output is no terminal
+
+
+def rendered(items: Sequence[Any]) -> str:
+    """Tables and lines as the text that standard output gets: with colours on a terminal. Lines are escaped here, the
+    tables' cells where they are made."""
+    out = Console()
+    if not out.is_terminal:
+        out = Console(width=FILE_WIDTH)
+    with out.capture() as capture:
+        for item in items:
+            out.print(printable(item) if isinstance(item, str) else item, highlight=False, markup=False)
+    return capture.get()
+
+
+class _Forgiving:
+    """A text stream that drops what it cannot write: progress that nobody sees must not stop the work."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.flush()
+
+
+def standard_error() -> Console:
+    """A console on standard error for progress."""
+    return Console(file=cast("TextIO", _Forgiving(sys.stderr)))
 
 
 def tensor_table(rows: Sequence[reporting.TensorRow]) -> Table:
@@ -29,7 +69,7 @@ def tensor_table(rows: Sequence[reporting.TensorRow]) -> Table:
         left = i in (0, len(reporting.COLUMNS) - 1)
         table.add_column(title, justify="left" if left else "right", overflow="fold")
     for text in texts:
-        table.add_row(*text)
+        table.add_row(*map(printable, text))
     table.add_section()
     table.add_row(*total, style="bold")
     return table

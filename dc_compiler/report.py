@@ -15,6 +15,7 @@ from dc_compiler.codec import binding
 from dc_compiler.model import packed
 from dc_compiler.ort.verify import Verification
 from dc_compiler.pass_manager import PassReport
+from dc_compiler.printable import printable
 
 
 @dataclass(frozen=True)
@@ -229,8 +230,11 @@ def _number(value: float | None, digits: int) -> str:
 
 
 def _html_page(report: CompileReport) -> str:
+    def escape(text: str) -> str:
+        return html.escape(printable(text))
+
     def line(texts: Sequence[str], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{html.escape(t or '')}</{tag}>" for t in texts) + "</tr>"
+        return "<tr>" + "".join(f"<{tag}>{escape(t)}</{tag}>" for t in texts) + "</tr>"
 
     body = [line([title for title, _ in COLUMNS], "th"), *(line(cells(r), "td") for r in report.tensors)]
     body.append(line(total_cells(report.tensors), "th"))
@@ -245,8 +249,8 @@ def _html_page(report: CompileReport) -> str:
         for o in report.verification.outputs:
             exact = "identical" if o.identical else f"largest error {o.max_abs_error:.3g}"
             facts.append(f"output {o.name}: {exact}")
-    items = "".join(f"<li>{html.escape(f)}</li>" for f in facts)
-    title = html.escape(f"dcc: {report.source}")
+    items = "".join(f"<li>{escape(f)}</li>" for f in facts)
+    title = escape(f"dcc: {report.source}")
     style = (
         "body{font:14px sans-serif;margin:2em}td,th{padding:.2em .8em;text-align:right}td:first-child{text-align:left}"
     )

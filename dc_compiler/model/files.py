@@ -16,7 +16,9 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 from onnx import external_data_helper, numpy_helper
 
+from dc_compiler import ir
 from dc_compiler.errors import ModelError, OutputError
+from dc_compiler.model import external, formats
 
 # protobuf refuses messages of 2 GiB; a little below it leaves room for the message's own fields
 MAX_MESSAGE_BYTES = 2**31 - 2**20
@@ -43,7 +45,7 @@ class SourceModel:
 
     def files(self) -> list[Path]:
         """The files that hold the model: the .onnx file, if it came from one, and the external data files it names."""
-        return ([] if self.path is None else [self.path]) + _external_files(self.proto, self.base_dir)
+        return ([] if self.path is None else [self.path]) + _external_files(self.proto, self.base_dir, self.path)
 
 
 def read_model(source: str | os.PathLike[str] | onnx.ModelProto) -> SourceModel:
@@ -59,14 +61,35 @@ def read_model(source: str | os.PathLike[str] | onnx.ModelProto) -> SourceModel:
         return SourceModel(proto, None, Path.cwd(), message_size(source))
     path = Path(source)
     data = read_bytes(path)
+    try:
+        proto = parse_model(data, str(path))
+        check_is_model(proto, str(path))
+    except ModelError:
+        other = formats.what_it_is(data, path)
+        if other is None:
+            raise
+        raise ModelError(f"{path} is not an ONNX model: {other}") from None
+    beside = sum(f.stat().st_size for f in _external_files(proto, path.parent, path))
+    return SourceModel(proto, path, path.parent, len(data) + beside)
+
+
+def parse_model(data: bytes, label: str) -> onnx.ModelProto:
+    """The message that the bytes hold.
+
+    Raises:
+        ModelError: they hold none.
+    """
     proto = onnx.ModelProto()
     try:
         proto.ParseFromString(data)
-    except DecodeError:
-        raise ModelError(f"{path} is not an ONNX model, or it is truncated") from None
-    check_is_model(proto, str(path))
-    external = sum(f.stat().st_size for f in _external_files(proto, path.parent))
-    return SourceModel(proto, path, path.parent, len(data) + external)
+    except DecodeError as e:
+        if "depth" in str(e).lower():
+            raise ModelError(
+                f"{label} nests bodies of If, Loop or Scan deeper than protobuf, and so onnxruntime, can read "
+                "(100 messages, about 32 bodies)"
+            ) from None
+        raise ModelError(f"{label} is not an ONNX model, or it is truncated") from None
+    return proto
 
 
 def read_bytes(path: Path) -> bytes:
@@ -114,15 +137,32 @@ def _has_broken_text(message: Message) -> bool:
 
 
 def all_tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    """Every TensorProto of the model: initializers, attributes, bodies and functions."""
-    yield from external_data_helper._get_all_tensors(proto)
+    """Every TensorProto of the model, itself and no copy: initializers, attributes, bodies and functions."""
+    for graph in ir.walk_graphs(proto.graph):
+        yield from graph.initializer
+        yield from (part for t in graph.sparse_initializer for part in (t.values, t.indices))
+        yield from _attribute_tensors(graph.node)
     for function in proto.functions:
-        for node in function.node:
-            yield from external_data_helper._get_attribute_tensors_from_graph(onnx.GraphProto(node=[node]))
+        yield from _attribute_tensors(function.node)
+        for graph in (g for node in function.node for sub in ir.subgraphs(node) for g in ir.walk_graphs(sub)):
+            yield from graph.initializer
+            yield from (part for t in graph.sparse_initializer for part in (t.values, t.indices))
+            yield from _attribute_tensors(graph.node)
 
 
-def tensor_array(tensor: onnx.TensorProto, base_dir: Path, label: str) -> np.ndarray:
-    """Values of a tensor, read from its external file when it has one.
+def _attribute_tensors(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorProto]:
+    for node in nodes:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            if attribute.HasField("sparse_tensor"):
+                yield from (attribute.sparse_tensor.values, attribute.sparse_tensor.indices)
+            yield from attribute.tensors
+            yield from (part for t in attribute.sparse_tensors for part in (t.values, t.indices))
+
+
+def tensor_array(tensor: onnx.TensorProto, source: SourceModel) -> np.ndarray:
+    """Values of a tensor of ``source``, read from its external file when it has one.
 
     Returns:
         A read-only or fresh array of the tensor's shape and dtype (``ml_dtypes.bfloat16`` for bfloat16).
@@ -132,9 +172,11 @@ def tensor_array(tensor: onnx.TensorProto, base_dir: Path, label: str) -> np.nda
             fit the declared shape.
     """
     try:
-        return np.asarray(numpy_helper.to_array(tensor, base_dir=str(base_dir)))
+        if external.is_external(tensor):
+            return external.read(tensor, source.base_dir, source.path)
+        return np.asarray(numpy_helper.to_array(tensor))
     except Exception as e:  # onnx raises several kinds, all meaning the same to the user
-        raise ModelError(f"{label}: tensor '{tensor.name}' cannot be read: {_first_line(e)}") from None
+        raise ModelError(f"{source.label}: tensor '{tensor.name}' cannot be read: {_first_line(e)}") from None
 
 
 def embed_external_data(source: SourceModel) -> None:
@@ -143,15 +185,27 @@ def embed_external_data(source: SourceModel) -> None:
     Raises:
         ModelError: as :func:`tensor_array`.
     """
-    for tensor in external_data_helper._get_all_tensors(source.proto):
-        if external_data_helper.uses_external_data(tensor):
-            array = tensor_array(tensor, source.base_dir, source.label)
-            name = tensor.name
-            tensor.CopyFrom(numpy_helper.from_array(array, name))
+    for tensor in all_tensors(source.proto):
+        if external.is_external(tensor):
+            embed(tensor, tensor_array(tensor, source))
+
+
+def embed(tensor: onnx.TensorProto, array: np.ndarray) -> None:
+    """Put an external tensor's values into its message."""
+    name = tensor.name
+    tensor.CopyFrom(numpy_helper.from_array(array, name))
+
+
+def data_path(output: Path) -> Path:
+    """Where the data of a model that is too large for one message lies: beside the file itself, links resolved."""
+    target = output.resolve()
+    return target.with_name(target.name + ".data")
 
 
 def check_output_path(output: Path, inputs: Iterable[Path]) -> None:
     """Refuse an output that cannot be written or that would destroy one of the input files.
+
+    A symbolic link stands for the file it leads to, there or not yet.
 
     Raises:
         OutputError: the output is an input, a folder, a device or pipe, or lies in a folder that is missing or not
@@ -162,8 +216,14 @@ def check_output_path(output: Path, inputs: Iterable[Path]) -> None:
     try:
         exists = output.exists()
         folder = output.resolve().parent
-        if exists and any(f.exists() and output.samefile(f) for f in inputs):
+        inputs = [f for f in inputs if f.exists()]
+        if exists and any(output.samefile(f) for f in inputs):
             raise OutputError(f"{output} is an input file; choose another output")
+        beside = data_path(output)
+        if beside.exists() and any(beside.samefile(f) for f in inputs):
+            raise OutputError(
+                f"{beside}, which {output} may need for its data, is an input file; choose another output"
+            )
     except (OSError, RuntimeError) as e:  # names too long, links in a circle
         raise OutputError(f"{output} cannot be written: {e}") from None
     if output.is_dir():
@@ -189,7 +249,7 @@ def write_model(proto: onnx.ModelProto, output: Path) -> int:
     """
     if message_size(proto) <= MAX_MESSAGE_BYTES:
         return write_atomically(output, [proto.SerializeToString(deterministic=True)])
-    data_file = output.with_name(output.name + ".data")
+    data_file = data_path(output)
     moved = _split_external(proto, data_file.name)
     try:
         skeleton = proto.SerializeToString(deterministic=True)
@@ -201,14 +261,30 @@ def write_model(proto: onnx.ModelProto, output: Path) -> int:
     # the data first: a model that is there has all its data
     external_size = write_atomically(data_file, _aligned(data for _, data in moved))
     try:
-        return external_size + write_atomically(output, [skeleton])
+        size = external_size + write_atomically(output, [skeleton])
+        _link_beside(output, data_file)
     except BaseException:
         data_file.unlink(missing_ok=True)
         raise
+    return size
+
+
+def _link_beside(output: Path, data_file: Path) -> None:
+    """Where the output is a link, onnxruntime looks for the data file beside the link."""
+    place = output.absolute().with_name(data_file.name)
+    if place.resolve() == data_file:
+        return
+    try:
+        place.unlink(missing_ok=True)
+        place.symlink_to(data_file)
+    except OSError as e:
+        raise OutputError(f"{place} cannot be written: {e.strerror}") from None
 
 
 def write_atomically(output: Path, chunks: Iterable[bytes]) -> int:
     """Write bytes to a temporary file beside ``output`` and rename it; a killed process leaves no output.
+
+    A link stays, and the file that it leads to is replaced.
 
     Returns:
         Bytes written.
@@ -219,16 +295,17 @@ def write_atomically(output: Path, chunks: Iterable[bytes]) -> int:
     temporary = None
     size = 0
     try:
-        handle, temporary = tempfile.mkstemp(prefix=".dcc.", suffix=".tmp", dir=output.resolve().parent)
+        target = output.resolve()
+        handle, temporary = tempfile.mkstemp(prefix=".dcc.", suffix=".tmp", dir=target.parent)
         with os.fdopen(handle, "wb") as file:
             for chunk in chunks:
                 size += file.write(chunk)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, output)
-    except OSError as e:
-        raise OutputError(f"{output} cannot be written: {e.strerror}") from None
+        os.replace(temporary, target)
+    except (OSError, RuntimeError) as e:  # RuntimeError: links in a circle
+        raise OutputError(f"{output} cannot be written: {getattr(e, 'strerror', e)}") from None
     finally:
         if temporary is not None:
             with contextlib.suppress(FileNotFoundError):
@@ -260,16 +337,20 @@ def message_size(proto: onnx.ModelProto) -> int:
         return MAX_MESSAGE_BYTES + 1
 
 
-def _external_files(proto: onnx.ModelProto, base_dir: Path) -> list[Path]:
-    """External data files that the model names and that exist."""
+def _external_files(proto: onnx.ModelProto, base_dir: Path, model_path: Path | None) -> list[Path]:
+    """External data files that the model names and may read."""
     names = {
         entry.value
         for tensor in all_tensors(proto)
-        if external_data_helper.uses_external_data(tensor)
+        if external.is_external(tensor)
         for entry in tensor.external_data
         if entry.key == "location"
     }
-    return [base_dir / name for name in sorted(names) if (base_dir / name).is_file()]
+    found = []
+    for name in sorted(names):
+        with contextlib.suppress(ModelError):  # reading the tensor says what is wrong
+            found.append(external.locate(name, base_dir, model_path))
+    return found
 
 
 def _split_external(proto: onnx.ModelProto, location: str) -> list[tuple[onnx.TensorProto, bytes]]:

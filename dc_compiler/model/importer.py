@@ -7,11 +7,11 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 import onnx
-from onnx import TensorProto, external_data_helper, inliner
+from onnx import TensorProto, inliner
 
 from dc_compiler import ir
 from dc_compiler.errors import InvalidArgumentError, ModelError
-from dc_compiler.model import files
+from dc_compiler.model import external, files, functions
 
 DOMAIN = "dcc"  # operator domain and prefix of our metadata keys
 
@@ -30,6 +30,7 @@ def build_program(source: files.SourceModel, *, min_size: int, skip: Sequence[st
     """
     if any(o.domain == DOMAIN for o in source.proto.opset_import):
         raise ModelError(f"{source.label} is already compiled by dcc; run 'dcc unpack' on it first")
+    functions.check_calls(source.proto, source.label)
     label, base_dir, size = source.label, source.base_dir, source.size
     proto = _inline_functions_with_weights(source.proto, min_size)
     _drop_redundant_inputs(proto)
@@ -114,19 +115,19 @@ def _extract(proto: onnx.ModelProto, source: files.SourceModel, min_size: int) -
         assert tensor is not None
         is_float = tensor.data_type in ir.float_elem_types()
         size = int(np.prod(np.array(tensor.dims, dtype=object))) if tensor.dims else 1
-        external = external_data_helper.uses_external_data(tensor)
-        if not is_float and size < min_size and not external:
+        is_external = external.is_external(tensor)
+        if not is_float and size < min_size and not is_external:
             result.append((None, 0))
             continue
         if tensor.data_type == TensorProto.STRING:
             result.append((None, 0))
             continue
-        array = files.tensor_array(tensor, source.base_dir, source.label)
+        array = files.tensor_array(tensor, source)
         result.append((array, tensor.data_type))
         if is_float and size >= max(min_size, 1):
             _clear_data(tensor)
-        elif external:
-            tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
+        elif is_external:
+            files.embed(tensor, array)
     files.embed_external_data(files.SourceModel(proto, source.path, source.base_dir, source.size))
     return result
 

@@ -13,6 +13,7 @@ from onnx import TensorProto
 from dc_compiler import ir
 from dc_compiler.codec import binding
 from dc_compiler.errors import CorruptFrameError, ModelError
+from dc_compiler.model import files
 from dc_compiler.model.importer import DOMAIN
 
 MANIFEST_VERSION = 1
@@ -153,8 +154,9 @@ def _open_session(model: onnx.ModelProto, node: onnx.NodeProto, label: str) -> P
         if not weights:
             raise CorruptFrameError(f"{label}: payload '{name}' holds no weights")
         payloads.append(Payload(initializers[name], weights))
-    inner = onnx.ModelProto()
-    inner.ParseFromString(content[reader.position :])
+    inner_label = f"the model packed in {label}"
+    inner = files.parse_model(content[reader.position :], inner_label)
+    files.check_is_model(inner, inner_label)
     return PackedModel("session", tuple(payloads), inner, len(initializers[names[0]]))
 
 
