@@ -36,7 +36,7 @@ class _Version(argparse.Action):
     def __call__(self, *_: object) -> NoReturn:
         from importlib import metadata
 
-        sys.stdout.write(f"dcc {metadata.version('dc-compiler')}\n")
+        _print(f"dcc {metadata.version('dc-compiler')}\n", None)
         raise SystemExit(OK)
 
 
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             import traceback
 
             traceback.print_exc()
-        sentence, code = _stopped(arguments) if interrupts.came else _sentence(e)
+        sentence, code = _stopped(arguments) if interrupts.came or isinstance(e, KeyboardInterrupt) else _sentence(e)
         _complain("dcc", sentence)
         return code
     finally:
@@ -94,8 +94,6 @@ def _sentence(error: BaseException) -> tuple[str, int]:
         return str(error), MISSED_QUALITY
     if isinstance(error, DccError):
         return str(error), BAD_INPUT
-    if isinstance(error, KeyboardInterrupt):
-        return "stopped", STOPPED
     if isinstance(error, MemoryError):
         return "not enough memory; nothing was written", BAD_INPUT
     if isinstance(error, OSError) and error.strerror:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -27,13 +28,11 @@ FILE_WIDTH = 200  # columns where the output is no terminal
 def rendered(items: Sequence[Any]) -> str:
     """Tables and lines as the text that standard output gets: with colours on a terminal. Lines are escaped here, the
     tables' cells where they are made."""
-    out = Console()
-    if not out.is_terminal:
-        out = Console(width=FILE_WIDTH)
-    with out.capture() as capture:
-        for item in items:
-            out.print(printable(item) if isinstance(item, str) else item, highlight=False, markup=False)
-    return capture.get()
+    text, terminal = io.StringIO(), sys.stdout.isatty()
+    out = Console(file=text, force_terminal=terminal or None, width=None if terminal else FILE_WIDTH)
+    for item in items:
+        out.print(printable(item) if isinstance(item, str) else item, highlight=False, markup=False)
+    return text.getvalue()
 
 
 class _Forgiving:

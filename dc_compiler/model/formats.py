@@ -82,4 +82,4 @@ def _is_tensorflow(data: bytes) -> bool:
     """A GraphDef (its nodes come first) or a SavedModel, by the operators that every graph holds."""
     start = data[: 1 << 20]
     is_framed = start.startswith((b"\x0a", b"\x08\x01\x12"))
-    return is_framed and any(op in start for op in (b"\x12\x05Const", b"\x12\x0bPlaceholder", b"\x12\x0aVarHandleOp"))
+    return is_framed and any(op in start for op in (b"\x12\x05Const", b"\x12\x0bPlaceholder", b"\x12\x0bVarHandleOp"))
