@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
 from dc_compiler import ir
 from dc_compiler.errors import DataError, InvalidArgumentError, ModelError
-from dc_compiler.model import importer
+from dc_compiler.model.opened import input_name, open_weights
 from dc_compiler.ort import data
 from dc_compiler.ort.samples import BATCH, Samples, element_type, expose, runs
 from dc_compiler.training import gradients
@@ -26,8 +25,6 @@ LOSS = "dcc.loss"  # names of what is added to a training graph
 TARGET = "dcc.target"
 SHARD = 32
 LEAST = 1e-7  # probabilities below count as this, so that logarithms stay finite
-# Element types whose gradients onnxruntime computes as they are; the other floats are trained as f32 and cast
-_NATIVE = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE})
 
 
 # Inputs that tell an operator what to do: a stored tensor there is no weight, whatever its gradient
@@ -53,54 +50,6 @@ def _is_setting(record: ir.WeightRecord) -> bool:
         return True
     settings = [u.input_index in _SETTINGS.get(u.op_type, ()) for u in record.uses]
     return bool(settings) and all(settings)
-
-
-def open_weights(program: ir.Program, names: Collection[str]) -> onnx.ModelProto:
-    """The program's model with the tensors called ``names`` as inputs, and all others with their current values.
-
-    An input has the record's name and is float32, or float64 for a float64 tensor.
-    """
-    model = onnx.ModelProto()
-    model.CopyFrom(program.proto)
-    pending = deque(zip(program.records, program.sites, strict=True))
-    opened: list[tuple[ir.WeightRecord, ir.Site]] = []
-    for before, after in zip(ir.weight_sites(program.proto.graph), ir.weight_sites(model.graph), strict=True):
-        assert before.tensor is not None
-        assert after.tensor is not None
-        if not pending or pending[0][1].value_name != before.value_name:
-            continue
-        if pending[0][0].elem_type != before.tensor.data_type:
-            continue
-        record, _ = pending.popleft()
-        if record.name in names:
-            opened.append((record, after))
-        elif record.elem_type in ir.float_elem_types():
-            importer.restore_data(record, after.tensor)
-    _replace_by_inputs(model.graph, opened)
-    return model
-
-
-def _replace_by_inputs(graph: onnx.GraphProto, opened: Sequence[tuple[ir.WeightRecord, ir.Site]]) -> None:
-    gone = {site.value_name for _, site in opened}
-    stored = [t for t in graph.initializer if t.name not in gone]
-    nodes = [n for n in graph.node if not (n.op_type == "Constant" and n.output[0] in gone)]
-    inputs = [i for i in graph.input if i.name not in gone]
-    casts = []
-    for record, site in opened:
-        value = site.value_name
-        if record.elem_type in _NATIVE:
-            inputs.append(helper.make_tensor_value_info(value, record.elem_type, record.shape))
-        else:
-            master = f"{value}.f32"
-            inputs.append(helper.make_tensor_value_info(master, TensorProto.FLOAT, record.shape))
-            casts.append(helper.make_node("Cast", [master], [value], to=record.elem_type))
-    for field, items in ((graph.initializer, stored), (graph.node, [*casts, *nodes]), (graph.input, inputs)):
-        del field[:]
-        field.extend(items)
-
-
-def _input_name(record: ir.WeightRecord, value_name: str) -> str:
-    return value_name if record.elem_type in _NATIVE else f"{value_name}.f32"
 
 
 @dataclass(frozen=True)
@@ -256,7 +205,7 @@ class TrainingGraph:
         chosen = {id(r) for r in records}
         sites = {id(r): s for r, s in zip(program.records, program.sites, strict=True)}
         self.records = [r for r in program.records if id(r) in chosen]
-        self.names = [_input_name(r, sites[id(r)].value_name) for r in self.records]
+        self.names = [input_name(r, sites[id(r)].value_name) for r in self.records]
         self.objective, self.samples, self.batch = objective, samples, batch
         self._shard = SHARD if batch % SHARD == 0 and samples.fixed_batch is None else batch
         forward = open_weights(program, {r.name for r in self.records})

@@ -1,0 +1,64 @@
+"""A Program as a plain model with the values it has now; some of its weights become inputs."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection, Sequence
+
+import onnx
+from onnx import TensorProto, helper
+
+from dc_compiler import ir
+from dc_compiler.model import importer
+
+# Element types whose gradients onnxruntime computes as they are; the other floats are trained as f32 and cast
+_NATIVE = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE})
+
+
+def open_weights(program: ir.Program, names: Collection[str]) -> onnx.ModelProto:
+    """The program's model with the tensors called ``names`` as inputs, and all others with their current values.
+
+    An input has the record's name and is float32, or float64 for a float64 tensor.
+    """
+    model = onnx.ModelProto()
+    model.CopyFrom(program.proto)
+    pending = deque(zip(program.records, program.sites, strict=True))
+    opened: list[tuple[ir.WeightRecord, ir.Site]] = []
+    for before, after in zip(ir.weight_sites(program.proto.graph), ir.weight_sites(model.graph), strict=True):
+        assert before.tensor is not None
+        assert after.tensor is not None
+        if not pending or pending[0][1].value_name != before.value_name:
+            continue
+        if pending[0][0].elem_type != before.tensor.data_type:
+            continue
+        record, _ = pending.popleft()
+        if record.name in names:
+            opened.append((record, after))
+        elif record.elem_type in ir.float_elem_types():
+            importer.restore_data(record, after.tensor)
+    _replace_by_inputs(model.graph, opened)
+    return model
+
+
+def _replace_by_inputs(graph: onnx.GraphProto, opened: Sequence[tuple[ir.WeightRecord, ir.Site]]) -> None:
+    gone = {site.value_name for _, site in opened}
+    stored = [t for t in graph.initializer if t.name not in gone]
+    nodes = [n for n in graph.node if not (n.op_type == "Constant" and n.output[0] in gone)]
+    inputs = [i for i in graph.input if i.name not in gone]
+    casts = []
+    for record, site in opened:
+        value = site.value_name
+        if record.elem_type in _NATIVE:
+            inputs.append(helper.make_tensor_value_info(value, record.elem_type, record.shape))
+        else:
+            master = f"{value}.f32"
+            inputs.append(helper.make_tensor_value_info(master, TensorProto.FLOAT, record.shape))
+            casts.append(helper.make_node("Cast", [master], [value], to=record.elem_type))
+    for field, items in ((graph.initializer, stored), (graph.node, [*casts, *nodes]), (graph.input, inputs)):
+        del field[:]
+        field.extend(items)
+
+
+def input_name(record: ir.WeightRecord, value_name: str) -> str:
+    """How :func:`open_weights` calls the input for a record stored as ``value_name``."""
+    return value_name if record.elem_type in _NATIVE else f"{value_name}.f32"
