@@ -40,7 +40,7 @@ void check(const Api& api, OrtStatus* status) {
 int main(int argc, char** argv) {
   if (argc < 5) fail("usage: c_entry ONNXRUNTIME_LIBRARY DCC_LIBRARY MODEL VALUE...");
   const OrtApiBase* base = find<const OrtApiBase* (*)()>(argv[1], "OrtGetApiBase")();
-  const Api api(base->GetApi(18));
+  const Api api(base->GetApi(18), 18);
 
   OrtEnv* env = nullptr;
   check(api, api.CreateEnv(kLogWarning, "c_entry", &env));

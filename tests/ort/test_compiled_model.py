@@ -245,7 +245,11 @@ MANIFEST_DAMAGE: list[tuple[str, Callable[[bytes], bytes], str]] = [
     ("version", lambda t: b"\2" + t[1:], "manifest version 1, not 2"),
     ("empty", lambda t: b"", "manifest ends early"),
     ("ends in a name", lambda t: t[:4], "manifest ends early"),
-    ("count too large", lambda t: t[:1] + b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\1" + t[2:], "name is not utf-8"),
+    (
+        "count too large",
+        lambda t: t[:1] + b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\1" + t[2:],
+        "18446744073709551615 packed weights, but 2 payloads",
+    ),
     ("number over 64 bits", lambda t: t[:1] + b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\2" + t[2:], "bad number"),
     ("number not in shortest form", lambda t: b"\x81\0" + t[1:], "bad number"),
     ("name longer than the rest", lambda t: t[:3] + b"\xff\xff\3" + t[4:], "manifest ends early"),

@@ -1,0 +1,176 @@
+// decode_weights.cpp: the operator dcc:DecodeWeights, a packed weight in the model's own graph (FORMAT.md 9.1).
+#include <cstring>
+#include <mutex>
+#include <unordered_set>
+
+#include "ort/payload_frame.h"
+
+namespace dcc::ort {
+namespace {
+
+// Buffers that weights are decoded into. Graph optimization merges equal nodes, so two weights can be given one buffer,
+// and their outputs would be the same memory. Never destroyed: kernels may outlive static objects.
+class ClaimedBuffers {
+ public:
+  bool claim(const void* buffer) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return buffers_.insert(buffer).second;
+  }
+  void release(const void* buffer) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    buffers_.erase(buffer);
+  }
+  static ClaimedBuffers& instance() {
+    static auto& claimed = *new ClaimedBuffers;
+    return claimed;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::unordered_set<const void*> buffers_;
+};
+
+// Where the decoded weight lives: in the graph's own constant buffer, which the output aliases (nothing to do in a
+// run), or, when there is no such buffer, in memory of its own that every run copies from.
+class WeightMemory {
+ public:
+  WeightMemory(uint8_t* buffer, size_t bytes, const std::string& what) : data_(buffer) {
+    if (!buffer) {
+      own_.reset(new uint8_t[bytes]);
+      data_ = own_.get();
+    } else if (!ClaimedBuffers::instance().claim(buffer)) {
+      refuse(what + ": its buffer is another weight's too; every buffer needs a fill value of its own");
+    }
+  }
+  ~WeightMemory() {
+    if (!own_) ClaimedBuffers::instance().release(data_);
+  }
+  WeightMemory(const WeightMemory&) = delete;
+  WeightMemory& operator=(const WeightMemory&) = delete;
+  uint8_t* data() const { return data_; }
+
+ private:
+  std::unique_ptr<uint8_t[]> own_;
+  uint8_t* data_;
+};
+
+std::string weight_text(const Api& api, const OrtKernelInfo* info) {
+  return node_text(api, info) + ", weight '" + get_string(api, api.KernelInfo_GetOutputName, info, size_t{0}) + "'";
+}
+
+// The frame of a weight, of the type that the graph declares or infers for it.
+PayloadFrame checked_payload(const Context& context, const OrtKernelInfo* info, const std::string& what) {
+  const Api& api = context.owner.api;
+  PayloadFrame frame = read_payload(context, info, 0, what);
+  if (!is_packable(frame.type.element)) refuse(what + ": the payload holds " + element_name(frame.type.element));
+  const TensorType declared =
+      declared_type(api, get<OrtTypeInfo*>(api, api.KernelInfo_GetOutputTypeInfo, info, size_t{0}), what);
+  if (!compatible(declared, frame.type))
+    refuse(what + ": the graph has " + type_text(declared) + ", the payload " + type_text(frame.type));
+  context.budget->spend(frame.bytes, what);
+  return frame;
+}
+
+// The buffer of input 1 when it is a constant; null when there is none or it is made anew in every run.
+uint8_t* constant_buffer(const Context& context, const OrtKernelInfo* info, const TensorType& frame, bool may_write,
+                         const std::string& what) {
+  const Api& api = context.owner.api;
+  if (get<size_t>(api, api.KernelInfo_GetInputCount, info) < 2) return nullptr;
+  int is_constant = 0;
+  const OrtValue* value = nullptr;
+  check(api, api.KernelInfoGetConstantInput_tensor(info, 1, &is_constant, &value));
+  if (!is_constant) return nullptr;
+  const TensorType type = type_of(api, value);
+  if (type.element != frame.element || type.dims != frame.dims)
+    refuse(what + ": the buffer has " + type_text(type) + ", the payload " + type_text(frame));
+  if (!may_write) return nullptr;
+  if (context.settings.borrows_model_bytes)
+    refuse(what +
+           ": its buffer lies in the bytes of the model, which are not to be written; register the dcc library " +
+           "after setting session.use_ort_model_bytes_for_initializers");
+  return data_of(api, value);
+}
+
+// With `kAlias` the output is declared an alias of the buffer; without, every run copies the weight.
+template <bool kAlias>
+class DecodeWeights {
+ public:
+  DecodeWeights(const Context& context, const OrtKernelInfo* info)
+      : DecodeWeights(context, info, weight_text(context.owner.api, info)) {}
+
+  void compute(OrtKernelContext* context) const {
+    OrtValue* output = nullptr;
+    check(api_, api_.KernelContext_GetOutput(context, 0, frame_.type.dims.data(), frame_.type.dims.size(), &output));
+    if (!output) return;
+    uint8_t* data = data_of(api_, output);
+    if (data == memory_.data() || !frame_.bytes) return;
+    const TensorType room = type_of(api_, output);
+    if (room.element != frame_.type.element || room.dims != frame_.type.dims)
+      refuse("the weight is " + type_text(frame_.type) + ", its output " + type_text(room));
+    std::memcpy(data, memory_.data(), frame_.bytes);
+  }
+
+ private:
+  DecodeWeights(const Context& context, const OrtKernelInfo* info, const std::string& what)
+      : api_(context.owner.api),
+        budget_(context.budget),
+        frame_(checked_payload(context, info, what)),
+        memory_(constant_buffer(context, info, frame_.type, kAlias, what), frame_.bytes, what) {
+    const DecodeJob job{frame_.data, frame_.size, memory_.data(), frame_.bytes};
+    std::string error;
+    size_t failed = 0;
+    if (decode_all(&job, 1, context.settings.threads, error, &failed) != DCC_OK) refuse(what + ": " + error);
+  }
+
+  const Api& api_;
+  std::shared_ptr<Budget> budget_;  // kept while the session lives
+  PayloadFrame frame_;
+  WeightMemory memory_;
+};
+
+// The output is typed like the buffer; without one the graph's value_info says it. Errors are left to the kernel.
+OrtStatus* infer_like_buffer(const OrtCustomOp* op, OrtShapeInferContext* context) {
+  const Api& api = static_cast<const Operator*>(op)->registration->api;
+  const OrtShapeInferContext* node = context;
+  OrtStatus* status = as_status(api, [&] {
+    if (get<size_t>(api, api.ShapeInferContext_GetInputCount, node) < 2) return;
+    // The context owns the type it hands out.
+    auto* buffer = get<OrtTensorTypeAndShapeInfo*>(api, api.ShapeInferContext_GetInputTypeShape, node, size_t{1});
+    check(api, api.ShapeInferContext_SetOutputTypeShape(node, 0, buffer));
+  });
+  if (status) api.ReleaseStatus(status);
+  return nullptr;
+}
+
+size_t alias_output_to_buffer(int** inputs, int** outputs) {
+  static int input = 1;
+  static int output = 0;
+  *inputs = &input;
+  *outputs = &output;
+  return 1;
+}
+
+}  // namespace
+
+Operator decode_weights_operator(const Registration& owner, bool alias) {
+  Operator op(owner, [](const OrtCustomOp*) { return "DecodeWeights"; });
+  op.GetInputTypeCount = [](const OrtCustomOp*) -> size_t { return 2; };
+  op.GetOutputTypeCount = [](const OrtCustomOp*) -> size_t { return 1; };
+  op.GetInputType = [](const OrtCustomOp*, size_t index) { return index == 0 ? kElementUint8 : kElementUndefined; };
+  op.GetOutputType = [](const OrtCustomOp*, size_t) { return kElementUndefined; };
+  op.GetInputCharacteristic = [](const OrtCustomOp*, size_t index) {
+    return index == 0 ? kCharacteristicRequired : kCharacteristicOptional;
+  };
+  op.GetOutputCharacteristic = [](const OrtCustomOp*, size_t) { return kCharacteristicRequired; };
+  op.InferOutputShapeFn = infer_like_buffer;
+  if (alias) {
+    op.GetAliasMap = alias_output_to_buffer;
+    op.ReleaseAliasMap = [](int*, int*) {};
+    use_kernel<DecodeWeights<true>>(op);
+  } else {
+    use_kernel<DecodeWeights<false>>(op);
+  }
+  return op;
+}
+
+}  // namespace dcc::ort

@@ -1,0 +1,132 @@
+// manifest.cpp: reads the list of weights in front of an inner model (FORMAT.md 9.2).
+#include "ort/manifest.h"
+
+#include <string_view>
+#include <unordered_set>
+
+#include "base/failure.h"
+#include "ort/refusal.h"
+
+namespace dcc::ort {
+namespace {
+
+// Whether errors can quote the text: byte sequences are well formed (code points are not looked at).
+bool is_utf8(const std::string& text) {
+  int following = 0;
+  for (const char c : text) {
+    const auto byte = static_cast<unsigned char>(c);
+    if ((byte & 0xc0) == 0x80) {
+      if (following-- == 0) return false;
+      continue;
+    }
+    if (following) return false;
+    following = byte < 0x80             ? 0
+                : (byte & 0xe0) == 0xc0 ? 1
+                : (byte & 0xf0) == 0xe0 ? 2
+                : (byte & 0xf8) == 0xf0 ? 3
+                                        : -1;
+    if (following < 0) return false;
+  }
+  return following == 0;
+}
+
+// Every read is checked against the end.
+class ManifestReader {
+ public:
+  ManifestReader(const uint8_t* data, size_t size, uint64_t most_weights)
+      : next_(data), end_(data + size), weights_left_(most_weights) {}
+
+  const uint8_t* take(uint64_t count) {
+    if (count > left()) refuse("the manifest ends early");
+    const uint8_t* start = next_;
+    next_ += count;
+    return start;
+  }
+  uint64_t varint() {
+    uint64_t value = 0;
+    for (unsigned shift = 0; shift < 64; shift += 7) {
+      const uint8_t byte = *take(1);
+      if ((shift == 63 && byte > 1) || (shift && byte == 0)) break;  // over 64 bits, or not the shortest form
+      value |= static_cast<uint64_t>(byte & 127) << shift;
+      if (byte < 128) return value;
+    }
+    refuse("the manifest has a bad number");
+  }
+  Payload payload() {
+    Payload payload;
+    for (uint64_t parts = varint(); parts; --parts) {
+      if (weights_left_-- == 0) refuse("the manifest lists more weights than the file has bytes");
+      payload.weights.push_back(weight());
+    }
+    if (payload.weights.empty()) refuse("a payload without weights");
+    for (const Weight& weight : payload.weights)
+      if (weight.type.element != payload.weights[0].type.element)
+        refuse("weight '" + weight.name + "' has another type than its payload");
+    return payload;
+  }
+  size_t left() const { return static_cast<size_t>(end_ - next_); }
+
+ private:
+  Weight weight() {
+    Weight weight{{}, {}, 0, nullptr, false};
+    const uint64_t length = varint();
+    const uint8_t* name = take(length);
+    weight.name.assign(reinterpret_cast<const char*>(name), static_cast<size_t>(length));
+    if (!is_utf8(weight.name)) refuse("a weight's name is not UTF-8");
+    weight.type.element = *take(1);
+    weight.bytes = element_size(weight.type.element);
+    bool fits = weight.bytes > 0;
+    for (unsigned rank = *take(1); rank; --rank) {
+      const uint64_t extent = varint();
+      fits = fits && extent <= INT64_MAX && !__builtin_mul_overflow(weight.bytes, extent, &weight.bytes);
+      weight.type.dims.push_back(static_cast<int64_t>(extent));
+    }
+    if (!fits) refuse("weight '" + weight.name + "' has a bad type or is too large");
+    return weight;
+  }
+
+  const uint8_t* next_;
+  const uint8_t* end_;
+  uint64_t weights_left_;
+};
+
+void check_names_differ(const std::vector<Payload>& payloads) {
+  std::unordered_set<std::string_view> names;
+  for (const Payload& payload : payloads)
+    for (const Weight& weight : payload.weights)
+      if (!names.insert(weight.name).second) refuse("the manifest lists weight '" + weight.name + "' twice");
+}
+
+}  // namespace
+
+std::string Payload::label() const {
+  const std::string more = weights.size() > 1 ? " and " + std::to_string(weights.size() - 1) + " more" : "";
+  return "weight '" + weights.front().name + "'" + more;
+}
+
+TensorType Payload::type() const {
+  if (weights.size() == 1) return weights[0].type;
+  const size_t element = element_size(weights[0].type.element);
+  size_t count = 0;
+  for (const Weight& weight : weights)
+    if (__builtin_add_overflow(count, weight.bytes / element, &count)) refuse(label() + " are too large");
+  return {weights[0].type.element, {static_cast<int64_t>(count)}};
+}
+
+Manifest read_manifest(const uint8_t* topology, size_t size, size_t payload_count, uint64_t stored_bytes) {
+  ManifestReader reader(topology, size, stored_bytes);
+  const uint64_t version = reader.varint();
+  if (version != 1) refuse("this library reads manifest version 1, not " + std::to_string(version));
+  const uint64_t count = reader.varint();
+  if (count != payload_count)
+    refuse("the model has " + std::to_string(count) + " packed weights, but " + std::to_string(payload_count) +
+           " payloads are given");
+  Manifest manifest;
+  for (size_t i = 0; i < payload_count; ++i) manifest.payloads.push_back(reader.payload());
+  check_names_differ(manifest.payloads);
+  manifest.model_size = reader.left();
+  manifest.model = reader.take(manifest.model_size);
+  return manifest;
+}
+
+}  // namespace dcc::ort

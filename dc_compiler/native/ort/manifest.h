@@ -1,0 +1,40 @@
+// manifest.h: reads the list of weights in front of an inner model (FORMAT.md 9.2). Needs no onnxruntime.
+#ifndef DCC_MANIFEST_H_
+#define DCC_MANIFEST_H_
+
+#include <string>
+#include <vector>
+
+#include "ort/tensor_type.h"
+
+namespace dcc::ort {
+
+// A weight as the manifest declares it, and, once the model is serialized, where its decoded bytes belong.
+struct Weight {
+  std::string name;
+  TensorType type;
+  size_t bytes;
+  uint8_t* data;
+  bool external;  // handed over beside the message, not in it
+};
+
+// The weights that one payload decodes to, one after another.
+struct Payload {
+  std::vector<Weight> weights;
+  std::string label() const;  // "weight 'name'", for errors
+  TensorType type() const;    // what the payload's frame must hold
+};
+
+struct Manifest {
+  std::vector<Payload> payloads;
+  const uint8_t* model;  // the ModelProto behind it
+  size_t model_size;
+};
+
+// Parses a topology, which must stay where it is. The manifest must list `payload_count` payloads, and at most
+// `stored_bytes` weights: the bytes of topology and payloads as they are in the file, of which no weight takes less
+// than one. Both hold before anything is allocated for them. Throws Failure.
+Manifest read_manifest(const uint8_t* topology, size_t size, size_t payload_count, uint64_t stored_bytes);
+
+}  // namespace dcc::ort
+#endif  // DCC_MANIFEST_H_

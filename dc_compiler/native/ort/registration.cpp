@@ -1,0 +1,227 @@
+// registration.cpp: RegisterCustomOps, and what it leaves behind.
+#include "ort/registration.h"
+
+#include <cstdlib>
+#include <map>
+#include <mutex>
+
+#include "dcc.h"
+#include "kernels/isa.h"
+#include "ort/session_options.h"
+
+namespace dcc::ort {
+namespace {
+
+constexpr uint32_t kOldestVersion = 16;    // operators that return errors
+constexpr uint32_t kNewestVersion = 24;    // kernels that see the entries of their session's options
+constexpr uint32_t kOperatorVersion = 18;  // alias maps
+constexpr char kRegisteredKey[] = "dcc.registered";
+constexpr char kThreadsKey[] = "dcc.decode_threads";
+constexpr char kBorrowKey[] = "session.use_ort_model_bytes_for_initializers";
+
+// A decimal number of at most `most`, or nothing.
+std::optional<uint64_t> parse_number(const std::string& text, uint64_t most) {
+  uint64_t value = 0;
+  for (const char c : text) {
+    if (c < '0' || c > '9' || __builtin_mul_overflow(value, uint64_t{10}, &value) ||
+        __builtin_add_overflow(value, static_cast<uint64_t>(c - '0'), &value) || value > most)
+      return std::nullopt;
+  }
+  return text.empty() ? std::nullopt : std::optional(value);
+}
+
+const std::string* find_entry(const Entries& entries, const char* key) {
+  const auto found = entries.find(key);
+  return found == entries.end() ? nullptr : &found->second;
+}
+
+Settings settings_of(const Entries& entries) {
+  Settings settings;
+  if (const std::string* threads = find_entry(entries, kThreadsKey)) {
+    const auto number = parse_number(*threads, 4096);
+    if (!number)
+      refuse(std::string(kThreadsKey) + " must be a number from 0 (all processors) to 4096, not '" + *threads + "'");
+    settings.threads = static_cast<int>(*number);
+  }
+  if (const std::string* bytes = find_entry(entries, kMaxDecodedKey)) {
+    settings.max_decoded = parse_number(*bytes, UINT64_MAX);
+    if (!settings.max_decoded) refuse(std::string(kMaxDecodedKey) + " must be a number of bytes, not '" + *bytes + "'");
+  }
+  const std::string* borrowing = find_entry(entries, kBorrowKey);
+  settings.borrows_model_bytes = borrowing && *borrowing == "1";
+  return settings;
+}
+
+// The settings in options at hand, of runtimes that cannot list entries, too.
+Settings settings_in(const Api& api, const OrtSessionOptions* options) {
+  Entries entries;
+  for (const char* key : {kThreadsKey, kMaxDecodedKey, kBorrowKey})
+    if (get<int>(api, api.HasSessionConfigEntry, options, key)) entries[key] = entry_of(api, options, key);
+  return settings_of(entries);
+}
+
+// All registrations of the process. Never destroyed: sessions may outlive static objects.
+class Registrations {
+ public:
+  static Registrations& instance() {
+    static auto& all = *new Registrations;
+    return all;
+  }
+
+  // The registration of these options: made when the address is new.
+  Registration& at(const Api& api, uint32_t version, const char* runtime, const OrtSessionOptions* options) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    Slot& slot = slots_[key(api, options)];
+    if (!slot.registration) slot.registration = std::make_unique<Registration>(api, version, runtime, options);
+    return *slot.registration;
+  }
+
+  // What was registered at this address before is dropped.
+  void put(const Registration& registration, std::shared_ptr<const Registered> registered) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    Slot& slot = slots_[key(registration.api, registration.address)];
+    if (slot.registered) by_mark_.erase(slot.registered->mark);
+    slot.registered = registered;
+    by_mark_[registered->mark] = std::move(registered);
+  }
+
+  // What was registered last at the operators' address, or under the mark that the session's options carry.
+  std::shared_ptr<const Registered> find(const Registration& registration, const std::string* mark) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (!mark) return slots_[key(registration.api, registration.address)].registered;
+    const auto found = by_mark_.find(*mark);
+    return found == by_mark_.end() ? nullptr : found->second;
+  }
+
+  bool is_current(const Registration& registration, const std::string& mark) {
+    const auto registered = find(registration, nullptr);
+    return registered && registered->mark == mark;
+  }
+
+  std::string new_mark() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return std::to_string(++marks_);
+  }
+
+  // The budget that a session's kernels share; the session is told by its logger.
+  std::shared_ptr<Budget> budget(const OrtLogger* session, const Settings& settings) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    std::shared_ptr<Budget> budget = budgets_[session].lock();
+    if (!budget) {
+      for (auto entry = budgets_.begin(); entry != budgets_.end();)
+        entry = entry->first != session && entry->second.expired() ? budgets_.erase(entry) : std::next(entry);
+      budget = std::make_shared<Budget>(settings.max_decoded);
+      budgets_[session] = budget;
+    }
+    return budget;
+  }
+
+ private:
+  struct Slot {
+    std::unique_ptr<Registration> registration;
+    std::shared_ptr<const Registered> registered;
+  };
+  using Key = std::pair<uintptr_t, const void*>;  // of the runtime, of the options
+
+  static Key key(const Api& api, const void* options) {
+    return {reinterpret_cast<uintptr_t>(api.CreateStatus), options};
+  }
+
+  std::mutex mutex_;
+  std::map<Key, Slot> slots_;
+  std::map<std::string, std::shared_ptr<const Registered>> by_mark_;
+  std::map<const OrtLogger*, std::weak_ptr<Budget>> budgets_;
+  uint64_t marks_ = 0;
+};
+
+// The highest API version both sides know. Asking a runtime for a newer one than it has makes it print a complaint.
+uint32_t common_version(const char* runtime) {
+  char* end = nullptr;
+  const unsigned long major = std::strtoul(runtime, &end, 10);
+  const unsigned long minor = *end == '.' ? std::strtoul(end + 1, nullptr, 10) : 0;
+  return major > 1 || minor > kNewestVersion ? kNewestVersion : static_cast<uint32_t>(minor);
+}
+
+void register_operators(OrtSessionOptions* options, const Api& api, uint32_t version, const char* runtime) {
+  if (!isa_problem().empty()) refuse(isa_problem());
+  Registrations& all = Registrations::instance();
+  const std::string mark = entry_of(api, options, kRegisteredKey);
+  Registration& registration = all.at(api, version, runtime, options);
+  if (!mark.empty() && all.is_current(registration, mark)) return;
+  const Settings settings = settings_in(api, options);
+  // a copy of registered options has the domain already, and a second one of its name would be refused
+  if (mark.empty()) check(api, api.AddCustomOpDomain(options, registration.domain(!settings.borrows_model_bytes)));
+  const std::string new_mark = all.new_mark();
+  check(api, api.AddSessionConfigEntry(options, kRegisteredKey, new_mark.c_str()));
+  const OrtSessionOptions* registered = options;
+  Owned<OrtSessionOptions> copy(get<OrtSessionOptions*>(api, api.CloneSessionOptions, registered),
+                                api.ReleaseSessionOptions);
+  all.put(registration, std::make_shared<const Registered>(Registered{new_mark, std::move(copy), settings}));
+}
+
+}  // namespace
+
+Operator::Operator(const Registration& owner, const char* (*name)(const OrtCustomOp*))
+    : OrtCustomOp(), registration(&owner) {
+  version = owner.version < kOperatorVersion ? owner.version : kOperatorVersion;
+  GetName = name;
+  GetExecutionProviderType = [](const OrtCustomOp*) -> const char* { return nullptr; };  // CPU
+  GetInputMemoryType = [](const OrtCustomOp*, size_t) { return 0; };
+}
+
+struct Registration::Operators {
+  Operators(const Registration& owner, bool alias)
+      : all{decode_weights_operator(owner, alias), compiled_model_operator(owner), release_model_operator(owner)} {
+    domain = get<OrtCustomOpDomain*>(owner.api, owner.api.CreateCustomOpDomain, "dcc");
+    for (const Operator& op : all) check(owner.api, owner.api.CustomOpDomain_Add(domain, &op));
+  }
+  std::array<Operator, 3> all;
+  OrtCustomOpDomain* domain = nullptr;
+};
+
+Registration::Registration(const Api& table, uint32_t api_version, std::string runtime_version, const void* options)
+    : api(table),
+      version(api_version),
+      runtime(std::move(runtime_version)),
+      address(options),
+      aliasing_(new Operators(*this, true), [](const Operators* operators) { delete operators; }),
+      copying_(new Operators(*this, false), [](const Operators* operators) { delete operators; }) {}
+
+OrtCustomOpDomain* Registration::domain(bool alias) const { return (alias ? aliasing_ : copying_)->domain; }
+
+Context kernel_context(const Registration& owner, const OrtKernelInfo* info) {
+  const Api& api = owner.api;
+  Registrations& all = Registrations::instance();
+  std::shared_ptr<const Registered> registered;
+  Settings settings;
+  if (api.KernelInfo_GetConfigEntries) {
+    const Entries entries = read_entries(api, get<OrtKeyValuePairs*>(api, api.KernelInfo_GetConfigEntries, info));
+    registered = all.find(owner, find_entry(entries, kRegisteredKey));
+    settings = settings_of(entries);
+  } else {
+    registered = all.find(owner, nullptr);
+    if (registered) settings = registered->settings;
+  }
+  if (!registered)
+    refuse("the session options are a copy of options that are gone; register the dcc library on the copy, too");
+  std::shared_ptr<Budget> budget = all.budget(get<const OrtLogger*>(api, api.KernelInfo_GetLogger, info), settings);
+  return {owner, std::move(registered), settings, std::move(budget)};
+}
+
+}  // namespace dcc::ort
+
+// The entry point that onnxruntime looks up in a custom-operator library.
+extern "C" DCC_EXPORT dcc::ort::OrtStatus* RegisterCustomOps(dcc::ort::OrtSessionOptions* options,
+                                                             const dcc::ort::OrtApiBase* base) {
+  namespace ort = dcc::ort;
+  const char* runtime = base->GetVersionString();
+  const uint32_t version = ort::common_version(runtime);
+  if (version < ort::kOldestVersion) {
+    const std::string message = "the dcc library needs onnxruntime 1.16 or newer, this is " + std::string(runtime);
+    // CreateStatus has been the first slot since version 1; the rest of the table may be too short to read.
+    const auto create = *reinterpret_cast<ort::OrtStatus* (*const*)(int, const char*)>(base->GetApi(1));
+    return create(ort::kFail, message.c_str());
+  }
+  const ort::Api api(base->GetApi(version), version);
+  return ort::as_status(api, [&] { ort::register_operators(options, api, version, runtime); });
+}

@@ -1,0 +1,96 @@
+// registration.h: what one registration of the library leaves behind, and how a kernel finds it again.
+//
+// Operators must outlive every session made with the options that they are registered on, and nothing tells when the
+// last one ends. So that registering over and over keeps nothing more, a registration belongs to the address of its
+// options: options that stand there without our mark replace others that are gone.
+#ifndef DCC_REGISTRATION_H_
+#define DCC_REGISTRATION_H_
+
+#include <array>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "ort/budget.h"
+#include "ort/support.h"
+
+namespace dcc::ort {
+
+// What session options say to this library.
+struct Settings {
+  int threads = 0;                      // for decoding; 0 = all processors
+  std::optional<uint64_t> max_decoded;  // the host's limit (budget.h)
+  bool borrows_model_bytes =
+      false;  // onnxruntime's: constants may lie in bytes of the host, which are not ours to write
+};
+
+// The options as they were when registered.
+struct Registered {
+  std::string mark;                  // tells registrations apart
+  Owned<OrtSessionOptions> options;  // a copy, this library's domain included
+  Settings settings;
+};
+
+class Registration;
+
+// An operator and the registration it belongs to.
+struct Operator : OrtCustomOp {
+  Operator(const Registration& owner, const char* (*name)(const OrtCustomOp*));
+  const Registration* registration;
+};
+
+// One address of session options, for good.
+class Registration {
+ public:
+  Registration(const Api& table, uint32_t api_version, std::string runtime_version, const void* address);
+  Registration(const Registration&) = delete;
+  Registration& operator=(const Registration&) = delete;
+
+  const Api api;
+  const uint32_t version;     // of the C API
+  const std::string runtime;  // onnxruntime's own version
+  const void* const address;
+
+  // The operators as a domain to add to options. With `alias`, DecodeWeights may decode into the graph's own buffers.
+  OrtCustomOpDomain* domain(bool alias) const;
+
+ private:
+  struct Operators;
+  std::unique_ptr<const Operators, void (*)(const Operators*)> aliasing_, copying_;
+};
+
+// What a kernel is made with: the settings of its session, as far as the runtime tells; else those of the registration.
+struct Context {
+  const Registration& owner;
+  std::shared_ptr<const Registered> registered;
+  Settings settings;
+  std::shared_ptr<Budget> budget;  // one for all kernels of a session
+};
+Context kernel_context(const Registration& owner, const OrtKernelInfo* info);
+
+// Connects `Kernel(const Context&, const OrtKernelInfo*)` and `Kernel::compute(OrtKernelContext*)` to an operator.
+template <class Kernel>
+void use_kernel(Operator& op) {
+  struct Instance {
+    Instance(const Registration& owner, const OrtKernelInfo* info)
+        : api(owner.api), kernel(kernel_context(owner, info), info) {}
+    const Api& api;
+    Kernel kernel;
+  };
+  op.CreateKernelV2 = [](const OrtCustomOp* self, const OrtApi*, const OrtKernelInfo* info, void** out) {
+    const Registration& owner = *static_cast<const Operator*>(self)->registration;
+    return as_status(owner.api, [&] { *out = new Instance(owner, info); });
+  };
+  op.KernelComputeV2 = [](void* instance, OrtKernelContext* context) {
+    auto* self = static_cast<Instance*>(instance);
+    return as_status(self->api, [&] { self->kernel.compute(context); });
+  };
+  op.KernelDestroy = [](void* instance) { delete static_cast<Instance*>(instance); };
+}
+
+Operator decode_weights_operator(const Registration& owner, bool alias);  // decode_weights.cpp
+Operator compiled_model_operator(const Registration& owner);              // compiled_model.cpp
+Operator release_model_operator(const Registration& owner);               // inner_session.cpp; in inner models only
+
+}  // namespace dcc::ort
+#endif  // DCC_REGISTRATION_H_
