@@ -68,7 +68,7 @@ OrtCustomOp twice() {
 
 extern "C" __attribute__((visibility("default"))) OrtStatus* RegisterCustomOps(OrtSessionOptions* options,
                                                                                const OrtApiBase* base) {
-  static const Api functions(base->GetApi(18));
+  static const Api functions(base->GetApi(18), 18);
   api = &functions;
   static const OrtCustomOp op = twice();
   OrtCustomOpDomain* domain = nullptr;
