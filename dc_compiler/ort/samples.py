@@ -60,6 +60,7 @@ class Samples:
         self._source, self._label_name, self._original = source, labels, original
         self._trains, self._seed, self._validation = trains, seed, VALIDATION
         self._outputs: dict[str, Array] = {}
+        self.threads = threads
         self.pool = ThreadPoolExecutor(threads, initializer=binding.flush_denormals)
 
     @cached_property
@@ -82,7 +83,7 @@ class Samples:
 
     @cached_property
     def _table(self) -> data.Dataset:
-        return self._dataset if self._dataset.is_table else self._dataset.joined()
+        return self._dataset if self.is_table else self._dataset.joined()
 
     @property
     def inputs(self) -> data.Feed:
@@ -102,6 +103,11 @@ class Samples:
     def count(self) -> int:
         """Number of samples."""
         return self._dataset.count
+
+    @property
+    def is_table(self) -> bool:
+        """Whether there are rows to choose from; else feeds are run as they were given."""
+        return self._dataset.is_table
 
     @property
     def fixed_batch(self) -> int | None:
@@ -159,7 +165,7 @@ class Samples:
 
     def sizes(self) -> dict[str, int]:
         """Number of samples in each part."""
-        if not self._dataset.is_table:
+        if not self.is_table:
             return {"train": 0, "validation": 0, "check": self.count}
         parts = self.parts()
         return {"train": len(parts.train), "validation": len(parts.validation), "check": len(parts.check)}
@@ -169,7 +175,7 @@ class Samples:
         checked = self.sizes()["check"]
         if self._trains and checked < FEW:
             return [f"only {checked} samples, kept from training, check the result; give more data for surer figures"]
-        if self._dataset.is_table and checked < self.count and not self._trains:
+        if self.is_table and checked < self.count and not self._trains:
             return [f"{checked:,} of {self.count:,} samples check the result"]
         return []
 
