@@ -43,6 +43,7 @@ class Encode(RecordPass):
     establishes: ClassVar[frozenset[str]] = frozenset({"encoded"})
     forbids: ClassVar[frozenset[str]] = frozenset({"encoded"})
     positional: ClassVar[str | None] = "coder"
+    per_weight: ClassVar[frozenset[str]] = frozenset({"coder", "position_bits"})
 
     coder: Literal["auto", "huffman", "rans", "fixed", "context", "smallest", "lossless"] = "auto"
     position_bits: int = 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar, Literal, Self
@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 
 from dc_compiler import ir
+from dc_compiler.errors import InvalidArgumentError
 from dc_compiler.pass_manager import Context, PassReport, Task, Update
 from dc_compiler.training.graph import trainable
 from dc_compiler.training.loop import Trainer, TrainingPass
@@ -34,7 +35,8 @@ class Prune(TrainingPass):
 
     Options:
         density: kept share of a weight, in (0, 1]. By default 0.36 for convolutions and 0.10 otherwise.
-        scope: ``layer`` applies the density to each weight alone, ``global`` to all of them together.
+        scope: ``layer`` applies the density to each weight alone, ``global`` to all of them together: one threshold,
+            below which everything goes.
         threshold: the paper's criterion instead of a density: keep ``|w| > threshold * std(w)`` of each weight.
         criterion: ``magnitude``, or ``obd``: Optimal Brain Damage (LeCun et al. 1990), which keeps the weights of
             largest ``w**2 h``, with the mean squared gradient on ``--data`` for the diagonal h of the Hessian.
@@ -51,6 +53,9 @@ class Prune(TrainingPass):
         steps: number of removals; by default 30 for *gradual*, 5 for *iterative*.
         those of every pass that trains (TrainingPass): for both, and for *obd*.
 
+    ``--set`` may give weights their own density, scope or threshold. One with its own density or threshold is pruned to
+    that alone, whatever the scope; the pass's density with ``scope=global`` holds over the others together.
+
     Zeros of the input that are kept count as kept. Among equal magnitudes the first in memory order are kept, so the
     number kept is exactly ``round(density * n)``, at least 1.
     """
@@ -59,6 +64,7 @@ class Prune(TrainingPass):
     establishes: ClassVar[frozenset[str]] = frozenset({"pruned"})
     forbids: ClassVar[frozenset[str]] = frozenset({"clustered", "encoded"})
     positional: ClassVar[str | None] = "density"
+    per_weight: ClassVar[frozenset[str]] = frozenset({"density", "scope", "threshold"})
 
     density: float | None = None
     scope: Literal["layer", "global"] = "layer"
@@ -87,6 +93,19 @@ class Prune(TrainingPass):
         """Where it trains or measures gradients."""
         return self.schedule != "once" or self.criterion == "obd"
 
+    def overridden(self, options: Mapping[str, str]) -> Self:
+        """A weight's own density takes the place of the pass's threshold and the other way round, and leaves the global
+        scope."""
+        own = {k: v for k, v in options.items() if k in self.per_weight}
+        base = self
+        if "density" in own or "threshold" in own:
+            if own.get("scope") == "global":
+                raise InvalidArgumentError(
+                    "--set: a weight with its own density or threshold is pruned to that alone; leave out scope=global"
+                )
+            base = replace(self, density=None, threshold=None, scope="layer")
+        return base.with_options(own)
+
     def run(self, program: ir.Program, context: Context) -> PassReport:
         records = program.weights()
         if self.needs_samples:  # weights of subgraphs have no gradients
@@ -98,7 +117,7 @@ class Prune(TrainingPass):
             facts, changed = self._while_training(program, records, options, context)
         else:
             changed = [u.changes for u in self._once(program, records, options, context)]
-        kept = sum(int(np.count_nonzero(r.mask)) for r in records if r.mask is not None)
+        kept = sum(r.size if r.mask is None else int(np.count_nonzero(r.mask)) for r in records)
         total = sum(r.size for r in records)
         facts["density"] = kept / total if total else 1.0
         return PassReport(self.name, sum(changed), facts=facts)

@@ -28,7 +28,8 @@ class PassManager:
         return ",".join(p.text() for p in self.passes)
 
     def check_overrides(self, program: ir.Program, overrides: Iterable[Override]) -> None:
-        """Refuse overrides that match no weight, name unknown options, or give them bad values.
+        """Refuse overrides that match no weight, name unknown options or such as are the same for all weights, or give
+        bad values.
 
         Raises:
             InvalidArgumentError
@@ -39,14 +40,23 @@ class PassManager:
                     f"--set '{override.pattern}' matches no weight; 'dcc inspect' lists their names"
                 )
             for key, value in override.options.items():
-                owners = [p for p in self.passes if key in p.option_types()]
-                if not owners:
-                    known = sorted({k for p in self.passes for k in p.option_types()})
-                    raise InvalidArgumentError(
-                        f"no pass of the pipeline has an option '{key}'; known: {', '.join(known)}"
-                    )
-                for owner in owners:
-                    owner.with_options({key: value})
+                self._check_option(key, value)
+            for step in self.passes:
+                step.overridden(override.options)
+
+    def _check_option(self, key: str, value: str) -> None:
+        if any(key in p.per_weight for p in self.passes):
+            return
+        known = ", ".join(sorted({k for p in self.passes for k in p.per_weight})) or "none"
+        owner = next((p for p in self.passes if key in p.option_types()), None)
+        if owner is None:
+            raise InvalidArgumentError(
+                f"no pass of the pipeline has an option '{key}'; options for some weights: {known}"
+            )
+        raise InvalidArgumentError(
+            f"--set cannot give some weights their own '{key}', which holds for all of them; give it to the pass, as "
+            f"in --pipeline '{owner.name}({key}={value})'; options for some weights: {known}"
+        )
 
     def run(self, program: ir.Program, context: Context) -> list[PassReport]:
         """Run every pass, checking the program's invariants after each.

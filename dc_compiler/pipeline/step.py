@@ -38,7 +38,8 @@ class Pass(ABC):
 
     Class facts: ``requires`` must have been established by earlier passes, ``forbids`` must not; ``positional``
     names the option that a bare word in the pipeline text sets (``encode(huffman)``); ``trains`` allows it to change
-    small tensors that are otherwise left alone, ``reshapes`` their and the weights' shapes. Passes hold no state.
+    small tensors that are otherwise left alone, ``reshapes`` their and the weights' shapes; ``per_weight`` names the
+    options that may differ from weight to weight, which :meth:`for_record` gives. Passes hold no state.
     """
 
     name: ClassVar[str]
@@ -48,6 +49,7 @@ class Pass(ABC):
     positional: ClassVar[str | None] = None
     trains: ClassVar[bool] = False
     reshapes: ClassVar[bool] = False
+    per_weight: ClassVar[frozenset[str]] = frozenset()
 
     @abstractmethod
     def run(self, program: ir.Program, context: Context) -> PassReport:
@@ -73,9 +75,16 @@ class Pass(ABC):
         result = self
         for override in context.overrides:
             if importer.matching([record], override.pattern):
-                own = {k: v for k, v in override.options.items() if k in result.option_types()}
-                result = result.with_options(own)
+                result = result.overridden(override.options)
         return result
+
+    def overridden(self, options: Mapping[str, str]) -> Self:
+        """These options for a weight with ``options`` of its own, of which others may belong to other passes.
+
+        Raises:
+            InvalidArgumentError: a value is not valid, or not together with the others.
+        """
+        return self.with_options({k: v for k, v in options.items() if k in self.per_weight})
 
     @classmethod
     @functools.cache

@@ -62,6 +62,7 @@ class Cluster(TrainingPass):
     establishes: ClassVar[frozenset[str]] = frozenset({"clustered"})
     forbids: ClassVar[frozenset[str]] = frozenset({"clustered", "encoded"})
     positional: ClassVar[str | None] = "mode"
+    per_weight: ClassVar[frozenset[str]] = frozenset({"mode", "bits", "init", "scales", "step", "price"})
 
     mode: Literal["kmeans", "grid", "rd"] = "kmeans"
     bits: int | None = None

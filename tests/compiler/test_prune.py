@@ -112,13 +112,55 @@ def test_overrides_choose_per_weight() -> None:
     assert np.count_nonzero(second.values) == 250
 
 
-def test_a_weight_with_its_own_density_leaves_the_global_sort() -> None:
-    """The others share the global density among themselves."""
-    own, first, second = (record(normal(10, 100, seed=i), f"w{i}") for i in range(3))
-    overrides = [Override("w0", {"density": "0.7", "scope": "layer"})]
-    apply(Prune(density=0.1, scope="global"), own, first, second, overrides=overrides)
-    assert np.count_nonzero(own.values) == 700
-    assert np.count_nonzero(first.values) + np.count_nonzero(second.values) == 200
+@pytest.mark.parametrize("own", [{"density": "0.7"}, {"density": "0.7", "scope": "layer"}])
+@pytest.mark.parametrize("position", range(3))
+def test_a_weight_with_its_own_density_leaves_the_global_sort(own: dict[str, str], position: int) -> None:
+    """Wherever it stands. The others share the global density among themselves: one threshold for both."""
+    weights = [record(normal(10, 100, seed=i) * (i + 1), f"w{i}") for i in range(3)]
+    before = [w.values for w in weights]
+    apply(Prune(density=0.1, scope="global"), *weights, overrides=[Override(f"w{position}", own)])
+    assert np.count_nonzero(weights[position].values) == 700
+    others = [i for i in range(3) if i != position]
+    together = kept(np.concatenate([before[i].reshape(-1) for i in others]), 200)
+    for i, mask in zip(others, np.split(together, 2), strict=True):
+        assert_pruned_to(weights[i], before[i], mask)
+
+
+def test_own_densities_of_all_weights_leave_nothing_to_share() -> None:
+    weights = [record(normal(10, 100, seed=i), f"w{i}") for i in range(2)]
+    overrides = [Override("w0", {"density": "0.7"}), Override("w1", {"density": "0.05"})]
+    apply(Prune(density=0.1, scope="global"), *weights, overrides=overrides)
+    assert [np.count_nonzero(w.values) for w in weights] == [700, 50]
+
+
+def test_an_own_threshold_takes_the_place_of_a_density_and_the_other_way_round() -> None:
+    values = normal(10, 100)
+    for base, own in (
+        (Prune(density=0.1, scope="global"), {"threshold": "1.5"}),
+        (Prune(density=0.1), {"threshold": "1.5"}),
+    ):
+        weight, other = record(values), record(normal(10, 100, seed=1), "v")
+        apply(base, weight, other, overrides=[Override("w", own)])
+        assert_pruned_to(weight, values, (np.abs(values) > 1.5 * values.astype(np.float64).std()).reshape(-1))
+        assert np.count_nonzero(other.values) == 100
+    weight = record(values)
+    apply(Prune(threshold=1.5), weight, overrides=[Override("w", {"density": "0.25"})])
+    assert np.count_nonzero(weight.values) == 250
+
+
+def test_a_weight_may_leave_the_global_scope_or_join_it() -> None:
+    alone, other = record(normal(10, 100), "w0"), record(10 * normal(10, 100, seed=1), "w1")
+    apply(Prune(density=0.1, scope="global"), alone, other, overrides=[Override("w0", {"scope": "layer"})])
+    assert [np.count_nonzero(w.values) for w in (alone, other)] == [100, 100]
+    with pytest.raises(InvalidArgumentError, match="leave out scope=global"):
+        apply(Prune(density=0.1), alone, overrides=[Override("w0", {"density": "0.3", "scope": "global"})])
+
+
+def test_the_density_reported_counts_weights_that_keep_everything() -> None:
+    first, second = record(normal(10, 100), "w0"), record(normal(10, 100, seed=1), "w1")
+    net = program(first, second)
+    report = Prune(density=0.5).run(net, Context(jobs=1, overrides=[Override("w1", {"density": "1"})]))
+    assert report.facts["density"] == 0.75
 
 
 def test_contradicting_overrides_are_refused() -> None:

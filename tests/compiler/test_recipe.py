@@ -162,6 +162,23 @@ def test_options_of_the_command_follow_those_of_the_recipe(tmp_path: Path) -> No
     assert codebook_sizes(recipe=path)["w.dcc"] == 4
 
 
+def test_only_what_may_differ_from_weight_to_weight_is_overridden() -> None:
+    """Every other option would be ignored without a word."""
+    pipeline = "prune(density=0.5),cluster,finetune(centroids),shrink,slim,encode"
+    passes = {p.name: type(p) for p in parse_pipeline(pipeline)}
+    free = {name: set(kind.per_weight) for name, kind in passes.items()}
+    assert free == {
+        "prune": {"density", "scope", "threshold"},
+        "cluster": {"mode", "bits", "init", "scales", "step", "price"},
+        "finetune": set(), "shrink": set(), "slim": set(), "encode": {"coder", "position_bits"},
+    }  # fmt: skip
+    net, _ = GRAPHS["matmul"]()
+    for kind in passes.values():
+        for option in set(kind.option_types()) - set().union(*free.values()):
+            with pytest.raises(InvalidArgumentError, match=f"their own '{option}', which holds for all of them"):
+                compile_model(net, pipeline=pipeline, set=f"*:{option}=1")
+
+
 @pytest.mark.parametrize("name", ["a[0]", "*", "[!a]"])
 def test_a_name_full_of_wildcards_matches_itself(name: str) -> None:
     net, _ = GRAPHS["matmul"]()
@@ -227,6 +244,7 @@ class Scale(Pass):
     name: ClassVar[str] = "scale"
     forbids: ClassVar[frozenset[str]] = frozenset({"encoded"})
     positional: ClassVar[str | None] = "factor"
+    per_weight: ClassVar[frozenset[str]] = frozenset({"factor", "kind"})
 
     factor: float = 2.0
     both: bool = False
