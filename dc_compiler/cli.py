@@ -155,7 +155,7 @@ def _compile(a: argparse.Namespace) -> int:
             a.input, a.output, preset=a.preset, pipeline=a.pipeline, recipe=a.recipe, density=a.density, bits=a.bits,
             data=a.data, labels=a.labels, set=a.set, skip=a.skip, emit=a.emit, min_size=a.min_size, seed=a.seed,
             jobs=a.jobs, cluster=a.cluster, force=a.force, checkpoint=a.checkpoint,
-            custom_op_libraries=a.custom_op_library, progress=progress,
+            custom_op_libraries=a.custom_op_library, metric=a.metric, progress=progress,
         )  # fmt: skip
     a.is_written = True
     if a.report is not None:
@@ -186,8 +186,9 @@ def _verify(a: argparse.Namespace) -> int:
     from dc_compiler.compiler import verify_models
 
     result = verify_models(
-        a.original, a.compiled, data=a.data, labels=a.labels, seed=a.seed, custom_op_libraries=a.custom_op_library
-    )
+        a.original, a.compiled, data=a.data, labels=a.labels, seed=a.seed, custom_op_libraries=a.custom_op_library,
+        metric=a.metric,
+    )  # fmt: skip
     if a.json:
         _print_json(dataclasses.asdict(result))
     else:
@@ -308,6 +309,8 @@ def _add_compile(commands: Any) -> None:
 
 
 def _add_data(p: argparse.ArgumentParser) -> None:
+    metric_help = "what the labels say: a scorer of scikit-learn, or module:function called with (labels, outputs)"
+    p.add_argument("--metric", metavar="NAME", help=metric_help)
     p.add_argument("--data", metavar="FILE", help=".npz, a folder of .npy, or module:function yielding input dicts")
     p.add_argument("--labels", metavar="NAME", help="array of the data that holds the labels: class numbers, or floats")
 

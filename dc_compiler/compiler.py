@@ -20,7 +20,7 @@ from dc_compiler.codec import binding
 from dc_compiler.errors import DataError, InvalidArgumentError, QualityError
 from dc_compiler.model import emit as emitter
 from dc_compiler.model import files, importer, packed
-from dc_compiler.ort import verify
+from dc_compiler.ort import metrics, verify
 from dc_compiler.ort.samples import Samples
 from dc_compiler.ort.sessions import Sessions
 from dc_compiler.pass_manager import Context, PassManager, PassReport, Progress
@@ -60,6 +60,7 @@ def compile_model(
     force: bool = False,
     checkpoint: str | os.PathLike[str] | None = None,
     custom_op_libraries: Libraries = (),
+    metric: str | None = None,
     progress: Progress | None = None,
 ) -> CompileResult:
     """Compile a model; keywords mirror the flags of ``dcc compile``.
@@ -82,6 +83,9 @@ def compile_model(
         checkpoint: directory that keeps the state of training. After the process was killed, the same call continues
             there and gives the same bytes. What is in it is deleted at the end.
         custom_op_libraries: paths of libraries with the operators that the model needs beside onnxruntime's own.
+        metric: what ``labels`` are compared by: a scorer of scikit-learn (``f1_macro``, ``roc_auc``, ``r2``, ...) or
+            ``module:function``, called with (labels, values of the first output). None takes accuracy for class
+            numbers, else mean squared error.
         progress: called with (step, done, total, mean loss of recent steps of training or None).
 
     Raises:
@@ -96,6 +100,7 @@ def compile_model(
         raise InvalidArgumentError("give --jobs or --cluster, not both")
     if labels is not None and data is None:
         raise InvalidArgumentError("--labels needs --data")
+    measure = _measure(metric, labels)
     chosen = make_recipe(
         preset=preset, pipeline=pipeline, recipe=None if recipe is None else Path(recipe), density=density, bits=bits,
         overrides=_texts(set), skip=_texts(skip), emit=emit, min_size=min_size, seed=seed,
@@ -118,6 +123,8 @@ def compile_model(
             data, labels, original, trains=trains, seed=chosen.seed, threads=context.threads, sessions=sessions
         )
         context.samples.read()
+        if measure is not None:
+            metrics.check(measure, sessions.original(original, context.threads), context.samples.check)
     samples = context.samples
     if checkpoint is not None:
         context.checkpoint = _open_checkpoint(Path(checkpoint), target, program, manager, chosen, context)
@@ -146,7 +153,7 @@ def compile_model(
         report.topology_bytes = packed.open_packed(model, "the compiled model").topology_bytes
     report.verification = verify.verify(
         original, model, None if samples is None else samples.check,
-        seed=chosen.seed, threads=context.threads, sessions=sessions,
+        seed=chosen.seed, threads=context.threads, sessions=sessions, metric=measure,
     )  # fmt: skip
     _check_quality(report, chosen, exact, force)
     if target is not None:
@@ -193,6 +200,12 @@ def _reference(
     proto = onnx.ModelProto()
     proto.CopyFrom(given if isinstance(given, onnx.ModelProto) else program.proto)
     return files.SourceModel(proto, source.path, source.base_dir, source.size)
+
+
+def _measure(metric: str | None, labels: str | None) -> metrics.Metric | None:
+    if metric is not None and labels is None:
+        raise InvalidArgumentError("--metric needs --data and --labels")
+    return None if metric is None else metrics.make_metric(metric)
 
 
 def _texts(value: str | Iterable[str]) -> Sequence[str]:
@@ -288,6 +301,7 @@ def verify_models(
     labels: str | None = None,
     seed: int = 0,
     custom_op_libraries: Libraries = (),
+    metric: str | None = None,
 ) -> verify.Verification:
     """Compare a compiled model file with its original.
 
@@ -297,11 +311,12 @@ def verify_models(
     sessions = Sessions(custom_op_libraries)
     if labels is not None and data is None:
         raise DataError("--labels needs --data")
+    measure = _measure(metric, labels)
     second = files.read_model(compiled)
     files.embed_external_data(second)
     first = files.read_model(original)
     given = None if data is None else Samples(data, labels, first, trains=False, seed=seed).check
-    return verify.verify(first, second.proto, given, seed=seed, sessions=sessions)
+    return verify.verify(first, second.proto, given, seed=seed, sessions=sessions, metric=measure)
 
 
 def unpack_model(compiled: str | os.PathLike[str], output: str | os.PathLike[str] | None = None) -> onnx.ModelProto:

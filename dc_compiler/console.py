@@ -107,11 +107,7 @@ def verification_lines(result: Verification) -> list[str]:
         if o.top1_agreement is not None:
             facts.append(f"top-1 agreement {100 * o.top1_agreement:.2f} %")
         lines.append(f"output {o.name}: {', '.join(facts)} ({result.source})")
-    if result.accuracy_before is not None and result.accuracy_after is not None:
-        lines.append(f"accuracy: {result.accuracy_before:.4f} -> {result.accuracy_after:.4f}")
-    if result.squared_error_before is not None and result.squared_error_after is not None:
-        lines.append(f"mean squared error: {result.squared_error_before:.6g} -> {result.squared_error_after:.6g}")
-    return lines
+    return lines + reporting.score_lines(result.scores)
 
 
 def bench_table(result: BenchResult) -> Table:

@@ -13,6 +13,7 @@ from typing import Any
 from dc_compiler import ir
 from dc_compiler.codec import binding
 from dc_compiler.model import packed
+from dc_compiler.ort.metrics import Scores
 from dc_compiler.ort.verify import Verification
 from dc_compiler.pass_manager import PassReport
 from dc_compiler.printable import printable
@@ -162,6 +163,14 @@ def samples_lines(samples: Mapping[str, int] | None) -> list[str]:
     return ["samples: " + ", ".join(counts)]
 
 
+def score_lines(scores: Scores | None) -> list[str]:
+    """What labels say of the original and of the compiled model."""
+    if scores is None:
+        return []
+    form = ".4f" if scores.metric == "accuracy" else ".6g"
+    return [f"{scores.metric}: {scores.before:{form}} -> {scores.after:{form}}"]
+
+
 def training_lines(passes: Sequence[PassReport]) -> list[str]:
     """One line a pass that trained: loss, and error where there are labels, on the parts of the data."""
     return [_training_line(p) for p in passes if "training loss" in p.facts]
@@ -249,6 +258,7 @@ def _html_page(report: CompileReport) -> str:
         for o in report.verification.outputs:
             exact = "identical" if o.identical else f"largest error {o.max_abs_error:.3g}"
             facts.append(f"output {o.name}: {exact}")
+        facts += score_lines(report.verification.scores)
     items = "".join(f"<li>{escape(f)}</li>" for f in facts)
     title = escape(f"dcc: {report.source}")
     style = (

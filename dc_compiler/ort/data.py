@@ -5,11 +5,11 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 import ml_dtypes
 import numpy as np
@@ -259,16 +259,31 @@ def _fitting(array: np.ndarray, spec: InputSpec, label: str) -> np.ndarray:
 
 
 def _from_function(text: str, specs: Sequence[InputSpec], labels: str | None, limit: int | None) -> Dataset:
+    function = import_function(text, "--data")
+    try:
+        feeds = function()
+    except (Exception, SystemExit) as e:  # anything may happen in the user's own code
+        raise DataError(f"--data {text} cannot be used: {type(e).__name__}: {e}") from None
+    return _from_feeds(feeds, specs, labels, limit, f"--data {text}")
+
+
+def import_function(text: str, option: str) -> Callable[..., Any]:
+    """What ``module:function`` names, looked for in the current folder first.
+
+    Raises:
+        DataError: there is no such module, or it has no such function.
+    """
     module_name, _, function_name = text.rpartition(":")
     sys.path.insert(0, os.getcwd())
     try:
         function = getattr(importlib.import_module(module_name), function_name)
-        feeds = function()
+        if not callable(function):
+            raise TypeError(f"'{function_name}' is not callable")
+        return function  # type: ignore[no-any-return]
     except (Exception, SystemExit) as e:  # anything may happen in the user's own code
-        raise DataError(f"--data {text} cannot be used: {type(e).__name__}: {e}") from None
+        raise DataError(f"{option} {text} cannot be used: {type(e).__name__}: {e}") from None
     finally:
         sys.path.pop(0)
-    return _from_feeds(feeds, specs, labels, limit, f"--data {text}")
 
 
 def _from_feeds(

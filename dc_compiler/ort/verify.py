@@ -11,7 +11,7 @@ import onnx
 
 from dc_compiler.errors import DataError, ModelError
 from dc_compiler.model import files
-from dc_compiler.ort import data
+from dc_compiler.ort import data, metrics
 from dc_compiler.ort.sessions import Sessions, short
 
 # Results of the presets that promise quality are refused when an output is further from the original than this: the
@@ -37,18 +37,27 @@ class OutputComparison:
 class Verification:
     """Result of a comparison. ``source`` is ``data`` or ``made-up inputs``; ``skipped`` says why nothing was run.
 
-    With labels the first output's ``accuracy`` (class numbers) or ``squared_error`` (values; its mean) is there for the
-    original and for the compiled model.
+    With labels ``scores`` has a metric of the first output for the original and for the compiled model; ``accuracy``
+    (class numbers) and ``squared_error`` (values; its mean) repeat it where it is one of them.
     """
 
     source: str
     feeds: int = 0
     outputs: list[OutputComparison] = field(default_factory=list)
     skipped: str | None = None
+    scores: metrics.Scores | None = None
     accuracy_before: float | None = None
     accuracy_after: float | None = None
     squared_error_before: float | None = None
     squared_error_after: float | None = None
+
+    def add_scores(self, scores: metrics.Scores) -> None:
+        """Set what labels say."""
+        self.scores = scores
+        if scores.metric == "accuracy":
+            self.accuracy_before, self.accuracy_after = scores.before, scores.after
+        if scores.metric == "mean squared error":
+            self.squared_error_before, self.squared_error_after = scores.before, scores.after
 
     @property
     def identical(self) -> bool:
@@ -69,6 +78,7 @@ def verify(
     seed: int = 0,
     threads: int = 0,
     sessions: Sessions | None = None,
+    metric: metrics.Metric | None = None,
 ) -> Verification:
     """Run both models on the same inputs and compare every output.
 
@@ -77,6 +87,7 @@ def verify(
     Args:
         given: samples to run both on; None makes inputs up.
         sessions: opens both models, with the libraries they need.
+        metric: what labels are compared by; None takes accuracy or mean squared error, as they are.
 
     Raises:
         ModelError: onnxruntime cannot load one of the models, or the compiled one does not run where the original does.
@@ -121,7 +132,7 @@ def verify(
     ):
         return Verification(result.source, skipped="the original gives other outputs each time it runs")
     if given is not None and given.labels is not None:
-        _add_label_scores(result, [b[0] for b in before], [a[0] for a in after], given.labels)
+        result.add_scores(metrics.compare(metric, given.labels, [b[0] for b in before], [a[0] for a in after]))
     return result
 
 
@@ -200,45 +211,6 @@ def compare(name: str, before: Sequence[Any], after: Sequence[Any]) -> OutputCom
         result.cosine = cosine if np.isfinite(cosine) else unknown
     result.top1_agreement = same / total if total else None
     return result
-
-
-def _add_label_scores(result: Verification, before: Sequence[Any], after: Sequence[Any], labels: np.ndarray) -> None:
-    old, new = _joined(before), _joined(after)
-    if data.fit_labels(labels, old.shape).dtype.kind == "f":
-        result.squared_error_before = mean_squared_error(old, labels)
-        result.squared_error_after = mean_squared_error(new, labels)
-    else:
-        result.accuracy_before, result.accuracy_after = accuracy(old, labels), accuracy(new, labels)
-
-
-def _joined(outputs: Sequence[Any]) -> np.ndarray:
-    """One output over all feeds, [n, ...]."""
-    if any(not isinstance(o, np.ndarray) or o.ndim < 1 for o in outputs):
-        raise DataError("the first output has no axis of samples, so labels cannot be compared with it")
-    try:
-        return np.concatenate(outputs)
-    except ValueError:
-        raise DataError("the first output has a different shape for each feed, so labels cannot be compared") from None
-
-
-def accuracy(outputs: np.ndarray, labels: np.ndarray) -> float:
-    """Top-1 accuracy of logits [n, ..., classes] against class numbers [n, ...].
-
-    Raises:
-        DataError: the labels do not fit.
-    """
-    wanted = data.fit_labels(labels, outputs.shape)
-    return float(np.mean(outputs.reshape(*wanted.shape, -1).argmax(-1) == wanted))
-
-
-@np.errstate(over="ignore", invalid="ignore")
-def mean_squared_error(outputs: np.ndarray, labels: np.ndarray) -> float:
-    """Mean over all elements of the squared difference between outputs [n, ...] and the values wanted.
-
-    Raises:
-        DataError: the labels do not fit.
-    """
-    return float(np.square(outputs.astype(np.float64) - data.fit_labels(labels, outputs.shape)).mean())
 
 
 def _equal(old: Any, new: Any) -> bool:

@@ -18,7 +18,8 @@ from dc_compiler.cli import main
 from dc_compiler.errors import DataError, ModelError, QualityError
 from dc_compiler.ort import verify
 from dc_compiler.ort.data import InputSpec, fit_labels, made_up_feeds
-from dc_compiler.ort.verify import accuracy, compare, mean_squared_error
+from dc_compiler.ort.metrics import accuracy, mean_squared_error
+from dc_compiler.ort.verify import compare
 
 NAN, INF = math.nan, math.inf
 X = InputSpec("x", np.dtype(np.float32), (None, 4))
@@ -130,19 +131,19 @@ def test_values_that_are_not_arrays() -> None:
 def test_accuracy() -> None:
     outputs = np.array([[0.1, 0.9], [0.8, 0.2], [0.0, 1.0]])
     labels = np.array([1, 0, 0])
-    assert accuracy(outputs, labels) == pytest.approx(2 / 3)
-    assert accuracy(outputs[:, :, None, None], labels[:, None]) == pytest.approx(2 / 3)
-    assert accuracy(np.stack([outputs] * 2), np.stack([labels, 1 - labels])) == pytest.approx(1 / 2)
+    assert accuracy(labels, outputs) == pytest.approx(2 / 3)
+    assert accuracy(labels[:, None], outputs[:, :, None, None]) == pytest.approx(2 / 3)
+    assert accuracy(np.stack([labels, 1 - labels]), np.stack([outputs] * 2)) == pytest.approx(1 / 2)
     with pytest.raises(DataError, match=r"labels of shape \[2\] do not fit outputs of shape \[3, 2\]"):
-        accuracy(outputs, labels[:2])
+        accuracy(labels[:2], outputs)
 
 
 def test_mean_squared_error() -> None:
     outputs = np.array([[1.0, 2.0], [3.0, 4.0]], np.float32)
-    assert mean_squared_error(outputs, np.array([[1.0, 2.0], [3.0, 6.0]])) == 1
-    assert mean_squared_error(outputs[:, :1], np.array([1, 5])) == 2
+    assert mean_squared_error(np.array([[1.0, 2.0], [3.0, 6.0]]), outputs) == 1
+    assert mean_squared_error(np.array([1, 5]), outputs[:, :1]) == 2
     with pytest.raises(DataError, match="floats are compared one by one"):
-        mean_squared_error(outputs, np.zeros(2))
+        mean_squared_error(np.zeros(2), outputs)
 
 
 @pytest.mark.parametrize(
