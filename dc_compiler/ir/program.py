@@ -34,13 +34,13 @@ class Program:
         """Records whose values may be changed: eligible, and not vectors."""
         return [r for r in self.eligible() if not r.is_vector]
 
-    def signature(self, *, shapes: bool = True) -> bytes:
-        """Inputs and outputs of the model, and type and (with ``shapes``) shape of its weights, to tell changes."""
+    def signature(self, *, shapes: bool = True, weights: bool = True) -> bytes:
+        """Inputs and outputs of the model, and with ``weights`` type and (with ``shapes``) shape of these, to tell
+        changes."""
         names = {t.name for t in self.proto.graph.initializer}
         inputs = [i for i in self.proto.graph.input if i.name not in names]
-        weights = [
-            helper.make_tensor_value_info(r.name, r.elem_type, r.shape if shapes else None) for r in self.records
-        ]
-        types = [r.dtype_name for r in self.records]
-        graph = onnx.GraphProto(input=inputs, output=self.proto.graph.output, value_info=weights, doc_string=str(types))
+        records = self.records if weights else []
+        stored = [helper.make_tensor_value_info(r.name, r.elem_type, r.shape if shapes else None) for r in records]
+        types = [r.dtype_name for r in records]
+        graph = onnx.GraphProto(input=inputs, output=self.proto.graph.output, value_info=stored, doc_string=str(types))
         return bytes(graph.SerializeToString(deterministic=True))

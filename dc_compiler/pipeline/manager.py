@@ -72,12 +72,13 @@ class PassManager:
         ran: list[str] = []
         for step in self.passes:
             start = time.perf_counter()
-            signature = program.signature(shapes=not step.reshapes)
+            strict = {"shapes": not step.reshapes, "weights": not step.rewrites}
+            signature = program.signature(**strict)
             left_alone = [(r, r.values) for r in program.records if not self._may_change(step, r)]
             try:
                 report = step.run(program, context)
                 report.seconds = time.perf_counter() - start
-                if program.signature(shapes=not step.reshapes) != signature:
+                if program.signature(**strict) != signature:
                     raise PassError("it changed the model's inputs or outputs, or the shape or type of a weight")
                 check_invariants(program, context)
                 changed = [r.name for r, values in left_alone if r.values is not values]
@@ -96,7 +97,7 @@ class PassManager:
 
     @staticmethod
     def _may_change(step: Pass, record: ir.WeightRecord) -> bool:
-        return record.reason is None or ((step.trains or step.reshapes) and record.trainable)
+        return record.reason is None or ((step.trains or step.reshapes or step.rewrites) and record.trainable)
 
     def _check_order(self) -> None:
         established: set[str] = set()

@@ -38,8 +38,9 @@ class Pass(ABC):
 
     Class facts: ``requires`` must have been established by earlier passes, ``forbids`` must not; ``positional``
     names the option that a bare word in the pipeline text sets (``encode(huffman)``); ``trains`` allows it to change
-    small tensors that are otherwise left alone, ``reshapes`` their and the weights' shapes; ``per_weight`` names the
-    options that may differ from weight to weight, which :meth:`for_record` gives. Passes hold no state.
+    small tensors that are otherwise left alone, ``reshapes`` their and the weights' shapes, ``rewrites`` all of that
+    and which weights there are; ``per_weight`` names the options that may differ from weight to weight, which
+    :meth:`for_record` gives. Passes hold no state.
     """
 
     name: ClassVar[str]
@@ -49,6 +50,7 @@ class Pass(ABC):
     positional: ClassVar[str | None] = None
     trains: ClassVar[bool] = False
     reshapes: ClassVar[bool] = False
+    rewrites: ClassVar[bool] = False
     per_weight: ClassVar[frozenset[str]] = frozenset()
 
     @abstractmethod
