@@ -201,16 +201,21 @@ class Samples:
     def original_output(self, value: str) -> Array:
         """What the original computes for a value of its main graph, over all samples: [n, ...]."""
         if value not in self._outputs:
-            given = self._original
-            source = files.read_model(given.path if given.path is not None else given.proto)
-            files.embed_external_data(source)
-            model = source.proto
-            expose(model, value)
-            session = self.sessions.open(model, 1)
+            session = self._session_with(value)
             batch = self.fixed_batch or BATCH
             parts = self.pool.map(lambda rows: session.run([value], self.take(rows))[0], runs(self.count, batch))
             self._outputs[value] = np.concatenate(list(parts))
         return self._outputs[value]
+
+    def _session_with(self, value: str) -> Any:
+        """A session of the original with this value among its outputs."""
+        given = self._original
+        if any(o.name == value for o in given.proto.graph.output):
+            return self.sessions.original(given, 1)
+        source = files.read_model(given.path if given.path is not None else given.proto)
+        files.embed_external_data(source)
+        expose(source.proto, value)
+        return self.sessions.open(source.proto, 1)
 
     def take(self, rows: Array | slice) -> data.Feed:
         """The samples of these rows."""

@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from sklearn.model_selection import StratifiedShuffleSplit
 
 from dc_compiler import compile_model
 from dc_compiler.cli import main
@@ -20,6 +21,7 @@ from dc_compiler.model import files
 from dc_compiler.ort import samples as module
 from dc_compiler.ort.data import Batches, Feed, InputSpec, input_specs, read
 from dc_compiler.ort.samples import Samples
+from dc_compiler.ort.sessions import Sessions
 
 Array = np.ndarray
 X = InputSpec("x", np.dtype(np.float32), (None, 4))
@@ -186,6 +188,17 @@ def test_every_part_has_its_share_of_every_class() -> None:
         assert np.abs(counts - share * sizes).max() <= 1
 
 
+def test_the_shares_are_those_of_scikit_learns_stratified_split() -> None:
+    random = np.random.default_rng(5)
+    for classes in (2, 10, 37):
+        labels = random.integers(0, classes, 700) ** 2 // classes
+        parts = make({"x": numbers(700, 4), "label": labels}, "label").parts()
+        wanted = StratifiedShuffleSplit(1, test_size=70, random_state=0).split(labels[:, None], labels)
+        _, test = next(wanted)
+        counts = (np.bincount(labels[rows], minlength=classes) for rows in (parts.check, test))
+        assert np.abs(np.subtract(*counts)).max() <= 1
+
+
 def test_the_split_depends_on_seed_and_labels_alone() -> None:
     labels = np.random.default_rng(1).integers(0, 5, 300)
     data = {"x": numbers(300, 4), "label": labels}
@@ -283,6 +296,26 @@ def test_all_samples_are_checked_where_nothing_trains(tmp_path: Path, capsys: py
     report = json.loads((tmp_path / "r.json").read_text())
     assert report["samples"] == {"train": 0, "validation": 0, "check": 700}
     assert report["verification"]["feeds"] == 22
+
+
+def test_the_original_is_opened_once_for_each_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And never for reading the data."""
+    opened: list[int] = []
+    real = Sessions._open
+
+    def counted(self: Sessions, content: Any, threads: int, compiled: bool) -> Any:
+        opened.append(threads)
+        return real(self, content, threads, compiled)
+
+    monkeypatch.setattr(Sessions, "_open", counted)
+    model = classifier(features=64)
+    data = {"x": numbers(100, 64), "label": np.arange(100) % 3}
+    for _ in range(2):
+        compile_model(
+            model, pipeline=TRAINING, data=data, labels="label", min_size=1, jobs=1, metric="balanced_accuracy"
+        )
+    # the original, a pair of graphs that train, the compiled model; and all of that again
+    assert len(opened) == 2 * 4
 
 
 def test_bad_data_is_refused_before_any_work(tmp_path: Path) -> None:
