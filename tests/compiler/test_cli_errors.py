@@ -225,7 +225,7 @@ OPTIONS = [
     ("--set w:step=-1", "step=-1.0 is not valid"),
     ("--set w:step=nan", "step=nan is not valid"),
     ("--set w:mode=best", "give one of kmeans, grid"),
-    ("--density 0.5 --set w:threshold=1", "give either density or threshold"),
+    ("--density 0.5 --set w:density=1,threshold=1", "give either density or threshold"),
     ("--density 0.5 --set w:density=2", "density=2.0"),
 ]
 PIPELINES = [

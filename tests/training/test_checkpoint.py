@@ -141,7 +141,7 @@ def test_states_of_another_run_are_refused(stopped: Path) -> None:
     other["x"][0, 0] += 1
     changes: dict[str, list[dict[str, Any]]] = {
         "model": [{"model": perceptron(softmax=True)}],
-        "options": [{"seed": 4}, {"min_size": 8}, {"set": "w1:lr=0.5"}, {"skip": "w1"}],
+        "options": [{"seed": 4}, {"min_size": 8}, {"set": "w1:position_bits=5"}, {"skip": "w1"}],
         "data": [{"data": other}, {"labels": None}],
     }
     for what, cases in changes.items():
