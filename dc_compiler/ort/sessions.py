@@ -113,11 +113,15 @@ class Sessions:
         libraries: one or more custom-operator libraries of other makers, in the order to register them.
 
     Raises:
-        InvalidArgumentError: a library does not exist.
+        InvalidArgumentError: a library does not exist. LibraryError: onnxruntime cannot use it.
     """
 
     def __init__(self, libraries: PathLike | Iterable[PathLike] = ()) -> None:
         self.libraries = _existing([libraries] if isinstance(libraries, str | os.PathLike) else libraries)
+        if self.libraries:  # one that cannot be used is refused before any work
+            import onnxruntime as ort
+
+            register(ort.SessionOptions(), self.libraries)
         self._originals: dict[tuple[int, int], tuple[files.SourceModel, ort.InferenceSession]] = {}
 
     def open(

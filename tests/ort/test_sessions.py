@@ -68,7 +68,7 @@ def test_libraries_that_cannot_be_used(tmp_path: Path) -> None:
         dc_compiler.session_options(custom_op_libraries=[tmp_path / "none.so"])
     (tmp_path / "text.so").write_text("no library")
     with pytest.raises(LibraryError, match=r"cannot use the custom-op library .*text\.so"):
-        Sessions([tmp_path / "text.so"]).open(models.chain(models.random_weights(1)))
+        Sessions([tmp_path / "text.so"])
 
 
 def test_the_original_is_opened_once(monkeypatch: pytest.MonkeyPatch) -> None:
