@@ -1,19 +1,26 @@
-"""Speed of the codec: symbols per second of each coder and kernel set, decoding to float32 on one thread.
+"""Speed of the codec: million elements per second of each coder and kernel set, on one thread.
 
-    python benchmarks/codec_speed.py [--elements N] [--runs R] [--encode] [--json]
+    python benchmarks/codec_speed.py [--elements N] [--runs R] [--encode] [--against LIBRARY] [--json]
 
-The tensors are those of the paper and of the default pipeline: pruned with 5 bits, dense on a grid with channel scales.
-"copy" is numpy.copyto of as many float32 in the same run, the ceiling of any decoder.
+The tensors are those of the paper and of the default pipeline: pruned with 5 bits, dense on a grid with channel scales;
+floats as they are; bytes like those of a graph. "copy" is numpy.copyto of as many float32 in the same run, the ceiling
+of any decoder. "ps" is what an element takes in picoseconds with the best kernels, "table" what the library's table of
+coders says, by which `encode(smallest)` weighs sizes against load times.
+
+--against decodes the same frames with another build of the library by turns and shows how many times as fast this one
+is: the median of the pairs, and their quartiles.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
+import dataclasses
 import functools
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -75,60 +82,139 @@ def measure(
     }
 
 
+def graph_like(n: int) -> npt.NDArray[np.uint8]:
+    """Bytes with much in common, as of nodes of a graph."""
+    nodes = (b"\x0a\x14layer%d.weight\x12\x0elayer%d.out\x22\x04Conv" % (i % 997, i % 499) for i in range(n // 30 + 1))
+    return np.frombuffer(b"".join(nodes), np.uint8)[:n]
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A tensor and a coder: how to encode it, how many elements, and whether kernel sets make a difference."""
+
+    tensor: str
+    coder: str
+    elements: int
+    encode: Callable[[], bytes]
+    has_kernels: bool
+
+
+def cases(n: int) -> Iterator[Case]:
+    """Every coder on what it is for."""
+    tensors = {
+        "9 % of 5 bits": pruned(n, 0.09, 5),
+        "35 % of 8 bits": pruned(n, 0.35, 8),
+        "grid, scaled": grid(n, 256),
+    }
+    infos = binding.coders()
+    for name, (indices, arguments) in tensors.items():
+        for coder, info in infos.items():
+            if info.stores is not binding.Stores.INDICES:
+                continue
+            for bits in (0, 5) if coder == "huffman" and "codebook" in arguments else (0,):
+                encode = functools.partial(
+                    binding.encode_codebook, indices, [n], np.float32, coder=coder, threads=1, position_bits=bits,
+                    **arguments,
+                )  # fmt: skip
+                yield Case(name, coder, n, encode, not info.is_slow)
+    floats = np.random.default_rng(3).standard_normal(n).astype(np.float32)
+    for coder, info in infos.items():
+        if info.stores is binding.Stores.ELEMENTS:
+            encode = functools.partial(binding.encode_data, floats, coder=coder, threads=1)
+            yield Case("floats", coder, n, encode, False)
+        if info.stores is binding.Stores.BYTES:
+            size = n if not info.is_slow else n // 16
+            encode = functools.partial(binding.encode_data, graph_like(size), coder=coder, threads=1)
+            yield Case("graph", coder, size, encode, False)
+
+
+class Build:
+    """The decoder of a build of the library, through the part of the C interface that stays."""
+
+    def __init__(self, path: str) -> None:
+        self._decode = ctypes.CDLL(path).dcc_frame_decode
+
+    def decode_into(self, frame: bytes, out: npt.NDArray[Any]) -> None:
+        size = ctypes.c_size_t
+        pointer = ctypes.c_void_p(out.ctypes.data)
+        if self._decode(frame, size(len(frame)), pointer, size(out.nbytes), 1, None, size(0)) != 0:
+            raise SystemExit("a library cannot decode a frame of this one")
+
+
+def paired(here: Callable[[], object], other: Callable[[], object], *, runs: int) -> dict[str, float]:
+    """How many times as fast `here` is in processor time, by turns in both orders: median and quartiles."""
+    ratios = []
+    for run in range(runs + 1):
+        times = {}
+        for work in (here, other) if run % 2 else (other, here):
+            start = time.thread_time()
+            work()
+            times[work] = time.thread_time() - start
+        if run > 0:
+            ratios.append(times[other] / times[here])
+    low, median, high = statistics.quantiles(ratios, n=4)
+    return {"against": round(median, 3), "low": round(low, 3), "high": round(high, 3)}
+
+
+def rows(case: Case, options: argparse.Namespace, other: Build | None, copy: float) -> Iterator[dict[str, Any]]:
+    """A row for each kernel set, and one for encoding."""
+    frame = case.encode()
+    info = binding.frame_info(frame)
+    label = case.coder + (f" {info.position_bits}+" if info.position_bits else " " if info.lanes else "")
+    label += str(info.lanes) if info.lanes else ""
+    out = np.empty(case.elements, info.dtype)
+    for isa in ("portable", "avx2", "avx512") if case.has_kernels else ("auto",):
+        try:
+            binding.select_isa(isa)
+        except InvalidArgumentError:
+            continue
+        work = functools.partial(binding.decode_into, frame, out, threads=1)
+        row = measure(case.tensor, label, isa, case.elements, work, options.runs, copy)
+        if isa in ("auto", best_isa()):
+            row["ps"] = round(1e6 / row["msym/s"])
+            row["table"] = binding.coders()[case.coder].decode_picoseconds
+            if other is not None:
+                here = Build(binding.get_library_path())
+                row |= paired(*(functools.partial(b.decode_into, frame, out) for b in (here, other)), runs=options.runs)
+        yield row
+    binding.select_isa("auto")
+    if options.encode:
+        yield measure(case.tensor, label, "encode", case.elements, case.encode, max(1, options.runs // 3), copy)
+
+
+@functools.cache
+def best_isa() -> str:
+    """The kernel set that is used when none is asked for."""
+    binding.select_isa("auto")
+    return binding.isa()
+
+
 def main() -> None:
     """Run the benchmark and print a table or JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--elements", type=int, default=8 << 20)
     parser.add_argument("--runs", type=int, default=7)
     parser.add_argument("--encode", action="store_true", help="measure encoding too")
+    parser.add_argument("--against", metavar="LIBRARY", help="another libdcc.so to compare decoders with")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     n = options.elements // 1024 * 1024
+    best_isa()
 
     source = np.ones(n, np.float32)
     target = np.empty_like(source)
     copy = n / statistics.median(seconds(lambda: np.copyto(target, source), options.runs)) / 1e6
-    tensors = {
-        "9 % of 5 bits": pruned(n, 0.09, 5),
-        "35 % of 8 bits": pruned(n, 0.35, 8),
-        "grid, scaled": grid(n, 256),
-    }
-    rows = []
-    for name, (indices, arguments) in tensors.items():
-        cases: list[tuple[str, dict[str, Any]]] = [("fixed", {}), ("huffman", {}), ("rans", {}), ("context", {})]
-        if "codebook" in arguments:
-            cases.insert(2, ("huffman", {"position_bits": 5}))
-        for coder, extra in cases:
-            encode = functools.partial(
-                binding.encode_codebook, indices, [n], np.float32, coder=coder, threads=1, **arguments, **extra
-            )
-            frame = encode()
-            info = binding.frame_info(frame)
-            lanes = {"huffman": f" {info.position_bits}+{info.lanes}", "context": ""}
-            label = coder + lanes.get(coder, f" {info.lanes}")
-            out = np.empty(n, np.float32)
-            # the same code for every processor
-            for isa in ("auto",) if coder == "context" else ("portable", "avx2", "avx512"):
-                try:
-                    binding.select_isa(isa)
-                except InvalidArgumentError:
-                    continue
-                work = functools.partial(binding.decode_into, frame, out, threads=1)
-                rows.append(measure(name, label, isa, n, work, options.runs, copy))
-            binding.select_isa("auto")
-            if options.encode:
-                rows.append(measure(name, label, "encode", n, encode, max(1, options.runs // 3), copy))
-
+    other = None if options.against is None else Build(options.against)
+    found = [row for case in cases(n) for row in rows(case, options, other, copy)]
     if options.json:
-        print(json.dumps({"elements": n, "copy msym/s": round(copy, 1), "rows": rows}, indent=2))
+        print(json.dumps({"elements": n, "copy msym/s": round(copy, 1), "rows": found}, indent=2))
         return
     print(f"{n} elements, numpy.copyto {copy:.0f} M/s")
-    print(f"{'tensor':16}{'coder':14}{'kernels':10}{'Msym/s':>9}{'lowest':>9}{'highest':>9}{'of copy':>9}")
-    for row in rows:
-        print(
-            f"{row['tensor']:16}{row['coder']:14}{row['isa']:10}{row['msym/s']:9}{row['lowest']:9}{row['highest']:9}"
-            f"{row['of copy']:9}"
-        )
+    figures = ["msym/s", "lowest", "highest", "of copy", "ps", "table"]
+    figures += ["against", "low", "high"] if other is not None else []
+    for row in [dict(zip(names := ["tensor", "coder", "isa", *figures], names, strict=True)), *found]:
+        shown = "".join(f"{row.get(figure, ''):>9}" for figure in figures)
+        print(f"{row['tensor']:16}{row['coder']:14}{row['isa']:10}{shown}")
 
 
 if __name__ == "__main__":

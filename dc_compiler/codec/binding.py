@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import enum
+import functools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +15,14 @@ import numpy as np
 import numpy.typing as npt
 
 from dc_compiler.codec.cancellation import interruptible
-from dc_compiler.codec.library import MAX_RANK, EncodeRequest, FrameInfoStruct, get_library_path, library
+from dc_compiler.codec.library import (
+    MAX_RANK,
+    CoderInfoStruct,
+    EncodeRequest,
+    FrameInfoStruct,
+    get_library_path,
+    library,
+)
 from dc_compiler.errors import CancelledError, CorruptFrameError, DccError, InvalidArgumentError
 
 __all__ = ["get_library_path"]  # beside what is defined here
@@ -21,11 +30,6 @@ __all__ = ["get_library_path"]  # beside what is defined here
 Array = npt.NDArray[Any]
 Buffer = bytes | bytearray | memoryview | Array
 
-CODERS = {
-    "raw": 0, "fixed": 1, "huffman": 2, "rans": 3, "lossless": 4, "lz": 5, "context": 6, "text": 7,
-    "smallest": 254, "auto": 255,
-}  # fmt: skip
-CODER_NAMES = {number: name for name, number in CODERS.items()}
 # Element types by ONNX TensorProto.DataType.
 DTYPES: dict[int, np.dtype[Any]] = {
     1: np.dtype(np.float32),
@@ -36,7 +40,38 @@ DTYPES: dict[int, np.dtype[Any]] = {
 }
 _DTYPE_NUMBERS = {dtype: number for number, dtype in DTYPES.items()}
 _ERROR_BYTES = 256
-_SOON_DONE = 1 << 16  # elements that no coder takes a noticeable time for
+_SOON = 0.1  # seconds that Ctrl-C may wait
+_MOST_ENCODE_SECONDS = 2e-6  # for an element
+
+
+class Stores(enum.Enum):
+    """What a coder stores: codebook indices, elements of any type as they are, or elements of uint8 as they are."""
+
+    INDICES = 0
+    ELEMENTS = 1
+    BYTES = 2
+
+
+@dataclass(frozen=True)
+class CoderInfo:
+    """A coder of the library. ``auto`` leaves slow ones out. ``decode_picoseconds`` are for an element, roughly, and
+    the same on every machine."""
+
+    name: str
+    stores: Stores
+    is_slow: bool
+    decode_picoseconds: int
+
+
+@functools.cache
+def coders() -> dict[str, CoderInfo]:
+    """The library's coders by name, in the order in which they are tried."""
+    found: dict[str, CoderInfo] = {}
+    raw = CoderInfoStruct()
+    while library().dcc_coder(len(found), ctypes.byref(raw)) == 0:
+        name = raw.name.decode()
+        found[name] = CoderInfo(name, Stores(raw.stores), bool(raw.is_slow), raw.decode_picoseconds)
+    return found
 
 
 @dataclass(frozen=True)
@@ -82,7 +117,7 @@ def frame_info(frame: Buffer) -> FrameInfo:
     values = {name: getattr(raw, name) for name, *_ in FrameInfoStruct._fields_ if name not in ("rank", "reserved")}
     values["elem_type"] = raw.dtype
     values["dtype"] = DTYPES[raw.dtype]
-    values["coder"] = CODER_NAMES[raw.coder]
+    values["coder"] = library().dcc_coder_name(raw.coder).decode()
     values["dims"] = tuple(raw.dims[: raw.rank])
     return FrameInfo(**values)
 
@@ -105,7 +140,8 @@ def decode_into(frame: Buffer, out: Array, threads: int = 0) -> None:
     """
     _require(out.flags.c_contiguous and out.flags.writeable, "the output array is not contiguous and writeable")
     view = _bytes_view(frame)
-    _call_for(out.size, "dcc_frame_decode", _pointer(view), view.size, _pointer(out), out.nbytes, threads)
+    arguments = (_pointer(view), view.size, _pointer(out), out.nbytes, threads)
+    _call_for(_decode_seconds(view, out.size), "dcc_frame_decode", *arguments)
 
 
 def decode_indices(frame: Buffer, threads: int = 0) -> npt.NDArray[np.uint16]:
@@ -115,7 +151,8 @@ def decode_indices(frame: Buffer, threads: int = 0) -> npt.NDArray[np.uint16]:
     """
     view = _bytes_view(frame)
     out: npt.NDArray[np.uint16] = _allocate(frame_info(view).dims, np.dtype(np.uint16))
-    _call_for(out.size, "dcc_frame_decode_indices", _pointer(view), view.size, _pointer(out), out.size, threads)
+    arguments = (_pointer(view), view.size, _pointer(out), out.size, threads)
+    _call_for(_decode_seconds(view, out.size), "dcc_frame_decode_indices", *arguments)
     return out
 
 
@@ -242,20 +279,28 @@ def _call(name: str, *arguments: Any) -> None:
     raise kinds[code](text)
 
 
-def _call_for(elements: int, name: str, *arguments: Any) -> None:
-    """The same, when it works on so many elements: what may take long can be interrupted."""
-    if elements < _SOON_DONE:
+def _call_for(seconds: float, name: str, *arguments: Any) -> None:
+    """The same, when it may take so long: long calls can be interrupted."""
+    if seconds < _SOON:
         _call(name, *arguments)
     else:
         interruptible(lambda: _call(name, *arguments))
 
 
+def _decode_seconds(frame: npt.NDArray[np.uint8], elements: int) -> float:
+    """How long decoding may take on one thread. The coder is byte 6 of a frame (FORMAT.md 2)."""
+    known = coders().values()
+    number = int(frame[6]) if frame.size > 6 else 0
+    name = library().dcc_coder_name(number)
+    return elements * max((c.decode_picoseconds for c in known if name == c.name.encode()), default=0) * 1e-12
+
+
 def _encode(request: EncodeRequest) -> bytes:
     frame = ctypes.c_void_p()
     size = ctypes.c_size_t()
-    elements = _product(request.dims[: request.rank])
+    seconds = _product(request.dims[: request.rank]) * _MOST_ENCODE_SECONDS
     try:
-        _call_for(elements, "dcc_frame_encode", ctypes.byref(request), ctypes.byref(frame), ctypes.byref(size))
+        _call_for(seconds, "dcc_frame_encode", ctypes.byref(request), ctypes.byref(frame), ctypes.byref(size))
         return ctypes.string_at(frame.value or 0, size.value)
     finally:
         library().dcc_free(frame)
@@ -263,15 +308,23 @@ def _encode(request: EncodeRequest) -> bytes:
 
 def _request(dtype: np.dtype[Any], dims: Sequence[int], coder: str, threads: int) -> EncodeRequest:
     _require(dtype in _DTYPE_NUMBERS, f"tensors of type {dtype} cannot be encoded")
-    _require(coder in CODERS, f"unknown coder '{coder}': choose from {', '.join(CODERS)}")
+    numbers = _coder_numbers()
+    _require(coder in numbers, f"unknown coder '{coder}': choose from {', '.join(numbers)}")
     _require(len(dims) <= MAX_RANK, f"rank {len(dims)} is above {MAX_RANK}")
     request = EncodeRequest()
     request.dtype = _DTYPE_NUMBERS[dtype]
-    request.coder = CODERS[coder]
+    request.coder = numbers[coder]
     request.rank = len(dims)
     request.dims[: len(dims)] = [int(extent) for extent in dims]
     request.threads = threads
     return request
+
+
+@functools.cache
+def _coder_numbers() -> dict[str, int]:
+    """Numbers of the coders, and of ``smallest`` and ``auto``, by name."""
+    names = ((library().dcc_coder_name(number), number) for number in range(256))
+    return {name.decode(): number for name, number in names if name is not None}
 
 
 def _require(condition: bool, sentence: str) -> None:

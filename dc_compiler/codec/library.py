@@ -77,6 +77,19 @@ class EncodeRequest(ctypes.Structure):
     )
 
 
+class CoderInfoStruct(ctypes.Structure):
+    """dcc_coder_info of native/dcc.h."""
+
+    _fields_ = (
+        ("name", ctypes.c_char_p),
+        ("number", ctypes.c_uint8),
+        ("stores", ctypes.c_uint8),
+        ("is_slow", ctypes.c_uint8),
+        ("reserved", ctypes.c_uint8),
+        ("decode_picoseconds", ctypes.c_uint32),
+    )
+
+
 def get_library_path() -> str:
     """Return the absolute path of the native library, for ``SessionOptions.register_custom_ops_library``.
 
@@ -149,7 +162,9 @@ def _declare(loaded: ctypes.CDLL) -> None:
         "dcc_flush_denormals": (number, [number]),
         "dcc_set_cancel_flag": (pointer, [pointer]),
         "dcc_version": (text, []),
-        "dcc_struct_sizes": (None, [out(size), out(size)]),
+        "dcc_struct_sizes": (None, [out(size), out(size), out(size)]),
+        "dcc_coder": (number, [size, out(CoderInfoStruct)]),
+        "dcc_coder_name": (text, [ctypes.c_uint8]),
     }
     for name, (result, arguments) in signatures.items():
         try:
@@ -161,8 +176,8 @@ def _declare(loaded: ctypes.CDLL) -> None:
 
 def _check_layout(loaded: ctypes.CDLL, path: str) -> None:
     """Structures of another layout would be read and written beside their fields."""
-    sizes = (ctypes.c_size_t(), ctypes.c_size_t())
+    structures = (FrameInfoStruct, EncodeRequest, CoderInfoStruct)
+    sizes = [ctypes.c_size_t() for _ in structures]
     loaded.dcc_struct_sizes(*map(ctypes.byref, sizes))
-    expected = (ctypes.sizeof(FrameInfoStruct), ctypes.sizeof(EncodeRequest))
-    if tuple(s.value for s in sizes) != expected:
+    if [s.value for s in sizes] != [ctypes.sizeof(s) for s in structures]:
         raise LibraryError(f"{path} has structures of other sizes than the package: {_REMEDY}")

@@ -6,6 +6,7 @@
 
 #include "base/cancel.h"
 #include "base/failure.h"
+#include "coders/coder.h"
 #include "frame/codec.h"
 #include "kernels/isa.h"
 #include "kernels/kernels.h"
@@ -40,8 +41,7 @@ int dcc_frame_decode(const uint8_t* frame, size_t size, void* out, size_t out_by
 int dcc_frame_decode_indices(const uint8_t* frame, size_t size, uint16_t* indices, size_t capacity, int threads,
                              char* error, size_t error_size) {
   std::string sentence;
-  const int code =
-      dcc::guarded(sentence, [&] { dcc::decode_indices(frame, size, indices, capacity, threads); });
+  const int code = dcc::guarded(sentence, [&] { dcc::decode_indices(frame, size, indices, capacity, threads); });
   return report(code, sentence, error, error_size);
 }
 
@@ -59,7 +59,28 @@ int dcc_frame_encode(const dcc_encode_request* request, uint8_t** frame, size_t*
 
 void dcc_free(uint8_t* frame) { std::free(frame); }
 
-void dcc_struct_sizes(size_t* frame_info, size_t* encode_request) {
+int dcc_coder(size_t index, dcc_coder_info* info) {
+  if (index >= dcc::coders().size()) return DCC_BAD_ARGUMENT;
+  const dcc::Coder& coder = *dcc::coders()[index];
+  const dcc::CoderTraits& traits = coder.traits;
+  *info = {traits.name,
+           traits.number,
+           static_cast<uint8_t>(traits.stores),
+           uint8_t{coder.is_slow()},
+           0,
+           traits.decode_picoseconds};
+  return DCC_OK;
+}
+
+const char* dcc_coder_name(uint8_t number) {
+  if (number == DCC_AUTO) return "auto";
+  if (number == DCC_SMALLEST) return "smallest";
+  const dcc::Coder* const coder = dcc::find_coder(number);
+  return coder == nullptr ? nullptr : coder->traits.name;
+}
+
+void dcc_struct_sizes(size_t* frame_info, size_t* encode_request, size_t* coder_info) {
+  *coder_info = sizeof(dcc_coder_info);
   *frame_info = sizeof(dcc_frame_info);
   *encode_request = sizeof(dcc_encode_request);
 }

@@ -21,28 +21,44 @@ extern "C" {
 
 enum { DCC_OK = 0, DCC_CORRUPT = 1, DCC_BAD_ARGUMENT = 2, DCC_OUT_OF_MEMORY = 3, DCC_CANCELLED = 4 };
 enum { DCC_MAX_RANK = 32 };
-enum { DCC_RAW = 0, DCC_FIXED = 1, DCC_HUFFMAN = 2, DCC_RANS = 3, DCC_LOSSLESS = 4, DCC_LZ = 5, DCC_CONTEXT = 6, DCC_TEXT = 7 };
 enum { DCC_SMALLEST = 254, DCC_AUTO = 255 };  // to encode: the smallest of all coders, or of those that decode fast
 enum { DCC_CODEBOOK_NONE = 0, DCC_CODEBOOK_VALUES = 1, DCC_CODEBOOK_GRID = 2, DCC_CODEBOOK_SHORT = 3 };
+enum { DCC_STORES_INDICES = 0, DCC_STORES_ELEMENTS = 1, DCC_STORES_BYTES = 2 };
 enum { DCC_SCALE_NONE = 0, DCC_SCALE_VALUES = 1, DCC_SCALE_LOG = 2 };
+
+// A coder, as FORMAT.md names and numbers it.
+typedef struct dcc_coder_info {
+  const char* name;
+  uint8_t number;   // in headers
+  uint8_t stores;   // codebook indices, elements of any type as they are, or elements of uint8 as they are
+  uint8_t is_slow;  // to decode, so that auto leaves it out
+  uint8_t reserved;
+  uint32_t decode_picoseconds;  // for an element, roughly: for comparing sizes with load times alike on every machine
+} dcc_coder_info;
+
+// Writes the coder at `index`, 0 for the first; DCC_BAD_ARGUMENT behind the last.
+DCC_EXPORT int dcc_coder(size_t index, dcc_coder_info* info);
+
+// Name of the coder of this number, or of the encoder's choice ("smallest", "auto"); null when there is none.
+DCC_EXPORT const char* dcc_coder_name(uint8_t number);
 
 // What a frame says about itself, and where its bytes go. Sizes are bytes of the frame; *_bits are exact bits.
 typedef struct dcc_frame_info {
   uint8_t dtype, coder, codebook_kind, scale_kind;
   uint8_t rank, lanes, position_bits, reserved;
-  uint32_t codebook_entries;   // k, 0 without a codebook
-  uint32_t zero;               // 0, or 1 + index of the entry that is +0.0
+  uint32_t codebook_entries;  // k, 0 without a codebook
+  uint32_t zero;              // 0, or 1 + index of the entry that is +0.0
   int64_t grid_lo;
   uint64_t dims[DCC_MAX_RANK];
   uint64_t elements, nonzero;
-  uint64_t channels, inner;    // 0 without scales
+  uint64_t channels, inner;  // 0 without scales
   uint64_t chunk_elements, chunks;
-  uint64_t entries;            // huffman: coded entries, filler zeros included; otherwise elements
-  uint64_t header_bytes;       // header and its CRC
+  uint64_t entries;       // huffman: coded entries, filler zeros included; otherwise elements
+  uint64_t header_bytes;  // header and its CRC
   uint64_t codebook_bytes, scales_bytes, tables_bytes;  // sections with their length and CRC
-  uint64_t data_bytes;         // DATA or CHUNK sections with their lengths and CRCs
-  uint64_t position_bits_total;  // huffman with position_bits > 0; otherwise 0
-  uint64_t index_bits_total;     // huffman: bits of the index streams; others: 8 * payload bytes of DATA / CHUNKs
+  uint64_t data_bytes;                                  // DATA or CHUNK sections with their lengths and CRCs
+  uint64_t position_bits_total;                         // huffman with position_bits > 0; otherwise 0
+  uint64_t index_bits_total;  // huffman: bits of the index streams; others: 8 * payload bytes of DATA / CHUNKs
 } dcc_frame_info;
 
 // Parses the header and walks the sections, checking everything but the streams themselves.
@@ -50,59 +66,61 @@ DCC_EXPORT int dcc_frame_parse(const uint8_t* frame, size_t size, dcc_frame_info
 
 // Decodes a whole frame into `out`, whose size must be exactly elements * element size; that is checked before anything
 // is allocated. `threads` <= 0 means one per processor the process may use. On failure `out` is unspecified.
-DCC_EXPORT int dcc_frame_decode(const uint8_t* frame, size_t size, void* out, size_t out_bytes, int threads, char* error,
-                                size_t error_size);
+DCC_EXPORT int dcc_frame_decode(const uint8_t* frame, size_t size, void* out, size_t out_bytes, int threads,
+                                char* error, size_t error_size);
 
-// Decodes only the codebook indices (coders fixed, huffman, rans, context): `elements` values. `capacity` is in elements.
-DCC_EXPORT int dcc_frame_decode_indices(const uint8_t* frame, size_t size, uint16_t* indices, size_t capacity, int threads,
-                                        char* error, size_t error_size);
+// Decodes only the codebook indices (coders that store them): `elements` values. `capacity` is in elements.
+DCC_EXPORT int dcc_frame_decode_indices(const uint8_t* frame, size_t size, uint16_t* indices, size_t capacity,
+                                        int threads, char* error, size_t error_size);
 
 // One tensor to encode. Fields that do not apply to the coder are zero / null.
 typedef struct dcc_encode_request {
   uint8_t dtype, coder, codebook_kind, scale_kind;
   uint8_t rank;
-  uint8_t position_bits;        // huffman: 1..16, or 0 = try all including dense and keep the smallest
+  uint8_t position_bits;  // huffman: 1..16, or 0 = try all including dense and keep the smallest
   uint8_t reserved[2];
   uint32_t codebook_entries;
-  uint32_t zero;                // as in the header
+  uint32_t zero;  // as in the header
   int64_t grid_lo;
   uint64_t dims[DCC_MAX_RANK];
-  const void* data;             // raw, lossless, lz, text: the elements. Without a codebook auto is the smallest of raw, lossless
-                                // and lz (uint8), smallest of those and text (uint8)
-  const uint16_t* indices;      // codebook coders: one per element. With a codebook auto is the smallest of fixed, huffman and
-                                // rans, smallest of those and context
-  const void* codebook;         // codebook kind 1: entries, in dtype or (scales) compute type; smallest may write them as kind 3
-  const void* scales;           // kind 1: compute type; kind 2: int32_t q per channel
+  const void* data;         // coders that store elements: these
+  const uint16_t* indices;  // coders that store indices: one per element
+  const void*
+      codebook;        // codebook kind 1: entries, in dtype or (scales) compute type; smallest may write them as kind 3
+  const void* scales;  // kind 1: compute type; kind 2: int32_t q per channel
   uint64_t channels, inner;
-  uint64_t chunk_elements;      // 0 = chosen by the encoder
-  int32_t threads;              // the bytes written do not depend on it
+  uint64_t chunk_elements;  // 0 = chosen by the encoder
+  int32_t threads;          // the bytes written do not depend on it
 } dcc_encode_request;
 
-// Encodes into a buffer that the library allocates; release it with dcc_free. The bytes depend on the request alone, not on
-// machine or thread count.
-DCC_EXPORT int dcc_frame_encode(const dcc_encode_request* request, uint8_t** frame, size_t* size, char* error, size_t error_size);
+// Encodes into a buffer that the library allocates; release it with dcc_free. The bytes depend on the request alone,
+// not on machine or thread count.
+DCC_EXPORT int dcc_frame_encode(const dcc_encode_request* request, uint8_t** frame, size_t* size, char* error,
+                                size_t error_size);
 DCC_EXPORT void dcc_free(uint8_t* frame);
 
-// Name of the kernel set in use, "avx512", "avx2" or "portable". dcc_select_isa forces one ("auto" undoes it) and fails with
-// DCC_BAD_ARGUMENT when the processor cannot run it. Also settable with the environment variable DCC_ISA; dcc_check_isa fails with
-// DCC_BAD_ARGUMENT when that names none that can run, in which case it is as if it were not set.
+// Name of the kernel set in use, "avx512", "avx2" or "portable". dcc_select_isa forces one ("auto" undoes it) and fails
+// with DCC_BAD_ARGUMENT when the processor cannot run it. Also settable with the environment variable DCC_ISA;
+// dcc_check_isa fails with DCC_BAD_ARGUMENT when that names none that can run, in which case it is as if it were not
+// set.
 DCC_EXPORT const char* dcc_isa(void);
 DCC_EXPORT int dcc_select_isa(const char* name);
 DCC_EXPORT int dcc_check_isa(char* error, size_t error_size);
 
-// Makes the calling thread's float arithmetic treat denormal numbers as zero (on != 0) or obey IEEE 754 again (0), where the
-// processor can; returns what held before, 1 or 0. Threads started afterwards inherit it.
+// Makes the calling thread's float arithmetic treat denormal numbers as zero (on != 0) or obey IEEE 754 again (0),
+// where the processor can; returns what held before, 1 or 0. Threads started afterwards inherit it.
 DCC_EXPORT int dcc_flush_denormals(int on);
 
-// Lets others stop the calling thread's calls: from now on they end with DCC_CANCELLED soon after `*flag` becomes non-zero, which
-// any thread may do; null undoes it. The flag must live as long as it is set here. Returns the flag set before.
+// Lets others stop the calling thread's calls: from now on they end with DCC_CANCELLED soon after `*flag` becomes
+// non-zero, which any thread may do; null undoes it. The flag must live as long as it is set here. Returns the flag set
+// before.
 DCC_EXPORT const int32_t* dcc_set_cancel_flag(const int32_t* flag);
 
 // Version of the library, "major.minor.patch".
 DCC_EXPORT const char* dcc_version(void);
 
 // Sizes of the structures above, for bindings to compare with what they were written for.
-DCC_EXPORT void dcc_struct_sizes(size_t* frame_info, size_t* encode_request);
+DCC_EXPORT void dcc_struct_sizes(size_t* frame_info, size_t* encode_request, size_t* coder_info);
 
 #ifdef __cplusplus
 }

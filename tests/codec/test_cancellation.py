@@ -20,7 +20,7 @@ from dc_compiler.codec.cancellation import Cancellation
 from dc_compiler.errors import CancelledError
 from dc_compiler.pipeline.threads import map_on_threads
 
-SOON = 1.0  # second
+SOON = 2.0  # seconds: one is promised, another is for busy machines
 SLOW = np.random.default_rng(0).integers(0, 256, 1 << 26).astype(np.uint8)  # a minute's work for coder text
 
 

@@ -23,7 +23,7 @@ from dc_compiler.codec import binding, reference
 from dc_compiler.codec.reference import DTYPES, Array
 from dc_compiler.errors import InvalidArgumentError
 
-CODERS = {"fixed": 1, "huffman": 2, "rans": 3, "context": 6}
+CODERS = {"fixed": 1, "huffman": 2, "rans": 3, "context": 6}  # of section 2
 SLOW = 3000  # elements that the reference decoder of context takes a second for
 FLOATS = (1, 10, 11, 16)
 PROFILE = settings(max_examples=200, deadline=None, derandomize=True, database=None)

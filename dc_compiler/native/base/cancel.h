@@ -25,12 +25,13 @@ class CancelScope {
   const int32_t* before_;
 };
 
-// Throws Failure(DCC_CANCELLED) when this thread's flag is set. Costs some nanoseconds: call it once in thousands of bytes.
+// Throws Failure(DCC_CANCELLED) when this thread's flag is set. Costs some nanoseconds: call it once in thousands of
+// bytes.
 void stop_if_cancelled();
 
-// For loops over bytes or elements: stops at every 2^16th.
+// For loops over bytes or elements: stops at every 2^12th.
 inline void stop_if_cancelled(size_t at) {
-  if ((at & 0xFFFF) == 0) stop_if_cancelled();
+  if ((at & 0xFFF) == 0) stop_if_cancelled();
 }
 
 }  // namespace dcc

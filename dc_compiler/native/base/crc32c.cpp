@@ -58,7 +58,9 @@ DCC_CRC_TARGET uint32_t update_by_instruction(uint32_t crc, const uint8_t* data,
 }
 #else
 bool have_instruction() { return false; }
-uint32_t update_by_instruction(uint32_t crc, const uint8_t* data, size_t size) { return update_by_table(crc, data, size); }
+uint32_t update_by_instruction(uint32_t crc, const uint8_t* data, size_t size) {
+  return update_by_table(crc, data, size);
+}
 #endif
 
 }  // namespace

@@ -1,4 +1,5 @@
-// Whether this thread's float arithmetic treats denormal numbers as zero; training does, for they cost 10 to 100 times more.
+// Whether this thread's float arithmetic treats denormal numbers as zero; training does, for they cost 10 to 100 times
+// more.
 #include "dcc.h"
 
 #if defined(__SSE2__)

@@ -15,8 +15,8 @@ struct TaskFailure {
 };
 
 // Runs task(0) ... task(count - 1) on at most `threads` threads (<= 0: one per processor this process may use), the
-// caller's among them, in the default floating-point environment. Tasks are started in order; after a failure no new one
-// starts, so the failure of the lowest task is reported whatever the number of threads.
+// caller's among them, in the default floating-point environment. Tasks are started in order; after a failure no new
+// one starts, so the failure of the lowest task is reported whatever the number of threads.
 TaskFailure try_parallel(size_t count, int threads, const std::function<void(size_t)>& task);
 
 // The same, rethrowing the failure.

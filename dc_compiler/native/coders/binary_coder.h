@@ -1,4 +1,5 @@
-// binary_coder.h: adaptive binary arithmetic coding in integers (FORMAT.md, section 5.3): range coder, probabilities, mixer.
+// binary_coder.h: adaptive binary arithmetic coding in integers (FORMAT.md, section 5.3): range coder, probabilities,
+// mixer.
 #ifndef DCC_BINARY_CODER_H_
 #define DCC_BINARY_CODER_H_
 
@@ -15,7 +16,7 @@ constexpr int32_t kLogitLimit = 2816;
 
 // 2^16 / (1 + e^-(j/2 - 11)), rounded, for j = 0 to 22; the rest follows from symmetry.
 constexpr std::array<int32_t, 45> make_logistic() {
-  std::array<int32_t, 45> values{1,   2,   3,   5,    8,    13,   22,   36,   60,    98,    162,  267,
+  std::array<int32_t, 45> values{1,   2,   3,    5,    8,    13,   22,   36,    60,    98,    162,  267,
                                  439, 720, 1179, 1921, 3108, 4971, 7812, 11955, 17625, 24743, 32768};
   for (size_t j = 23; j < 45; ++j) values[j] = kOne - values[44 - j];
   return values;
@@ -54,7 +55,8 @@ struct Bit {
   }
 };
 
-// The numbers that are left for a code, which every bit narrows. Its first byte is settled when all of them agree on it.
+// The numbers that are left for a code, which every bit narrows. Its first byte is settled when all of them agree on
+// it.
 class Range {
  public:
   uint32_t middle(uint32_t p) const { return low_ + static_cast<uint32_t>((uint64_t{high_ - low_} * p) >> 16); }

@@ -3,7 +3,7 @@
 
 #include <algorithm>
 
-#include "coders/rans.h"
+#include "coders/rans_code.h"
 
 namespace dcc {
 namespace {
@@ -21,7 +21,7 @@ Bytes read_byte_stream(ByteReader& reader, size_t count) {
     return Bytes(raw.data, raw.data + raw.size);
   }
   const unsigned lanes = reader.u8();
-  require(lanes != 0 && lanes <= kMostRansLanes && (lanes & (lanes - 1)) == 0, "its number of lanes is not allowed");
+  require_lanes(lanes, kMostRansLanes);
   const RansDecoder decoder(read_rans_model(reader, 256));
   RansReader symbols(decoder, reader.take(reader.varint()), lanes);
   Bytes bytes(count);

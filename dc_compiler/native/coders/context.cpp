@@ -1,15 +1,19 @@
-// context.cpp: coder `context` (FORMAT.md, section 5.4).
+// context.cpp: coder `context`: indices by adaptive arithmetic coding, each predicted from those around it (FORMAT.md,
+// section 5.4).
 //
 // The model is one class for both directions: its coder either writes the bit it is told or reads one.
-#include "coders/context.h"
-
 #include <cstdlib>
 
 #include "base/cancel.h"
 #include "coders/binary_coder.h"
+#include "coders/coder.h"
 
 namespace dcc {
 namespace {
+
+constexpr uint64_t kChunk = uint64_t{1} << 20;
+constexpr uint64_t kTrial = uint64_t{1} << 16;  // elements that layouts are tried on
+constexpr uint64_t kMostSide = 64;              // of an image, in pixels
 
 constexpr uint64_t kLevels = 14;
 // 2^8 times 2^(j/2 - 2.75), rounded.
@@ -203,9 +207,8 @@ class IndexModel {
   std::vector<Mixer<3>> node_mixers_ = std::vector<Mixer<3>>(kNodes, Mixer<3>(kOne * 4 / 10));
 };
 
-}  // namespace
-
-Bytes encode_context_chunk(const uint16_t* indices, size_t count, const Header& header) {
+// CHUNK of `count` indices, all below k.
+Bytes encode_chunk(const uint16_t* indices, size_t count, const Header& header) {
   BinaryEncoder coder;
   const auto model = std::make_unique<IndexModel<BinaryEncoder>>(header);
   for (size_t i = 0; i < count; ++i) {
@@ -215,20 +218,99 @@ Bytes encode_context_chunk(const uint16_t* indices, size_t count, const Header& 
   return coder.finish();
 }
 
-struct ContextReader::State {
-  State(Span chunk, const Header& header) : coder(chunk), model(header) {}
-  BinaryDecoder coder;
-  IndexModel<BinaryDecoder> model;
+class ContextReader final : public IndexReader {
+ public:
+  ContextReader(Span chunk, const Header& header) : coder_(chunk), model_(header) {}
+
+  void read(uint16_t* out, size_t count) override {
+    stop_if_cancelled();
+    for (size_t i = 0; i < count; ++i) out[i] = model_.code(coder_, 0);
+  }
+
+  void finish() override { coder_.finish(); }
+
+ private:
+  BinaryDecoder coder_;
+  IndexModel<BinaryDecoder> model_;
 };
 
-ContextReader::ContextReader(Span chunk, const Header& header) : state_(std::make_unique<State>(chunk, header)) {}
-ContextReader::~ContextReader() = default;
-
-void ContextReader::read(uint16_t* out, size_t count) {
-  stop_if_cancelled();
-  for (size_t i = 0; i < count; ++i) out[i] = state_->model.code(state_->coder, 0);
+// Which columns lie near each other, as far as the dims tell: rows of a matrix or of a convolution's outputs; the
+// kernel of a convolution; images of any square size that a fully-connected layer may have for inputs.
+std::vector<Header> possible_layouts(const dcc_encode_request& request, Header header) {
+  header.chunk = request.chunk_elements != 0 ? request.chunk_elements : std::min(header.n, kChunk);
+  header.columns = header.rank < 2 ? header.n : header.n / header.dims[0];
+  header.columns = std::min(header.columns, header.chunk);
+  std::vector<Header> layouts;
+  const auto add = [&](uint64_t group, uint64_t stride) {
+    header.group = std::min(group, header.columns);
+    header.stride = stride < 2 || stride > header.columns ? 0 : stride;
+    layouts.push_back(header);
+  };
+  uint64_t kernel = 1;
+  for (unsigned i = 2; i < header.rank; ++i) kernel *= header.dims[i];
+  if (kernel > 1) {
+    add(kernel, header.dims[header.rank - 1]);
+    return layouts;
+  }
+  add(header.columns, 0);
+  for (uint64_t side = 2; side <= kMostSide && side * side <= header.columns; ++side) {
+    if (header.columns % (side * side) == 0) add(side * side, side);
+  }
+  return layouts;
 }
 
-void ContextReader::finish() const { state_->coder.finish(); }
+// The layout that makes the first elements smallest; the first one of equals.
+Header best_layout(const std::vector<Header>& layouts, const dcc_encode_request& request) {
+  if (layouts.size() == 1) return layouts[0];
+  const size_t count = static_cast<size_t>(std::min(chunk_elements(layouts[0], 0), kTrial));
+  std::vector<size_t> sizes(layouts.size());
+  parallel_for(layouts.size(), request.threads,
+               [&](size_t i) { sizes[i] = encode_chunk(request.indices, count, layouts[i]).size(); });
+  return layouts[static_cast<size_t>(std::min_element(sizes.begin(), sizes.end()) - sizes.begin())];
+}
+
+class Context final : public Coder {
+ public:
+  Context() : Coder({"context", 6, Stores::kIndices, Layout::kChunks, false, 250'000}) {}
+
+  void read_fields(ByteReader& reader, Header& header) const override {
+    header.columns = reader.varint();
+    header.group = reader.varint();
+    header.stride = reader.varint();
+  }
+
+  void append_fields(Bytes& out, const Header& header) const override {
+    for (const uint64_t field : {header.columns, header.group, header.stride}) append_varint(out, field);
+  }
+
+  void check_fields(const Header& header) const override {
+    require(header.columns >= 1 && header.columns <= header.chunk && header.columns <= header.n,
+            "its columns are out of range");
+    require(header.group >= 1 && header.group <= header.columns, "its group of columns is out of range");
+    require(header.stride != 1 && header.stride <= header.columns, "its stride is out of range");
+  }
+
+  std::unique_ptr<IndexReader> open(const CoderTables* /*tables*/, Span bytes, uint64_t /*first*/, size_t /*count*/,
+                                    const Header& header) const override {
+    return std::make_unique<ContextReader>(bytes, header);
+  }
+
+  EncodePlan plan(const IndexTensor& tensor) const override {
+    const dcc_encode_request& request = tensor.request;
+    const Header header = best_layout(possible_layouts(request, tensor.header), request);
+    return {header, EncodePlan::kUnknown, [header, &request](Bytes& frame) {
+              append_chunks(frame, header, request.threads, [&](size_t first, size_t count) {
+                return encode_chunk(request.indices + first, count, header);
+              });
+            }};
+  }
+};
+
+}  // namespace
+
+const Coder& context_coder() {
+  static const Context coder;
+  return coder;
+}
 
 }  // namespace dcc

@@ -11,9 +11,9 @@ namespace {
 
 constexpr unsigned kTableBits = 12;
 
-// Package-merge (Larmore and Hirschberg, 1990) over the used symbols, rarest first. Level 0 lists the symbols; level l + 1
-// merges the symbols with pairs of neighbours of level l. Taking the first 2u - 2 items of the last level, and of each level
-// below the items of the pairs taken, every symbol's length is the number of levels it was taken at.
+// Package-merge (Larmore and Hirschberg, 1990) over the used symbols, rarest first. Level 0 lists the symbols; level l
+// + 1 merges the symbols with pairs of neighbours of level l. Taking the first 2u - 2 items of the last level, and of
+// each level below the items of the pairs taken, every symbol's length is the number of levels it was taken at.
 std::vector<uint32_t> package_merge(const Counts& counts, const std::vector<uint32_t>& used, unsigned limit) {
   const size_t u = used.size();
   std::vector<std::vector<bool>> is_symbol(limit);

@@ -9,8 +9,8 @@ namespace dcc {
 
 using Counts = std::vector<uint64_t>;
 
-// Code lengths of a best code of at most 16 bits; of 12, for which decoders have a table, when that costs less than 0.05 %.
-// A lone used symbol has length 1, and so has symbol 0 when none is used, as a code cannot be empty.
+// Code lengths of a best code of at most 16 bits; of 12, for which decoders have a table, when that costs less than
+// 0.05 %. A lone used symbol has length 1, and so has symbol 0 when none is used, as a code cannot be empty.
 std::vector<uint32_t> huffman_lengths(const Counts& counts);
 
 // Refuses lengths that are no complete code. True when one symbol is used, which takes no bits.

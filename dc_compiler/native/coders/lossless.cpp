@@ -1,10 +1,13 @@
-// lossless.cpp: elements split into byte planes (FORMAT.md, section 7).
-#include "coders/lossless.h"
+// lossless.cpp: coder `lossless`: elements split into byte planes (FORMAT.md, section 7).
+#include <algorithm>
 
 #include "coders/byte_stream.h"
+#include "coders/coder.h"
 
 namespace dcc {
 namespace {
+
+constexpr uint64_t kChunk = uint64_t{1} << 18;
 
 template <typename T>
 void join(const std::vector<Bytes>& planes, size_t count, bool rotate, uint8_t* out) {
@@ -30,31 +33,46 @@ Bytes plane_of(const uint8_t* elements, size_t count, bool rotate, size_t plane)
   return bytes;
 }
 
+class Lossless final : public Coder {
+ public:
+  Lossless() : Coder({"lossless", 4, Stores::kElements, Layout::kChunks, false, 6'000}) {}
+
+  void decode(Span chunk, uint64_t /*first*/, size_t count, const Header& header, uint8_t* out) const override {
+    const size_t width = header.element_size();
+    const bool rotate = header.dtype != kUint8;
+    ByteReader reader(chunk);
+    std::vector<Bytes> planes;
+    for (size_t plane = 0; plane < width; ++plane) planes.push_back(read_byte_stream(reader, count));
+    reader.finish("bytes follow the last stream of a chunk");
+    switch (width) {
+      case 1: return join<uint8_t>(planes, count, rotate, out);
+      case 2: return join<uint16_t>(planes, count, rotate, out);
+      case 4: return join<uint32_t>(planes, count, rotate, out);
+      default: return join<uint64_t>(planes, count, rotate, out);
+    }
+  }
+
+  Bytes encode(const uint8_t* elements, size_t count, const Header& header) const override {
+    const size_t width = header.element_size();
+    Bytes out;
+    for (size_t plane = 0; plane < width; ++plane) {
+      const auto split = width == 1   ? plane_of<uint8_t>
+                         : width == 2 ? plane_of<uint16_t>
+                         : width == 4 ? plane_of<uint32_t>
+                                      : plane_of<uint64_t>;
+      append_byte_stream(out, split(elements, count, header.dtype != kUint8, plane));
+    }
+    return out;
+  }
+
+  uint64_t chunk_for(const Header& header) const override { return std::min(header.n, kChunk); }
+};
+
 }  // namespace
 
-void decode_lossless_chunk(Span chunk, size_t count, size_t width, bool rotate, uint8_t* out) {
-  ByteReader reader(chunk);
-  std::vector<Bytes> planes;
-  for (size_t plane = 0; plane < width; ++plane) planes.push_back(read_byte_stream(reader, count));
-  reader.finish("bytes follow the last stream of a chunk");
-  switch (width) {
-    case 1: return join<uint8_t>(planes, count, rotate, out);
-    case 2: return join<uint16_t>(planes, count, rotate, out);
-    case 4: return join<uint32_t>(planes, count, rotate, out);
-    default: return join<uint64_t>(planes, count, rotate, out);
-  }
-}
-
-Bytes encode_lossless_chunk(const uint8_t* elements, size_t count, size_t width, bool rotate) {
-  Bytes out;
-  for (size_t plane = 0; plane < width; ++plane) {
-    const auto split = width == 1   ? plane_of<uint8_t>
-                       : width == 2 ? plane_of<uint16_t>
-                       : width == 4 ? plane_of<uint32_t>
-                                    : plane_of<uint64_t>;
-    append_byte_stream(out, split(elements, count, rotate, plane));
-  }
-  return out;
+const Coder& lossless_coder() {
+  static const Lossless coder;
+  return coder;
 }
 
 }  // namespace dcc

@@ -1,9 +1,8 @@
-// lz.cpp: matches and literals for structured bytes (FORMAT.md, section 8).
-#include "coders/lz.h"
-
+// lz.cpp: coder `lz`: matches and literals for structured bytes (FORMAT.md, section 8.1).
 #include <algorithm>
 
 #include "coders/byte_stream.h"
+#include "coders/coder.h"
 #include "coders/lz_parse.h"
 
 namespace dcc {
@@ -35,9 +34,8 @@ Bytes assemble(const LzStreams& streams) {
   return out;
 }
 
-}  // namespace
-
-void decode_lz_chunk(Span chunk, uint8_t* out, size_t size) {
+// Decodes a chunk into exactly `size` bytes.
+void decode_chunk(Span chunk, uint8_t* out, size_t size) {
   ByteReader reader(chunk);
   const uint64_t sequences = reader.varint();
   const uint64_t literal_count = reader.varint();
@@ -77,7 +75,7 @@ void decode_lz_chunk(Span chunk, uint8_t* out, size_t size) {
   literals.finish("literals are left over");
 }
 
-Bytes encode_lz_chunk(Span bytes) {
+Bytes encode_chunk(Span bytes) {
   const std::vector<LzSequence> literals_only{{static_cast<uint32_t>(bytes.size), 0, 0}};
   LzStreams streams = split_lz(bytes, literals_only);
   Bytes best;
@@ -86,7 +84,8 @@ Bytes encode_lz_chunk(Span bytes) {
     Bytes out = assemble(split_lz(bytes, quick_parse(bytes)));
     return out.size() < best.size() ? out : best;
   }
-  // The first prices are those of bytes as they come; each parse gives better prices to the next. The smallest result counts.
+  // The first prices are those of bytes as they come; each parse gives better prices to the next. The smallest result
+  // counts.
   const auto depth = static_cast<unsigned>(std::min(kMostDepth, kMostSteps / bytes.size));
   for (unsigned pass = 0; pass < (depth < kMostDepth / 2 ? 3U : 5U); ++pass) {
     streams = split_lz(bytes, cheapest_parse(bytes, streams, depth));
@@ -94,6 +93,28 @@ Bytes encode_lz_chunk(Span bytes) {
     if (best.empty() || out.size() < best.size()) best = std::move(out);
   }
   return best;
+}
+
+class Lz final : public Coder {
+ public:
+  Lz() : Coder({"lz", 5, Stores::kBytes, Layout::kOneChunk, false, 1'500}) {}
+
+  void decode(Span chunk, uint64_t /*first*/, size_t count, const Header& /*header*/, uint8_t* out) const override {
+    decode_chunk(chunk, out, count);
+  }
+
+  Bytes encode(const uint8_t* elements, size_t count, const Header& /*header*/) const override {
+    return encode_chunk({elements, count});
+  }
+
+  bool is_worth_trying(const Header& header) const override { return header.n >> 31 == 0; }
+};
+
+}  // namespace
+
+const Coder& lz_coder() {
+  static const Lz coder;
+  return coder;
 }
 
 }  // namespace dcc

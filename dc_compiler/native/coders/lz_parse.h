@@ -24,8 +24,8 @@ struct LzStreams {
 
 LzStreams split_lz(Span bytes, const std::vector<LzSequence>& sequences);
 
-// The sequences that are cheapest when bytes cost what they do in `previous`, the streams of an earlier parse. Looks at `depth`
-// earlier places for each byte; takes time and memory of many times the bytes.
+// The sequences that are cheapest when bytes cost what they do in `previous`, the streams of an earlier parse. Looks at
+// `depth` earlier places for each byte; takes time and memory of many times the bytes.
 std::vector<LzSequence> cheapest_parse(Span bytes, const LzStreams& previous, unsigned depth);
 
 // Sequences found in one quick walk: more than 20 MB a second whatever the bytes, memory of a fraction of them.

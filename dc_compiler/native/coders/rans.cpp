@@ -1,212 +1,56 @@
-// rans.cpp: range asymmetric numeral systems (FORMAT.md, section 5.2): tables, decoding, encoding.
-#include "coders/rans.h"
-
-#include <algorithm>
-#include <queue>
-
-#include "kernels/isa.h"
-#include "kernels/kernel_steps.h"
-#include "base/log2_fixed.h"
-#include "frame/number_list.h"
+// rans.cpp: coder `rans`: indices by range asymmetric numeral systems (FORMAT.md, section 5.2).
+#include "coders/coder.h"
+#include "coders/rans_code.h"
 
 namespace dcc {
 namespace {
 
-constexpr unsigned kLeastScale = 8;
-constexpr unsigned kMostScale = 16;
-constexpr uint32_t kLowestState = 1U << 16;
+struct RansTables final : CoderTables {
+  explicit RansTables(const RansModel& model) : decoder(model) {}
+  RansDecoder decoder;
+};
 
-// Frequencies of sum 2^s, at least 1 for every used symbol, by Webster's method: what is left after rounding down goes one by
-// one to the symbol with the largest count / (frequency + 1/2), which is what a step saves to a very good approximation;
-// what is missing is taken back the same way.
-std::vector<uint32_t> normalized(const Counts& counts, uint64_t total, unsigned scale_bits) {
-  struct Quotient {  // counts / (2 * frequency + 1), compared by cross multiplication
-    uint64_t count, divisor;
-    uint32_t symbol;
-  };
-  const auto smaller = [](const Quotient& a, const Quotient& b) {
-    const uint64_t left = a.count * b.divisor;
-    const uint64_t right = b.count * a.divisor;
-    return left != right ? left < right : a.symbol > b.symbol;
-  };
-  const auto larger = [&](const Quotient& a, const Quotient& b) { return smaller(b, a); };
+class Rans final : public Coder {
+ public:
+  Rans() : Coder({"rans", 3, Stores::kIndices, Layout::kChunks, true, 1'500}) {}
 
-  std::vector<uint32_t> frequencies(counts.size(), 0);
-  int64_t left = int64_t{1} << scale_bits;
-  for (size_t symbol = 0; symbol < counts.size(); ++symbol) {
-    if (counts[symbol] == 0) continue;
-    frequencies[symbol] = static_cast<uint32_t>(std::max<uint64_t>(1, (counts[symbol] << scale_bits) / total));
-    left -= frequencies[symbol];
-  }
-  std::vector<Quotient> quotients;
-  for (uint32_t symbol = 0; symbol < counts.size(); ++symbol) {
-    const uint64_t frequency = frequencies[symbol];
-    if (left > 0 && frequency > 0) quotients.push_back({counts[symbol], 2 * frequency + 1, symbol});
-    if (left < 0 && frequency > 1) quotients.push_back({counts[symbol], 2 * frequency - 1, symbol});
-  }
-  if (left > 0) {
-    std::priority_queue<Quotient, std::vector<Quotient>, decltype(smaller)> heap(smaller, std::move(quotients));
-    for (; left > 0; --left) {
-      Quotient best = heap.top();
-      heap.pop();
-      ++frequencies[best.symbol];
-      best.divisor += 2;
-      heap.push(best);
-    }
-  } else {
-    std::priority_queue<Quotient, std::vector<Quotient>, decltype(larger)> heap(larger, std::move(quotients));
-    for (; left < 0; ++left) {
-      Quotient worst = heap.top();
-      heap.pop();
-      if (--frequencies[worst.symbol] == 1) continue;
-      worst.divisor -= 2;
-      heap.push(worst);
-    }
-  }
-  return frequencies;
-}
+  void read_fields(ByteReader& reader, Header& header) const override { header.lanes = reader.u8(); }
+  void append_fields(Bytes& out, const Header& header) const override { out.push_back(header.lanes); }
+  void check_fields(const Header& header) const override { require_lanes(header.lanes, kMostRansLanes); }
 
-// Bits of the streams, rounded up, from logarithms with 16 fraction bits.
-uint64_t stream_bits(const Counts& counts, const RansModel& model) {
-  uint64_t whole = 0;
-  uint64_t fraction = 0;  // in 2^-16 bits
-  for (size_t symbol = 0; symbol < counts.size(); ++symbol) {
-    if (counts[symbol] == 0) continue;
-    const uint64_t cost = (static_cast<uint64_t>(model.scale_bits) << kLog2FractionBits) - log2_fixed(model.frequencies[symbol]);
-    whole += counts[symbol] * (cost >> kLog2FractionBits);
-    fraction += counts[symbol] * (cost & ((1U << kLog2FractionBits) - 1));
+  std::unique_ptr<CoderTables> read_tables(ByteReader& reader, const Header& header) const override {
+    return std::make_unique<RansTables>(read_rans_model(reader, static_cast<size_t>(header.k)));
   }
-  return whole + (fraction >> kLog2FractionBits) + 1;
-}
+
+  std::unique_ptr<IndexReader> open(const CoderTables* tables, Span bytes, uint64_t /*first*/, size_t /*count*/,
+                                    const Header& header) const override {
+    const auto& decoder = static_cast<const RansTables*>(tables)->decoder;
+    return std::make_unique<SymbolReader<RansReader>>(decoder, bytes, unsigned{header.lanes});
+  }
+
+  EncodePlan plan(const IndexTensor& tensor) const override {
+    Header header = tensor.header;
+    uint64_t bits = 0;
+    const RansModel model = best_rans_model(tensor.counts, bits);
+    header.lanes = static_cast<uint8_t>(lanes_for(bits / 8 / header.chunks(), 3, kMostRansLanes));
+    const uint64_t bytes = 1 + number_list_size(model.frequencies) + kSectionOverhead + bits / 8 +
+                           header.chunks() * (kSectionOverhead + 3U * header.lanes);
+    return {header, bytes, [header, model, &request = tensor.request](Bytes& frame) {
+              Bytes tables;
+              append_rans_model(tables, model);
+              append_section(frame, tables);
+              append_chunks(frame, header, request.threads, [&](size_t first, size_t count) {
+                return encode_rans_chunk(request.indices + first, count, header.lanes, model);
+              });
+            }};
+  }
+};
 
 }  // namespace
 
-RansModel read_rans_model(ByteReader& reader, size_t k) {
-  RansModel model;
-  model.scale_bits = reader.u8();
-  require(model.scale_bits >= kLeastScale && model.scale_bits <= kMostScale, "its frequency bits are not 8 to 16");
-  model.frequencies = read_number_list(reader, k);
-  uint64_t sum = 0;
-  for (const uint32_t frequency : model.frequencies) sum += frequency;
-  require(sum == uint64_t{1} << model.scale_bits, "its frequencies have a wrong sum");
-  return model;
-}
-
-void append_rans_model(Bytes& out, const RansModel& model) {
-  out.push_back(static_cast<uint8_t>(model.scale_bits));
-  append_number_list(out, model.frequencies);
-}
-
-RansModel best_rans_model(const Counts& counts, uint64_t& bits) {
-  uint64_t total = 0;
-  uint64_t used = 0;
-  for (const uint64_t count : counts) {
-    total += count;
-    used += count > 0 ? 1U : 0U;
-  }
-  struct Candidate {
-    RansModel model;
-    uint64_t stream_bits, size;
-  };
-  std::vector<Candidate> candidates;
-  uint64_t least = UINT64_MAX;
-  for (unsigned scale_bits = kLeastScale; scale_bits <= kMostScale; ++scale_bits) {
-    if (used > uint64_t{1} << scale_bits) continue;
-    RansModel model{scale_bits, normalized(counts, total, scale_bits)};
-    const uint64_t streams = stream_bits(counts, model);
-    const uint64_t size = streams + 8 * number_list_size(model.frequencies);
-    least = std::min(least, size);
-    candidates.push_back({std::move(model), streams, size});
-  }
-  const auto good = std::find_if(candidates.begin(), candidates.end(),
-                                 [&](const Candidate& candidate) { return candidate.size - least <= least / 2000; });
-  bits = good->stream_bits;
-  return std::move(good->model);
-}
-
-RansDecoder::RansDecoder(const RansModel& model) {
-  const unsigned s = model.scale_bits;
-  const size_t slots = size_t{1} << s;
-  // Only the symbols in use matter, so the last of them tells whether all fit in the packed form.
-  size_t k = model.frequencies.size();
-  while (model.frequencies[k - 1] == 0) --k;
-  const bool packed = 2 * s < 32 && (k - 1) >> (32 - 2 * s) == 0;
-  steps_.reserve(slots);
-  if (!packed) symbols_.reserve(slots + 1);
-  for (uint32_t symbol = 0; symbol < k; ++symbol) {
-    const uint32_t frequency = model.frequencies[symbol];
-    for (uint32_t offset = 0; offset < frequency; ++offset) {
-      steps_.push_back(packed ? symbol << (2 * s) | offset << s | (frequency - 1) : offset << 16 | (frequency - 1));
-      if (!packed) symbols_.push_back(static_cast<uint16_t>(symbol));
-    }
-  }
-  if (!packed) symbols_.push_back(0);
-  table_ = {s, packed ? steps_.data() : nullptr, packed ? nullptr : steps_.data(), symbols_.data()};
-}
-
-RansReader::RansReader(const RansDecoder& decoder, Span chunk, unsigned lanes)
-    : table_(decoder.table()), lanes_(lanes), words_(chunk.data), end_(chunk.data + chunk.size) {
-  require(chunk.size >= 4 * lanes && chunk.size % 2 == 0, "a chunk has a wrong length");
-  for (unsigned lane = 0; lane < lanes; ++lane, words_ += 4) {
-    states_[lane] = load<uint32_t>(words_);
-    require(states_[lane] >= kLowestState, "an initial state is below 2^16");
-  }
-}
-
-void RansReader::read(uint16_t* out, size_t count) {
-  const size_t done = lanes_ * kernels().rans(table_, states_, lanes_, &words_, end_, out, count / lanes_);
-  const auto step = table_.packed != nullptr ? rans_step<true> : rans_step<false>;
-  for (size_t t = done; t < count; ++t) {
-    const uint8_t none[2] = {};
-    const bool at_end = words_ == end_;
-    const uint8_t* word = at_end ? none : words_;
-    out[t] = step(table_, states_[t % lanes_], word);
-    if (at_end) {
-      require(word == none, "a chunk has too few words");
-    } else {
-      words_ = word;
-    }
-  }
-}
-
-void RansReader::finish() const {
-  require(words_ == end_, "a chunk has too many words");
-  require(std::all_of(states_, states_ + lanes_, [](uint32_t state) { return state == kLowestState; }),
-          "a final state is not 2^16");
-}
-
-template <typename T>
-Bytes encode_rans_chunk(const T* symbols, size_t count, unsigned lanes, const RansModel& model) {
-  const unsigned s = model.scale_bits;
-  std::vector<uint32_t> start(model.frequencies.size() + 1, 0);
-  for (size_t j = 0; j < model.frequencies.size(); ++j) start[j + 1] = start[j] + model.frequencies[j];
-
-  std::vector<uint32_t> states(lanes, kLowestState);
-  std::vector<uint16_t> words;  // last first, as the decoder runs the other way round
-  for (size_t t = count; t-- > 0;) {
-    const uint32_t frequency = model.frequencies[symbols[t]];
-    uint32_t& state = states[t % lanes];
-    if (state >> (32 - s) >= frequency) {
-      words.push_back(static_cast<uint16_t>(state));
-      state >>= 16;
-    }
-    state = ((state / frequency) << s) + state % frequency + start[symbols[t]];
-  }
-  std::reverse(words.begin(), words.end());
-  Bytes out;
-  out.reserve(4 * lanes + 2 * words.size());
-  append(out, states.data(), 4 * lanes);
-  append(out, words.data(), 2 * words.size());
-  return out;
-}
-
-template Bytes encode_rans_chunk(const uint8_t*, size_t, unsigned, const RansModel&);
-template Bytes encode_rans_chunk(const uint16_t*, size_t, unsigned, const RansModel&);
-
-unsigned lanes_for(uint64_t bytes, unsigned bytes_per_lane, unsigned most) {
-  unsigned lanes = 1;
-  while (lanes < most && 2 * lanes * bytes_per_lane * 256 <= bytes) lanes *= 2;
-  return lanes;
+const Coder& rans_coder() {
+  static const Rans coder;
+  return coder;
 }
 
 }  // namespace dcc

@@ -1,12 +1,11 @@
-// text.cpp: coder `text` (FORMAT.md, section 8.2).
+// text.cpp: coder `text`: structured bytes, graph topology above all, by context mixing (FORMAT.md, section 8.2).
 //
 // The model is one class for both directions: its coder either writes the bit it is told or reads one.
-#include "coders/text.h"
-
 #include <memory>
 
 #include "base/cancel.h"
 #include "coders/binary_coder.h"
+#include "coders/coder.h"
 #include "text_primer.h"
 
 namespace dcc {
@@ -15,6 +14,7 @@ namespace {
 constexpr size_t kOrders = 6;
 constexpr size_t kOrderBytes[kOrders] = {0, 1, 2, 3, 4, 6};  // bytes of history that each context sees
 constexpr size_t kSlots = size_t{1} << 18;
+constexpr uint64_t kMostTried = uint64_t{1} << 20;  // bytes; more would keep a decoder busy for too long
 constexpr size_t kLeastMatch = 3;
 constexpr size_t kMostMatch = 32;
 constexpr uint32_t kSpread = 0x9E3779B1;
@@ -26,7 +26,8 @@ struct Listener {
 
 class TextModel {
  public:
-  TextModel() : slots_(kOrders * kSlots), mixers_(kOrders * 4 * 2, Mixer<kOrders + 1>(kOne * 3 / 10)), last_(1 << 16, 0) {
+  TextModel()
+      : slots_(kOrders * kSlots), mixers_(kOrders * 4 * 2, Mixer<kOrders + 1>(kOne * 3 / 10)), last_(1 << 16, 0) {
     Listener listener;
     for (const uint8_t byte : kTextPrimer) code(listener, byte);
   }
@@ -68,8 +69,8 @@ class TextModel {
   }
 
   template <typename Coder>
-  bool code_bit(Coder& coder, const std::array<uint32_t, kOrders>& contexts, uint32_t node, bool is_match, bool expected,
-                bool known) {
+  bool code_bit(Coder& coder, const std::array<uint32_t, kOrders>& contexts, uint32_t node, bool is_match,
+                bool expected, bool known) {
     Bit unused;
     std::array<Bit*, kOrders + 1> bits;
     size_t longest = 0;  // the longest context that has been seen
@@ -98,7 +99,8 @@ class TextModel {
     const auto three = static_cast<uint32_t>(back(1) | back(2) << 8 | back(3) << 16);
     uint32_t& last = last_[(three * kSpread) >> 16];
     if (match_ == 0 && last != 0) {
-      while (length_ < kMostMatch && length_ < last && history_[last - 1 - length_] == history_[n - 1 - length_]) ++length_;
+      while (length_ < kMostMatch && length_ < last && history_[last - 1 - length_] == history_[n - 1 - length_])
+        ++length_;
       if (length_ < kLeastMatch) length_ = 0;
       match_ = length_ > 0 ? last : 0;
     }
@@ -114,26 +116,38 @@ class TextModel {
   size_t length_ = 0;           // how many bytes before it are equal, at most kMostMatch
 };
 
+class Text final : public Coder {
+ public:
+  Text() : Coder({"text", 7, Stores::kBytes, Layout::kOneChunk, false, 600'000}) {}
+
+  void decode(Span chunk, uint64_t /*first*/, size_t count, const Header& /*header*/, uint8_t* out) const override {
+    const auto model = std::make_unique<TextModel>();
+    BinaryDecoder coder(chunk);
+    for (size_t i = 0; i < count; ++i) {
+      stop_if_cancelled(i);
+      out[i] = model->code(coder, 0);
+    }
+    coder.finish();
+  }
+
+  Bytes encode(const uint8_t* elements, size_t count, const Header& /*header*/) const override {
+    const auto model = std::make_unique<TextModel>();
+    BinaryEncoder coder;
+    for (size_t i = 0; i < count; ++i) {
+      stop_if_cancelled(i);
+      model->code(coder, elements[i]);
+    }
+    return coder.finish();
+  }
+
+  bool is_worth_trying(const Header& header) const override { return header.n <= kMostTried; }
+};
+
 }  // namespace
 
-Bytes encode_text_chunk(Span bytes) {
-  const auto model = std::make_unique<TextModel>();
-  BinaryEncoder coder;
-  for (size_t i = 0; i < bytes.size; ++i) {
-    stop_if_cancelled(i);
-    model->code(coder, bytes.data[i]);
-  }
-  return coder.finish();
-}
-
-void decode_text_chunk(Span chunk, uint8_t* out, size_t count) {
-  const auto model = std::make_unique<TextModel>();
-  BinaryDecoder coder(chunk);
-  for (size_t i = 0; i < count; ++i) {
-    stop_if_cancelled(i);
-    out[i] = model->code(coder, 0);
-  }
-  coder.finish();
+const Coder& text_coder() {
+  static const Text coder;
+  return coder;
 }
 
 }  // namespace dcc

@@ -19,12 +19,13 @@ struct DecodeJob {
   size_t out_bytes;
 };
 
-// Decodes all jobs, the chunks of all frames spread over `threads` threads (<= 0: one per processor this process may use).
-// Returns DCC_OK or an error code; on failure `error` holds a sentence and `*failed` the index of the first bad job.
-// Throws nothing.
+// Decodes all jobs, the chunks of all frames spread over `threads` threads (<= 0: one per processor this process may
+// use). Returns DCC_OK or an error code; on failure `error` holds a sentence and `*failed` the index of the first bad
+// job. Throws nothing.
 int decode_all(const DecodeJob* jobs, size_t count, int threads, std::string& error, size_t* failed);
 
-// Parses and checks everything but the streams themselves. Returns DCC_OK or an error code with a sentence. Throws nothing.
+// Parses and checks everything but the streams themselves. Returns DCC_OK or an error code with a sentence. Throws
+// nothing.
 int parse_frame(const uint8_t* frame, size_t size, dcc_frame_info& info, std::string& error);
 
 // The functions behind dcc_frame_decode_indices and dcc_frame_encode. Both throw Failure (failure.h) or std::bad_alloc.

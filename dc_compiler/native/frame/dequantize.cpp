@@ -109,7 +109,8 @@ Dequantizer::Dequantizer(const Frame& frame) : header_(frame.header) {
   } else if (!header_.has_scales()) {
     table_ = grid_table(header_);
   }
-  if (header_.has_scales()) scales_ = header_.compute_size() == 8 ? read_scales<double>(frame) : read_scales<float>(frame);
+  if (header_.has_scales())
+    scales_ = header_.compute_size() == 8 ? read_scales<double>(frame) : read_scales<float>(frame);
 }
 
 template <typename T>
@@ -143,7 +144,8 @@ void Dequantizer::scale(const uint16_t* indices, uint64_t first, size_t count, T
 }
 
 void Dequantizer::run(const uint16_t* indices, uint64_t first, size_t count, uint8_t* out) const {
-  // `out` is a buffer of the dtype's elements, aligned as the caller's is; blocks are computed in local, aligned memory.
+  // `out` is a buffer of the dtype's elements, aligned as the caller's is; blocks are computed in local, aligned
+  // memory.
   alignas(64) uint64_t block[kBlockElements];
   if (!header_.has_scales()) {
     switch (header_.element_size()) {

@@ -27,7 +27,8 @@ class Dequantizer {
 
   Header header_;
   // Vectors of 8-byte words hold values of any of the types, aligned.
-  std::vector<uint64_t> table_;   // codebook: in the dtype without scales, else in the compute type; empty for a scaled grid
+  std::vector<uint64_t>
+      table_;  // codebook: in the dtype without scales, else in the compute type; empty for a scaled grid
   std::vector<uint64_t> scales_;  // in the compute type
 };
 

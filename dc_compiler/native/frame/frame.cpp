@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "base/crc32c.h"
+#include "coders/coder.h"
 
 namespace dcc {
 namespace {
@@ -47,25 +48,12 @@ void check_codebook_fields(const Header& header) {
   }
 }
 
-void check_chunk_fields(const Header& header) {
-  if (header.is_one_chunk()) {
-    require(header.chunk == header.n && header.n < uint64_t{1} << 31, "lz and text need one chunk below 2^31 bytes");
+void check_chunk(const Header& header) {
+  if (header.coder->traits.layout == Layout::kOneChunk) {
+    require(header.chunk == header.n, "its coder needs one chunk below 2^31 bytes");
   } else {
     require(header.chunk >= 1 && header.chunk <= uint64_t{1} << 24, "its chunk size is out of range");
   }
-  if (header.coder == DCC_CONTEXT) {
-    require(header.columns >= 1 && header.columns <= header.chunk && header.columns <= header.n,
-            "its columns are out of range");
-    require(header.group >= 1 && header.group <= header.columns, "its group of columns is out of range");
-    require(header.stride != 1 && header.stride <= header.columns, "its stride is out of range");
-  }
-  if (header.has_tables()) {
-    const unsigned lanes = header.lanes;
-    require(lanes != 0 && (lanes & (lanes - 1)) == 0 && lanes <= (header.coder == DCC_HUFFMAN ? 8 : 32),
-            "its number of lanes is not allowed");
-  }
-  require(header.position_bits <= 16, "its position bits are above 16");
-  require(header.position_bits == 0 || header.zero != 0, "positions need a zero entry");
 }
 
 Header read_header(ByteReader& reader) {
@@ -73,7 +61,8 @@ Header read_header(ByteReader& reader) {
   require(reader.u8() == kVersion, "its version is unknown");
   Header header;
   header.dtype = reader.u8();
-  header.coder = reader.u8();
+  header.coder = find_coder(reader.u8());
+  require(header.coder != nullptr, "its coder is unknown");
   header.codebook_kind = reader.u8();
   header.scale_kind = reader.u8();
   header.rank = reader.u8();
@@ -90,14 +79,10 @@ Header read_header(ByteReader& reader) {
     header.inner = reader.varint();
   }
   if (header.is_chunked()) header.chunk = reader.varint();
-  if (header.has_tables()) header.lanes = reader.u8();
-  if (header.coder == DCC_HUFFMAN) header.position_bits = reader.u8();
-  if (header.coder == DCC_CONTEXT) {
-    header.columns = reader.varint();
-    header.group = reader.varint();
-    header.stride = reader.varint();
-  }
-  check_header(header);
+  header.coder->read_fields(reader, header);
+  check_tensor(header);
+  if (header.is_chunked()) check_chunk(header);
+  header.coder->check_fields(header);
   return header;
 }
 
@@ -122,27 +107,24 @@ size_t Header::element_size() const {
   }
 }
 
-unsigned Header::index_width() const {
-  unsigned width = 0;
-  while ((uint64_t{1} << width) < k) ++width;
-  return width;
-}
+bool Header::is_chunked() const { return coder->traits.layout != Layout::kWhole; }
 
-void check_header(Header& header) {
+void check_tensor(Header& header) {
   constexpr uint8_t dtypes[] = {kFloat32, kUint8, kFloat16, kFloat64, kBfloat16};
+  const CoderTraits& coder = header.coder->traits;
   require(std::find(std::begin(dtypes), std::end(dtypes), header.dtype) != std::end(dtypes), "its dtype is unknown");
-  require(header.coder <= DCC_TEXT, "its coder is unknown");
   require(header.codebook_kind <= DCC_CODEBOOK_SHORT, "its codebook kind is unknown");
   require(header.scale_kind <= DCC_SCALE_LOG, "its scale kind is unknown");
-  const bool codebook_coder = header.coder == DCC_FIXED || header.has_tables() || header.coder == DCC_CONTEXT;
-  require(header.has_codebook() == codebook_coder, "its codebook does not fit its coder");
-  require(codebook_coder || !header.has_scales(), "it has scales but no codebook");
-  require(header.dtype == kUint8 ? !codebook_coder : !header.is_one_chunk(), "its dtype does not fit its coder");
+  require(header.has_codebook() == (coder.stores == Stores::kIndices), "its codebook does not fit its coder");
+  require(header.has_codebook() || !header.has_scales(), "it has scales but no codebook");
+  require(header.dtype == kUint8 ? coder.stores != Stores::kIndices : coder.stores != Stores::kBytes,
+          "its dtype does not fit its coder");
   header.n = count_elements(header);
-  require(header.n > 0 || header.coder == DCC_RAW, "it has no elements");
+  require(header.n > 0 || header.coder->holds_nothing(), "it has no elements");
   require(header.nnz <= header.n, "it has more non-zeros than elements");
+  require(coder.layout != Layout::kOneChunk || header.n < uint64_t{1} << 31,
+          "its coder needs one chunk below 2^31 bytes");
   if (header.has_codebook()) check_codebook_fields(header);
-  if (header.is_chunked()) check_chunk_fields(header);
 }
 
 Frame read_frame(Span bytes) {
@@ -154,7 +136,7 @@ Frame read_frame(Span bytes) {
   frame.header_size = reader.position();
   if (frame.header.has_codebook_section()) frame.codebook = read_section(reader);
   if (frame.header.has_scales()) frame.scales = read_section(reader);
-  if (frame.header.has_tables()) frame.tables = read_section(reader);
+  if (frame.header.coder->traits.has_tables) frame.tables = read_section(reader);
   const uint64_t chunks = frame.header.chunks();
   require(chunks <= reader.remaining() / kLeastSection, "it is cut short");
   frame.data.resize(static_cast<size_t>(chunks));
@@ -197,27 +179,11 @@ Bytes checked_codebook(const Frame& frame) {
   return bytes;
 }
 
-HuffmanChunkHead read_huffman_head(ByteReader& reader, const Header& header, uint64_t elements) {
-  HuffmanChunkHead head;
-  head.entries = reader.varint();
-  require(header.position_bits > 0 ? head.entries <= elements : head.entries == elements,
-          "a chunk has a wrong number of entries");
-  const unsigned streams = header.position_bits > 0 ? 2U * header.lanes : header.lanes;
-  uint64_t bytes = 0;
-  for (unsigned i = 0; i < streams; ++i) {
-    head.bits[i] = reader.varint();
-    require(head.bits[i] <= 16 * head.entries, "a stream is longer than its entries");  // entries <= 2^24
-    bytes += (head.bits[i] + 7) / 8;
-  }
-  require(bytes == reader.remaining(), "the streams do not fill their chunk");
-  return head;
-}
-
 void append_header(Bytes& out, const Header& header) {
   const size_t start = out.size();
   append(out, kMagic, sizeof kMagic);
   for (const uint8_t field :
-       {kVersion, header.dtype, header.coder, header.codebook_kind, header.scale_kind, header.rank}) {
+       {kVersion, header.dtype, header.coder->traits.number, header.codebook_kind, header.scale_kind, header.rank}) {
     out.push_back(field);
   }
   for (unsigned i = 0; i < header.rank; ++i) append_varint(out, header.dims[i]);
@@ -232,11 +198,7 @@ void append_header(Bytes& out, const Header& header) {
     append_varint(out, header.inner);
   }
   if (header.is_chunked()) append_varint(out, header.chunk);
-  if (header.has_tables()) out.push_back(header.lanes);
-  if (header.coder == DCC_HUFFMAN) out.push_back(header.position_bits);
-  if (header.coder == DCC_CONTEXT) {
-    for (const uint64_t field : {header.columns, header.group, header.stride}) append_varint(out, field);
-  }
+  header.coder->append_fields(out, header);
   append_u32(out, crc32c(out.data() + start, out.size() - start));
 }
 

@@ -10,15 +10,18 @@ namespace dcc {
 
 enum Dtype : uint8_t { kFloat32 = 1, kUint8 = 2, kFloat16 = 10, kFloat64 = 11, kBfloat16 = 16 };
 
+class Coder;  // coders/coder.h
+
 struct Header {
-  uint8_t dtype = 0, coder = 0, codebook_kind = 0, scale_kind = 0, rank = 0, lanes = 0, position_bits = 0;
+  const Coder* coder = nullptr;
+  uint8_t dtype = 0, codebook_kind = 0, scale_kind = 0, rank = 0, lanes = 0, position_bits = 0;
   uint64_t dims[DCC_MAX_RANK] = {};
   uint64_t nnz = 0;
   uint64_t k = 0, zero = 0;
   int64_t lo = 0;
   uint64_t channels = 0, inner = 0;
   uint64_t chunk = 0;
-  uint64_t columns = 0, group = 0, stride = 0;  // context
+  uint64_t columns = 0, group = 0, stride = 0;
   uint64_t n = 0;  // product of the dims
 
   size_t element_size() const;
@@ -27,11 +30,8 @@ struct Header {
   bool has_codebook() const { return codebook_kind != DCC_CODEBOOK_NONE; }
   bool has_codebook_section() const { return has_codebook() && codebook_kind != DCC_CODEBOOK_GRID; }
   bool has_scales() const { return scale_kind != DCC_SCALE_NONE; }
-  bool is_chunked() const { return coder >= DCC_HUFFMAN; }
-  bool is_one_chunk() const { return coder == DCC_LZ || coder == DCC_TEXT; }
-  bool has_tables() const { return coder == DCC_HUFFMAN || coder == DCC_RANS; }
+  bool is_chunked() const;
   uint64_t chunks() const { return is_chunked() ? n / chunk + (n % chunk != 0) : 1; }
-  unsigned index_width() const;  // bits of an index of coder `fixed`
 };
 
 struct Section {
@@ -47,8 +47,8 @@ struct Frame {
   std::vector<Section> data;  // DATA, or the CHUNKs
 };
 
-// Computes `n` and refuses a header that breaks a rule of section 2.
-void check_header(Header& header);
+// Computes `n` and refuses a tensor that its coder cannot hold.
+void check_tensor(Header& header);
 
 // Reads the header, whose CRC is checked, and finds the sections, whose CRCs and contents are not.
 Frame read_frame(Span bytes);
@@ -58,13 +58,6 @@ Span checked(const Section& section);
 
 // Checks the CODEBOOK section and returns its entries, short ones at full length (empty for a grid).
 Bytes checked_codebook(const Frame& frame);
-
-// The first numbers of a huffman CHUNK: entries, and the bits of each stream (positions first).
-struct HuffmanChunkHead {
-  uint64_t entries = 0;
-  uint64_t bits[16] = {};
-};
-HuffmanChunkHead read_huffman_head(ByteReader& reader, const Header& header, uint64_t elements);
 
 // Elements of chunk `c`.
 inline uint64_t chunk_elements(const Header& header, uint64_t c) {

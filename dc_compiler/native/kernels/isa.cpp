@@ -46,7 +46,8 @@ std::string find_problem() {
   std::string known = "auto";
   for (const Choice& choice : kChoices) {
     if (std::strcmp(wanted, choice.kernels->name) == 0) {
-      return std::string("the environment variable DCC_ISA asks for ") + wanted + ", which this processor cannot run; unset it";
+      return std::string("the environment variable DCC_ISA asks for ") + wanted +
+             ", which this processor cannot run; unset it";
     }
     known += std::string(", ") + choice.kernels->name;
   }

@@ -8,7 +8,8 @@ namespace dcc {
 
 struct Kernels;
 
-// What is wrong with the environment variable DCC_ISA, as a sentence; empty when it is not set or names a set that can run.
+// What is wrong with the environment variable DCC_ISA, as a sentence; empty when it is not set or names a set that can
+// run.
 const std::string& isa_problem();
 
 // The kernel set in use: the best that can run, or the one forced by DCC_ISA or select_isa.

@@ -1,7 +1,7 @@
 // kernels.h: the inner loops that exist once per instruction set, and the tables they read.
 //
-// Every set gives the same results. A kernel may do less than it is asked for and says how much it did: it stops where it
-// would read outside its input, and the caller finishes with the careful loops of huffman.cpp and rans.cpp.
+// Every set gives the same results. A kernel may do less than it is asked for and says how much it did: it stops where
+// it would read outside its input, and the caller finishes with the careful loops of huffman.cpp and rans.cpp.
 #ifndef DCC_KERNELS_H_
 #define DCC_KERNELS_H_
 
@@ -20,9 +20,9 @@ struct RansTable {
   const uint16_t* symbols = nullptr;
 };
 
-// FORMAT.md 5.1. `entries` is indexed by the next `bits` bits of the stream: symbol << 16 | length. For codes longer than
-// `bits` the length is kLongCode; they are found by `end16` (for each length, one past its last code, left-aligned in 16
-// bits) and `sorted` (symbols in the order of their codes), where code c of length L is sorted[c - first[L]].
+// FORMAT.md 5.1. `entries` is indexed by the next `bits` bits of the stream: symbol << 16 | length. For codes longer
+// than `bits` the length is kLongCode; they are found by `end16` (for each length, one past its last code, left-aligned
+// in 16 bits) and `sorted` (symbols in the order of their codes), where code c of length L is sorted[c - first[L]].
 struct HuffmanTable {
   unsigned bits = 0;
   bool has_long_codes = false;
@@ -44,7 +44,8 @@ struct Codebook {
 struct Kernels {
   const char* name;
 
-  // Decodes up to `groups` groups of one symbol per lane. Advances `words`, never reads at or after `end`. Returns the groups done.
+  // Decodes up to `groups` groups of one symbol per lane. Advances `words`, never reads at or after `end`. Returns the
+  // groups done.
   size_t (*rans)(const RansTable& table, uint32_t* states, unsigned lanes, const uint8_t** words, const uint8_t* end,
                  uint16_t* out, size_t groups);
 
@@ -58,10 +59,10 @@ struct Kernels {
   void (*lookup64)(const uint64_t* table, const uint16_t* indices, uint64_t* out, size_t count);
 
   // out[i] = codebook(indices[i]) * scales[i * step], step 0 or 1.
-  void (*scale32)(const Codebook<float>& codebook, const uint16_t* indices, const float* scales, size_t step, float* out,
-                  size_t count);
-  void (*scale64)(const Codebook<double>& codebook, const uint16_t* indices, const double* scales, size_t step, double* out,
-                  size_t count);
+  void (*scale32)(const Codebook<float>& codebook, const uint16_t* indices, const float* scales, size_t step,
+                  float* out, size_t count);
+  void (*scale64)(const Codebook<double>& codebook, const uint16_t* indices, const double* scales, size_t step,
+                  double* out, size_t count);
 
   // Rounds finite or infinite floats to nearest, ties to even.
   void (*to_float16)(const float* values, uint16_t* out, size_t count);

@@ -67,9 +67,16 @@ void float16_avx512(const float* values, uint16_t* out, size_t count) {
 
 }  // namespace
 
-const Kernels kAvx512Kernels = {
-    "avx512",            rans_avx512,         huffman_scalar, lookup_loop<uint16_t>, lookup_loop<uint32_t>,
-    lookup_loop<uint64_t>, scale_loop<float>, scale_loop<double>, float16_avx512,    bfloat16_loop,
-    count_other_loop};
+const Kernels kAvx512Kernels = {"avx512",
+                                rans_avx512,
+                                huffman_scalar,
+                                lookup_loop<uint16_t>,
+                                lookup_loop<uint32_t>,
+                                lookup_loop<uint64_t>,
+                                scale_loop<float>,
+                                scale_loop<double>,
+                                float16_avx512,
+                                bfloat16_loop,
+                                count_other_loop};
 
 }  // namespace dcc

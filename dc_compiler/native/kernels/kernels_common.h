@@ -1,7 +1,7 @@
 // kernels_common.h: the kernels in plain C++, compiled anew with the flags of each instruction set.
 //
-// Everything is in an unnamed namespace and nothing comes from the standard library's templates: a function that the linker
-// could share between files might otherwise bring one set's instructions to a processor that has not got them.
+// Everything is in an unnamed namespace and nothing comes from the standard library's templates: a function that the
+// linker could share between files might otherwise bring one set's instructions to a processor that has not got them.
 #ifndef DCC_KERNELS_COMMON_H_
 #define DCC_KERNELS_COMMON_H_
 
@@ -81,7 +81,8 @@ void lookup_loop(const T* table, const uint16_t* indices, T* out, size_t count) 
 }
 
 template <typename T>
-void scale_loop(const Codebook<T>& codebook, const uint16_t* indices, const T* scales, size_t step, T* out, size_t count) {
+void scale_loop(const Codebook<T>& codebook, const uint16_t* indices, const T* scales, size_t step, T* out,
+                size_t count) {
   const T* const table = codebook.table;
   const int32_t lo = codebook.lo;
   if (table != nullptr && step == 0) {

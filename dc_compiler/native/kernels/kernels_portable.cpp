@@ -3,9 +3,16 @@
 
 namespace dcc {
 
-const Kernels kPortableKernels = {
-    "portable",          rans_scalar,         huffman_scalar, lookup_loop<uint16_t>, lookup_loop<uint32_t>,
-    lookup_loop<uint64_t>, scale_loop<float>, scale_loop<double>, float16_loop,      bfloat16_loop,
-    count_other_loop};
+const Kernels kPortableKernels = {"portable",
+                                  rans_scalar,
+                                  huffman_scalar,
+                                  lookup_loop<uint16_t>,
+                                  lookup_loop<uint32_t>,
+                                  lookup_loop<uint64_t>,
+                                  scale_loop<float>,
+                                  scale_loop<double>,
+                                  float16_loop,
+                                  bfloat16_loop,
+                                  count_other_loop};
 
 }  // namespace dcc

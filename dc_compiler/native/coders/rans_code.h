@@ -1,11 +1,13 @@
-// rans.h: range asymmetric numeral systems (FORMAT.md, section 5.2): tables, decoding, encoding.
-#ifndef DCC_RANS_H_
-#define DCC_RANS_H_
+// rans_code.h: range asymmetric numeral systems (FORMAT.md, section 5.2): tables, decoding, encoding.
+#ifndef DCC_RANS_CODE_H_
+#define DCC_RANS_CODE_H_
 
 #include <vector>
 
 #include "base/byte_io.h"
 #include "coders/huffman_code.h"
+#include "coders/lanes.h"
+#include "frame/number_list.h"
 #include "kernels/kernels.h"
 
 namespace dcc {
@@ -21,8 +23,8 @@ struct RansModel {
 RansModel read_rans_model(ByteReader& reader, size_t k);
 void append_rans_model(Bytes& out, const RansModel& model);
 
-// The model of the smallest scale, whose tables stay in the nearest cache, with which `counts` and its own TABLES take at most
-// 0.05 % more room than with the best. `bits` gets the bits of the streams, TABLES not included.
+// The model of the smallest scale, whose tables stay in the nearest cache, with which `counts` and its own TABLES take
+// at most 0.05 % more room than with the best. `bits` gets the bits of the streams, TABLES not included.
 RansModel best_rans_model(const Counts& counts, uint64_t& bits);
 
 // A model ready for decoding. Owns what `table` points to; movable, as vectors keep their buffers.
@@ -60,8 +62,5 @@ class RansReader {
 template <typename T>
 Bytes encode_rans_chunk(const T* symbols, size_t count, unsigned lanes, const RansModel& model);
 
-// Lanes for `bytes` encoded bytes: a lane costs about three bytes, which may be up to 1/256 of them.
-unsigned lanes_for(uint64_t bytes, unsigned bytes_per_lane, unsigned most);
-
 }  // namespace dcc
-#endif  // DCC_RANS_H_
+#endif  // DCC_RANS_CODE_H_

@@ -1,0 +1,36 @@
+// raw.cpp: coder `raw`: the elements as they are in memory (FORMAT.md, section 3).
+#include "coders/coder.h"
+
+namespace dcc {
+namespace {
+
+class Raw final : public Coder {
+ public:
+  Raw() : Coder({"raw", 0, Stores::kElements, Layout::kWhole, false, 500}) {}
+
+  bool holds_nothing() const override { return true; }
+
+  void check_data(Span data, const Header& header) const override {
+    require(data.size == header.n * header.element_size(), "its data have a wrong length");
+  }
+
+  void decode(Span bytes, uint64_t first, size_t count, const Header& header, uint8_t* out) const override {
+    const size_t width = header.element_size();
+    std::memcpy(out, bytes.data + first * width, count * width);
+  }
+
+  Bytes encode(const uint8_t* elements, size_t count, const Header& header) const override {
+    Bytes out;
+    if (count > 0) append(out, elements, count * header.element_size());
+    return out;
+  }
+};
+
+}  // namespace
+
+const Coder& raw_coder() {
+  static const Raw coder;
+  return coder;
+}
+
+}  // namespace dcc
