@@ -172,7 +172,8 @@ def rows(case: Case, options: argparse.Namespace, other: Build | None, copy: flo
         row = measure(case.tensor, label, isa, case.elements, work, options.runs, copy)
         if isa in ("auto", best_isa()):
             row["ps"] = round(1e6 / row["msym/s"])
-            row["table"] = binding.coders()[case.coder].decode_picoseconds
+            modelled = binding.coders()[case.coder].decode_seconds(info.elements, info.nonzero)
+            row["table"] = round(modelled / info.elements * 1e12)
             if other is not None:
                 here = Build(binding.get_library_path())
                 row |= paired(*(functools.partial(b.decode_into, frame, out) for b in (here, other)), runs=options.runs)

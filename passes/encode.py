@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from dc_compiler import ir
-from dc_compiler.codec import binding
+from dc_compiler.codec import binding, load_time
 from dc_compiler.errors import InvalidArgumentError
-from dc_compiler.pass_manager import Context, RecordPass, Task, Update
+from dc_compiler.pass_manager import Context, PassReport, RecordPass, Task, Update
 
 
 def encode_record(record: ir.WeightRecord, options: Encode, seed: int) -> Update:
@@ -21,7 +22,44 @@ def encode_record(record: ir.WeightRecord, options: Encode, seed: int) -> Update
     frame = options._frame(record)
     if len(frame) >= record.nbytes:
         return Update(reason=f"packing would not make it smaller ({len(frame)} against {record.nbytes} bytes)")
+    if options.coder == "smallest" and binding.coders()[binding.frame_info(frame).coder].is_slow:
+        fast = dataclasses.replace(options, coder="smallest_fast")._frame(record)
+        if len(fast) < record.nbytes:
+            return Update(frame=fast, slow_frame=frame)
     return Update(frame=frame)
+
+
+def _choose_slow(program: ir.Program, records: Sequence[ir.WeightRecord], updates: Sequence[Update]) -> dict[str, Any]:
+    """Give records their slow frames where they are worth their time; says which are not, as facts and as a note."""
+    slow = [(r, u.slow_frame) for r, u in zip(records, updates, strict=True) if u.slow_frame is not None]
+    if not slow:
+        return {}
+    alternatives = [_alternative(record, frame) for record, frame in slow]
+    stored = sum(r.nbytes if r.frame is None else len(r.frame) for r in program.records)
+    file_bytes = stored + program.proto.ByteSize()
+    dense = load_time.dense_seconds(sum(r.nbytes for r in program.records))
+    before = dense + sum(load_time.decode_seconds(r.frame) for r in program.records if r.frame is not None)
+    taken = set(load_time.worth_their_time(alternatives, file_bytes, before))
+    for position in taken:
+        slow[position][0].frame = slow[position][1]
+    passed = [position for position in range(len(slow)) if position not in taken]
+    if not passed:
+        return {}
+    after = before + sum(alternatives[p].seconds for p in taken)
+    saved = sum(alternatives[p].saved for p in passed)
+    times = (after + sum(alternatives[p].seconds for p in passed)) / after
+    names = sorted({binding.frame_info(slow[p][1]).coder for p in passed})
+    program.notes.append(
+        f"encode: passed over {', '.join(names)} for {len(passed)} weights: the file would be {saved:,} bytes smaller "
+        f"({saved / file_bytes:.1%}) and take about {times:.1f} times as long to load".replace("%", " %")
+    )
+    return {"passed over": {"coders": names, "weights": len(passed), "bytes": saved, "load time": round(times, 3)}}
+
+
+def _alternative(record: ir.WeightRecord, frame: bytes) -> load_time.Alternative:
+    assert record.frame is not None
+    seconds = load_time.decode_seconds(frame) - load_time.decode_seconds(record.frame)
+    return load_time.Alternative(len(record.frame) - len(frame), seconds)
 
 
 @dataclass(frozen=True)
@@ -32,9 +70,11 @@ class Encode(RecordPass):
         coder: ``auto`` keeps the smallest for each weight of those that decode fast: ``huffman``, the paper's form with
             relative positions, filler zeros and codebook indices, all Huffman-coded; ``rans``, which codes indices with
             zero as a symbol; and ``fixed``, which packs bits. ``context`` predicts every index from those around it:
-            sparse weights get 5 to 20 % smaller, but only some million weights a second are decoded. ``smallest``
-            chooses among all of them. ``lossless`` codes the float bits by byte planes, vectors included. Clustered
-            weights are coded by their indices unless ``lossless`` is asked for; others always losslessly.
+            sparse weights get 5 to 20 % smaller, but only some million weights a second are decoded.
+            ``smallest_fast`` is like ``auto`` and shortens codebooks; ``smallest`` also takes slow coders, where they
+            make the file smaller by 1 % for each doubling of its load time (``codec/load_time.py``). ``lossless``
+            codes the float bits by byte planes, vectors included. Clustered weights are coded by their indices unless
+            ``lossless`` is asked for; others always losslessly.
         position_bits: *huffman*: bits of a relative position, 1 to 16; 0 tries all and keeps the smallest. Weights
             whose codebook has no zero are coded without positions.
     """
@@ -45,7 +85,7 @@ class Encode(RecordPass):
     positional: ClassVar[str | None] = "coder"
     per_weight: ClassVar[frozenset[str]] = frozenset({"coder", "position_bits"})
 
-    coder: Literal["auto", "huffman", "rans", "fixed", "context", "smallest", "lossless"] = "auto"
+    coder: Literal["auto", "huffman", "rans", "fixed", "context", "smallest_fast", "smallest", "lossless"] = "auto"
     position_bits: int = 0
 
     def __post_init__(self) -> None:
@@ -54,15 +94,22 @@ class Encode(RecordPass):
     @property
     def needs(self) -> frozenset[str]:
         """Index coders work on clustered weights only."""
-        return frozenset() if self.coder in ("auto", "smallest", "lossless") else frozenset({"clustered"})
+        return (
+            frozenset() if self.coder in ("auto", "smallest_fast", "smallest", "lossless") else frozenset({"clustered"})
+        )
 
     work = staticmethod(encode_record)
 
     def plan(self, program: ir.Program, context: Context) -> list[Task[Encode]]:
         return [Task(r, self.for_record(r, context)) for r in program.eligible()]
 
-    def facts(self, program: ir.Program, updates: Sequence[Update]) -> dict[str, Any]:
-        return {"frame bytes": sum(len(u.frame) for u in updates if u.frame is not None)}
+    def run(self, program: ir.Program, context: Context) -> PassReport:
+        tasks = self.plan(program, context)
+        updates = context.apply(self.name, self.work, tasks)
+        records = [task.record for task in tasks]
+        facts = _choose_slow(program, records, updates)
+        facts["frame bytes"] = sum(len(r.frame) for r in records if r.frame is not None)
+        return PassReport(self.name, sum(u.changes for u in updates), facts=facts)
 
     def _frame(self, record: ir.WeightRecord) -> bytes:
         clustered = record.clustered

@@ -54,13 +54,17 @@ class Stores(enum.Enum):
 
 @dataclass(frozen=True)
 class CoderInfo:
-    """A coder of the library. ``auto`` leaves slow ones out. ``decode_picoseconds`` are for an element, roughly, and
-    the same on every machine."""
+    """A coder of the library. ``auto`` leaves slow ones out."""
 
     name: str
     stores: Stores
     is_slow: bool
     decode_picoseconds: int
+    nonzero_picoseconds: int
+
+    def decode_seconds(self, elements: int, nonzero: int) -> float:
+        """Time to decode a tensor on one core, roughly and the same on every machine."""
+        return (self.decode_picoseconds * elements + self.nonzero_picoseconds * nonzero) * 1e-12
 
 
 @functools.cache
@@ -70,7 +74,8 @@ def coders() -> dict[str, CoderInfo]:
     raw = CoderInfoStruct()
     while library().dcc_coder(len(found), ctypes.byref(raw)) == 0:
         name = raw.name.decode()
-        found[name] = CoderInfo(name, Stores(raw.stores), bool(raw.is_slow), raw.decode_picoseconds)
+        costs = (raw.decode_picoseconds, raw.nonzero_picoseconds)
+        found[name] = CoderInfo(name, Stores(raw.stores), bool(raw.is_slow), *costs)
     return found
 
 
@@ -289,10 +294,9 @@ def _call_for(seconds: float, name: str, *arguments: Any) -> None:
 
 def _decode_seconds(frame: npt.NDArray[np.uint8], elements: int) -> float:
     """How long decoding may take on one thread. The coder is byte 6 of a frame (FORMAT.md 2)."""
-    known = coders().values()
-    number = int(frame[6]) if frame.size > 6 else 0
-    name = library().dcc_coder_name(number)
-    return elements * max((c.decode_picoseconds for c in known if name == c.name.encode()), default=0) * 1e-12
+    name = library().dcc_coder_name(int(frame[6])) if frame.size > 6 else None
+    coder = None if name is None else coders().get(name.decode())
+    return 0.0 if coder is None else coder.decode_seconds(elements, elements)
 
 
 def _encode(request: EncodeRequest) -> bytes:

@@ -87,6 +87,7 @@ class CoderInfoStruct(ctypes.Structure):
         ("is_slow", ctypes.c_uint8),
         ("reserved", ctypes.c_uint8),
         ("decode_picoseconds", ctypes.c_uint32),
+        ("nonzero_picoseconds", ctypes.c_uint32),
     )
 
 

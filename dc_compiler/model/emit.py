@@ -11,7 +11,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from dc_compiler import ir
-from dc_compiler.codec import binding
+from dc_compiler.codec import binding, load_time
 from dc_compiler.model import packed
 from dc_compiler.model.importer import DOMAIN, restore_data
 from dc_compiler.recipe import Form
@@ -227,8 +227,7 @@ def _session_form(program: ir.Program, placed: list[PlacedWeight]) -> onnx.Model
     topology = unused_name("t" if program.is_terse else f"{DOMAIN}.topology", names)
     manifest = packed.write_manifest([*([(w.name, w.record)] for w in placed), *(p.weights for p in pools)])
     content = manifest + inner.SerializeToString(deterministic=True)
-    coder = "smallest" if program.is_terse else "auto"
-    frame = binding.encode_data(np.frombuffer(content, np.uint8), coder)
+    frame = _topology_frame(content, program, sum(len(w.frame()) for w in placed) + sum(len(p.frame) for p in pools))
     graph.initializer.append(_payload(topology, frame))
     node_inputs = [i.name for i in graph.input] + [topology]
     payloads = [(f"{w.name}.{DOMAIN}", w.frame()) for w in placed] + [(f"{DOMAIN}.kept", p.frame) for p in pools]
@@ -248,6 +247,19 @@ def _session_form(program: ir.Program, placed: list[PlacedWeight]) -> onnx.Model
     )
     outer.graph.CopyFrom(graph)
     return outer
+
+
+def _topology_frame(content: bytes, program: ir.Program, other_bytes: int) -> bytes:
+    """The packed graph; of a terse program with a slow coder, where that is worth its time at load."""
+    data = np.frombuffer(content, np.uint8)
+    frame = binding.encode_data(data)
+    smaller = binding.encode_data(data, "smallest") if program.is_terse else frame
+    if len(smaller) == len(frame):
+        return frame
+    before = load_time.dense_seconds(sum(r.nbytes for r in program.records))
+    after = before + load_time.decode_seconds(smaller)
+    is_worth_it = load_time.gain(len(frame) - len(smaller), len(frame) + other_bytes, before, after) >= 0
+    return smaller if is_worth_it else frame
 
 
 def default_opset(model: onnx.ModelProto) -> int:

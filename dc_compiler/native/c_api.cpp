@@ -68,13 +68,15 @@ int dcc_coder(size_t index, dcc_coder_info* info) {
            static_cast<uint8_t>(traits.stores),
            uint8_t{coder.is_slow()},
            0,
-           traits.decode_picoseconds};
+           traits.decode_picoseconds,
+           traits.nonzero_picoseconds};
   return DCC_OK;
 }
 
 const char* dcc_coder_name(uint8_t number) {
   if (number == DCC_AUTO) return "auto";
   if (number == DCC_SMALLEST) return "smallest";
+  if (number == DCC_SMALLEST_FAST) return "smallest_fast";
   const dcc::Coder* const coder = dcc::find_coder(number);
   return coder == nullptr ? nullptr : coder->traits.name;
 }

@@ -21,7 +21,9 @@ extern "C" {
 
 enum { DCC_OK = 0, DCC_CORRUPT = 1, DCC_BAD_ARGUMENT = 2, DCC_OUT_OF_MEMORY = 3, DCC_CANCELLED = 4 };
 enum { DCC_MAX_RANK = 32 };
-enum { DCC_SMALLEST = 254, DCC_AUTO = 255 };  // to encode: the smallest of all coders, or of those that decode fast
+// To encode: the smallest of all coders, or of those that decode fast; the first two may write a codebook as short
+// values.
+enum { DCC_SMALLEST_FAST = 253, DCC_SMALLEST = 254, DCC_AUTO = 255 };
 enum { DCC_CODEBOOK_NONE = 0, DCC_CODEBOOK_VALUES = 1, DCC_CODEBOOK_GRID = 2, DCC_CODEBOOK_SHORT = 3 };
 enum { DCC_STORES_INDICES = 0, DCC_STORES_ELEMENTS = 1, DCC_STORES_BYTES = 2 };
 enum { DCC_SCALE_NONE = 0, DCC_SCALE_VALUES = 1, DCC_SCALE_LOG = 2 };
@@ -33,13 +35,15 @@ typedef struct dcc_coder_info {
   uint8_t stores;   // codebook indices, elements of any type as they are, or elements of uint8 as they are
   uint8_t is_slow;  // to decode, so that auto leaves it out
   uint8_t reserved;
-  uint32_t decode_picoseconds;  // for an element, roughly: for comparing sizes with load times alike on every machine
+  // For an element, and more for one that is not zero, roughly: to weigh sizes against load times alike everywhere.
+  uint32_t decode_picoseconds, nonzero_picoseconds;
 } dcc_coder_info;
 
 // Writes the coder at `index`, 0 for the first; DCC_BAD_ARGUMENT behind the last.
 DCC_EXPORT int dcc_coder(size_t index, dcc_coder_info* info);
 
-// Name of the coder of this number, or of the encoder's choice ("smallest", "auto"); null when there is none.
+// Name of the coder of this number, or of the encoder's choice ("smallest_fast", "smallest", "auto"); null when there
+// is none.
 DCC_EXPORT const char* dcc_coder_name(uint8_t number);
 
 // What a frame says about itself, and where its bytes go. Sizes are bytes of the frame; *_bits are exact bits.
@@ -85,9 +89,8 @@ typedef struct dcc_encode_request {
   uint64_t dims[DCC_MAX_RANK];
   const void* data;         // coders that store elements: these
   const uint16_t* indices;  // coders that store indices: one per element
-  const void*
-      codebook;        // codebook kind 1: entries, in dtype or (scales) compute type; smallest may write them as kind 3
-  const void* scales;  // kind 1: compute type; kind 2: int32_t q per channel
+  const void* codebook;     // codebook kind 1: entries, in dtype or (scales) compute type
+  const void* scales;       // kind 1: compute type; kind 2: int32_t q per channel
   uint64_t channels, inner;
   uint64_t chunk_elements;  // 0 = chosen by the encoder
   int32_t threads;          // the bytes written do not depend on it

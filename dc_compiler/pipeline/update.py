@@ -23,6 +23,7 @@ class Update:
         clustered: indices with a codebook or grid; the dense values become those it stands for.
         values: new dense values, same shape and dtype; only where neither ``mask`` nor ``clustered`` gives them.
         frame: the packed weight.
+        slow_frame: a smaller one that takes long to decode, of which the pass decides when it knows all weights.
     """
 
     reason: str | None = None
@@ -30,6 +31,7 @@ class Update:
     clustered: ir.Clustered | None = None
     values: NDArray[Any] | None = None
     frame: bytes | None = None
+    slow_frame: bytes | None = None
 
     @property
     def changes(self) -> bool:

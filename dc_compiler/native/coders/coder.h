@@ -30,8 +30,10 @@ struct CoderTraits {
   uint8_t number;  // in headers
   Stores stores;
   Layout layout;
-  bool has_tables;              // a section TABLES before the CHUNKs
-  uint32_t decode_picoseconds;  // for an element, on one core of about 3 GHz; benchmarks/codec_speed.py measures it
+  bool has_tables;  // a section TABLES before the CHUNKs
+  // For an element, and more for one that is not zero, on one core of about 3 GHz; benchmarks/codec_speed.py measures
+  // both.
+  uint32_t decode_picoseconds, nonzero_picoseconds;
 };
 
 // Coders above this are slow to decode: `auto` leaves them out.

@@ -271,7 +271,7 @@ Header best_layout(const std::vector<Header>& layouts, const dcc_encode_request&
 
 class Context final : public Coder {
  public:
-  Context() : Coder({"context", 6, Stores::kIndices, Layout::kChunks, false, 250'000}) {}
+  Context() : Coder({"context", 6, Stores::kIndices, Layout::kChunks, false, 45'000, 160'000}) {}
 
   void read_fields(ByteReader& reader, Header& header) const override {
     header.columns = reader.varint();

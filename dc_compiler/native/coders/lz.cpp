@@ -97,7 +97,7 @@ Bytes encode_chunk(Span bytes) {
 
 class Lz final : public Coder {
  public:
-  Lz() : Coder({"lz", 5, Stores::kBytes, Layout::kOneChunk, false, 1'500}) {}
+  Lz() : Coder({"lz", 5, Stores::kBytes, Layout::kOneChunk, false, 1'500, 0}) {}
 
   void decode(Span chunk, uint64_t /*first*/, size_t count, const Header& /*header*/, uint8_t* out) const override {
     decode_chunk(chunk, out, count);

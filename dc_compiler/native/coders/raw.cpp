@@ -6,7 +6,7 @@ namespace {
 
 class Raw final : public Coder {
  public:
-  Raw() : Coder({"raw", 0, Stores::kElements, Layout::kWhole, false, 500}) {}
+  Raw() : Coder({"raw", 0, Stores::kElements, Layout::kWhole, false, 500, 0}) {}
 
   bool holds_nothing() const override { return true; }
 

@@ -118,7 +118,7 @@ class TextModel {
 
 class Text final : public Coder {
  public:
-  Text() : Coder({"text", 7, Stores::kBytes, Layout::kOneChunk, false, 600'000}) {}
+  Text() : Coder({"text", 7, Stores::kBytes, Layout::kOneChunk, false, 600'000, 0}) {}
 
   void decode(Span chunk, uint64_t /*first*/, size_t count, const Header& /*header*/, uint8_t* out) const override {
     const auto model = std::make_unique<TextModel>();

@@ -44,7 +44,7 @@ Header header_of(const dcc_encode_request& request) {
 }
 
 // Whether the encoder may choose the coder.
-bool chooses(const dcc_encode_request& request) { return request.coder == DCC_AUTO || request.coder == DCC_SMALLEST; }
+bool chooses(const dcc_encode_request& request) { return request.coder >= DCC_SMALLEST_FAST; }
 
 // Runs a check of the decoder on what the caller gave, so that a refusal blames the argument and not a frame.
 template <typename Check>
@@ -188,7 +188,8 @@ Bytes encode_indexed(const dcc_encode_request& request) {
 
   IndexTensor tensor{request, header, count_indices(request.indices, header, request.threads)};
   if (header.zero != 0) tensor.header.nnz = header.n - tensor.counts[header.zero - 1];
-  if (request.coder == DCC_SMALLEST && is_short(header, request)) tensor.header.codebook_kind = DCC_CODEBOOK_SHORT;
+  if (chooses(request) && request.coder != DCC_AUTO && is_short(header, request))
+    tensor.header.codebook_kind = DCC_CODEBOOK_SHORT;
   uint64_t bits = 0;
   best_rans_model(tensor.counts, bits);
   tensor.header.chunk = request.chunk_elements != 0 ? request.chunk_elements : choose_chunk(header.n, bits);

@@ -1,0 +1,65 @@
+"""The price of load time: a share of 1 % of the file for each doubling."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dc_compiler.codec import binding, load_time
+from dc_compiler.codec.load_time import Alternative, worth_their_time
+
+FILE = 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("saved", "seconds", "is_worth_it"),
+    [
+        (10_000, 1.0, True),  # 1 % for twice the time
+        (9_999, 1.0, False),
+        (20_000, 3.0, True),  # 2 % for four times
+        (19_999, 3.0, False),
+        (6_000, 21.0, False),  # 0.6 % for 22 times
+        (45_000, 21.0, True),
+    ],
+)
+def test_one_alternative(saved: int, seconds: float, is_worth_it: bool) -> None:
+    assert worth_their_time([Alternative(saved, seconds)], FILE, 1.0) == ([0] if is_worth_it else [])
+
+
+def test_the_best_come_first_and_the_rest_is_left() -> None:
+    good, poor, best = Alternative(20_000, 0.5), Alternative(1_000, 5.0), Alternative(20_000, 0.1)
+    assert worth_their_time([poor, good, best], FILE, 1.0) == [1, 2]
+
+
+def test_many_may_be_worth_it_together_where_one_is_not() -> None:
+    """A doubling is dearer when little time has been spent yet."""
+    one = Alternative(14_000, 1.0)
+    assert worth_their_time([Alternative(9_000, 1.0)], FILE, 1.0) == []
+    assert worth_their_time([Alternative(9_000, 1.0)] * 7, FILE, 1.0) == list(range(7))
+    assert worth_their_time([one, one], FILE, 1.0) == [0, 1]
+
+
+def test_nothing_to_choose_from() -> None:
+    assert worth_their_time([], FILE, 1.0) == []
+
+
+def test_decoding_costs_what_the_table_of_coders_says() -> None:
+    indices = np.zeros(1000, np.uint16)
+    indices[:100] = 1
+    seconds = {}
+    for coder in ("rans", "context"):
+        frame = binding.encode_codebook(indices, (1000,), np.float32, grid_lo=0, k=2, zero=1, coder=coder)
+        info = binding.coders()[coder]
+        seconds[coder] = load_time.decode_seconds(frame)
+        picoseconds = 1000 * info.decode_picoseconds + 100 * info.nonzero_picoseconds
+        assert seconds[coder] == pytest.approx(picoseconds * 1e-12)
+    assert seconds["context"] > 20 * seconds["rans"]
+
+
+def test_the_library_tells_its_coders() -> None:
+    infos = binding.coders()
+    assert list(infos) == ["raw", "fixed", "huffman", "rans", "lossless", "lz", "context", "text"]
+    assert [name for name, info in infos.items() if info.is_slow] == ["context", "text"]
+    stores = {name: info.stores.name for name, info in infos.items()}
+    assert {name for name, kind in stores.items() if kind == "INDICES"} == {"fixed", "huffman", "rans", "context"}
+    assert {name for name, kind in stores.items() if kind == "BYTES"} == {"lz", "text"}
