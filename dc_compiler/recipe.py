@@ -32,17 +32,17 @@ PRESETS: dict[str, Preset] = {
     # float bits unchanged, entropy-coded by byte planes
     "lossless": Preset("encode(lossless)", promises=True),
     # near-lossless without data: a fine grid per output channel, entropy-coded
-    "default": Preset("cluster(grid),encode", promises=True),
+    "default": Preset("canonicalize,cluster(grid),encode", promises=True),
     # the paper's three stages at the paper's usual settings (arXiv 1510.00149): 16 epochs of training
     "deep-compression": Preset(
-        "prune,cluster(kmeans),encode(huffman)",
-        "prune(schedule=iterative,steps=3,epochs=12),cluster(kmeans),"
+        "canonicalize,prune,cluster(kmeans),encode(huffman)",
+        "canonicalize,prune(schedule=iterative,steps=3,epochs=12),cluster(kmeans),"
         "finetune(centroids,epochs=4,lr=0.0003),encode(huffman)",
     ),
     # a coarse grid; with data everything that makes files small, in 40 epochs of training
     "smallest": Preset(
-        "cluster(grid,step=0.15),slim,encode(smallest)",
-        "prune(density=0.05,scope=global,criterion=obd,schedule=gradual,epochs=24,lr=0.002),shrink,"
+        "canonicalize,cluster(grid,step=0.15),slim,encode(smallest)",
+        "canonicalize,prune(density=0.05,scope=global,criterion=obd,schedule=gradual,epochs=24,lr=0.002),shrink,"
         "cluster(rd,bits=4,price=0.04,epochs=16,vectors=true),shrink(sort=true),slim,encode(smallest)",
         min_size=0,
     ),
@@ -140,7 +140,8 @@ def _with_shortcuts(recipe: Recipe, density: float | None, bits: int | None) -> 
         if any(p.name == "prune" for p in passes):
             passes = [p.with_options(options) if p.name == "prune" else p for p in passes]
         else:
-            passes.insert(0, known["prune"].from_text(options))
+            position = max((i for i, p in enumerate(passes, 1) if "pruned" in p.forbids), default=0)
+            passes.insert(position, known["prune"].from_text(options))
     if bits is not None:
         options = {"bits": str(bits), "mode": "kmeans"}
         if any(p.name == "cluster" for p in passes):

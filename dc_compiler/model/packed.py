@@ -86,6 +86,7 @@ def unpack(model: onnx.ModelProto, label: str) -> onnx.ModelProto:
     kept = [p for p in result.metadata_props if not p.key.startswith(f"{DOMAIN}.")]
     del result.metadata_props[:]
     result.metadata_props.extend(kept)
+    files.check_is_model(result, f"what {label} holds")
     return result
 
 

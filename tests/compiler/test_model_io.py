@@ -241,7 +241,7 @@ def test_annotations_survive(form: str, skip: tuple[str, ...], tmp_path: Path) -
         assert theirs == list(net.metadata_props)
     ours = {p.key: p.value for p in compiled.metadata_props if p.key.startswith("dcc.")}
     assert ours["dcc.original_bytes"] == str(net.ByteSize())
-    assert ours["dcc.pipeline"] == "cluster(mode=grid),encode"
+    assert ours["dcc.pipeline"] == "canonicalize,cluster(mode=grid),encode"
     assert len(dense.metadata_props) == len(net.metadata_props)
     assert [o.domain for o in dense.opset_import] == [o.domain for o in net.opset_import]
     assert list(dense.graph.node) == list(net.graph.node)

@@ -110,12 +110,15 @@ def test_no_preset_is_the_default() -> None:
 @pytest.mark.parametrize(
     ("options", "pipeline"),
     [
-        ({"density": 0.1}, "prune(density=0.1),cluster(mode=grid),encode"),
-        ({"bits": 4}, "cluster(bits=4),encode"),
-        ({"density": 1, "bits": 16}, "prune(density=1.0),cluster(bits=16),encode"),
+        ({"density": 0.1}, "canonicalize,prune(density=0.1),cluster(mode=grid),encode"),
+        ({"bits": 4}, "canonicalize,cluster(bits=4),encode"),
+        ({"density": 1, "bits": 16}, "canonicalize,prune(density=1.0),cluster(bits=16),encode"),
         ({"preset": "lossless", "bits": 4}, "cluster(bits=4),encode"),
         ({"preset": "lossless", "density": 0.5}, "prune(density=0.5),encode(coder=lossless)"),
-        ({"preset": "deep-compression", "density": 0.5}, "prune(density=0.5),cluster,encode(coder=huffman)"),
+        (
+            {"preset": "deep-compression", "density": 0.5},
+            "canonicalize,prune(density=0.5),cluster,encode(coder=huffman)",
+        ),
         ({"pipeline": "encode", "density": 0.5, "bits": 2}, "prune(density=0.5),cluster(bits=2),encode"),
         ({"pipeline": "prune(0.9),encode", "density": 0.5}, "prune(density=0.5),encode"),
     ],
