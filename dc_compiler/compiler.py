@@ -113,7 +113,8 @@ def compile_model(
         given = [Path(f) for f in (recipe, data) if isinstance(f, str | os.PathLike)]
         files.check_output_path(target, [*source.files(), *given, *sessions.libraries])
     context = Context(chosen.seed, jobs or 0, chosen.overrides, progress)
-    program = importer.build_program(source, min_size=chosen.min_size, skip=chosen.skip)
+    named = [o.pattern for o in chosen.overrides]
+    program = importer.build_program(source, min_size=chosen.min_size, skip=chosen.skip, named=named)
     original = _reference(model_or_path, source, program)
     manager = chosen.manager()
     manager.check_overrides(program, chosen.overrides)

@@ -26,6 +26,7 @@ class TensorRow:
     ``kept`` is the share of non-zero elements. ``bits`` is the width of a codebook index and ``position_bits`` that of
     a relative position; ``coded_index_bits`` and ``coded_position_bits`` are what each takes per kept weight after
     entropy coding (position columns are None where positions are not stored apart). ``bytes`` is the whole frame.
+    ``reason`` is why a weight is left alone, ``exact`` why its values had to stay as they are.
     """
 
     name: str
@@ -44,6 +45,7 @@ class TensorRow:
     tied: int = 1
     kernel: str | None = None
     reason: str | None = None
+    exact: str | None = None
 
     @property
     def ratio(self) -> float:
@@ -103,7 +105,9 @@ def plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def frame_row(name: str, frame: bytes, *, sqnr_db: float | None = None, tied: int = 1) -> TensorRow:
+def frame_row(
+    name: str, frame: bytes, *, sqnr_db: float | None = None, tied: int = 1, exact: str | None = None
+) -> TensorRow:
     """Row of a packed weight, read from its frame.
 
     Raises:
@@ -130,6 +134,7 @@ def frame_row(name: str, frame: bytes, *, sqnr_db: float | None = None, tied: in
         sqnr_db=sqnr_db,
         tied=tied,
         kernel="decode",
+        exact=exact,
     )
 
 
@@ -144,9 +149,10 @@ def record_row(record: ir.WeightRecord) -> TensorRow:
             record.nbytes,
             tied=record.tied,
             reason=record.reason,
+            exact=record.exact,
         )
     sqnr = 10 * math.log10(record.signal / record.noise) if record.signal and record.noise else None
-    return frame_row(record.name, record.frame, sqnr_db=sqnr, tied=record.tied)
+    return frame_row(record.name, record.frame, sqnr_db=sqnr, tied=record.tied, exact=record.exact)
 
 
 def packed_rows(model: packed.PackedModel) -> list[TensorRow]:
@@ -196,7 +202,7 @@ COLUMNS: tuple[tuple[str, str], ...] = (
 
 
 def cells(row: TensorRow) -> list[str]:
-    """The row's texts in the order of ``COLUMNS``; a weight left alone shows its reason as the coder."""
+    """The row's texts in the order of ``COLUMNS``; a weight left alone, or kept exactly, tells why beside the coder."""
     return [
         row.name + (f" (x{row.tied})" if row.tied > 1 else ""),
         "x".join(map(str, row.shape)) or "scalar",
@@ -208,8 +214,15 @@ def cells(row: TensorRow) -> list[str]:
         f"{row.bytes:,}",
         f"{row.ratio:.2f}x",
         _number(row.sqnr_db, 1),
-        (row.coder or "") if row.reason is None else f"left alone: {row.reason}",
+        _treatment(row),
     ]
+
+
+def _treatment(row: TensorRow) -> str:
+    exact = "" if row.exact is None else f"kept exactly: {row.exact}"
+    if row.reason is None:
+        return ", ".join(filter(None, [row.coder, exact]))
+    return f"{exact}; {row.reason}" if exact else f"left alone: {row.reason}"
 
 
 def total_cells(rows: Sequence[TensorRow]) -> list[str]:

@@ -17,7 +17,7 @@ def encode_record(record: ir.WeightRecord, options: Encode, seed: int) -> Update
     """The frame of a weight, or the reason why it gets none."""
     if record.is_vector and record.clustered is None and options.coder != "lossless":
         return Update(reason="a vector (bias, normalization or the like)")
-    if record.clustered is None and options.needs:
+    if record.clustered is None and options.needs and record.exact is None:
         raise InvalidArgumentError(f"encode: coder={options.coder} needs '{record.name}' to be clustered")
     frame = options._frame(record)
     if len(frame) >= record.nbytes:
@@ -74,7 +74,7 @@ class Encode(RecordPass):
             ``smallest_fast`` is like ``auto`` and shortens codebooks; ``smallest`` also takes slow coders, where they
             make the file smaller by 1 % for each doubling of its load time (``codec/load_time.py``). ``lossless``
             codes the float bits by byte planes, vectors included. Clustered weights are coded by their indices unless
-            ``lossless`` is asked for; others always losslessly.
+            ``lossless`` is asked for; others always losslessly; what is to stay exact in the smaller of both ways.
         position_bits: *huffman*: bits of a relative position, 1 to 16; 0 tries all and keeps the smallest. Weights
             whose codebook has no zero are coded without positions.
     """
@@ -115,6 +115,10 @@ class Encode(RecordPass):
         clustered = record.clustered
         if clustered is None or self.coder == "lossless":
             return binding.encode_data(record.values, threads=1)
+        frame = self._index_frame(record, clustered)
+        return frame if record.exact is None else min(frame, binding.encode_data(record.values, threads=1), key=len)
+
+    def _index_frame(self, record: ir.WeightRecord, clustered: ir.Clustered) -> bytes:
         scales = clustered.scales
         return binding.encode_codebook(
             clustered.indices,

@@ -120,7 +120,14 @@ class Prune(TrainingPass):
         kept = sum(r.size if r.mask is None else int(np.count_nonzero(r.mask)) for r in records)
         total = sum(r.size for r in records)
         facts["density"] = kept / total if total else 1.0
+        if not any(changed) and any(o._removes for o in (self, *options)):
+            program.notes.append(_nothing_pruned(program, records))
         return PassReport(self.name, sum(changed), facts=facts)
+
+    @property
+    def _removes(self) -> bool:
+        """Whether these options ask for anything to be removed."""
+        return (self.density or 0) < 1 if self.threshold is None else self.threshold > 0
 
     def _once(
         self, program: ir.Program, records: Sequence[ir.WeightRecord], options: Sequence[Self], context: Context
@@ -215,6 +222,15 @@ def prune_record(record: ir.WeightRecord, keep: Keep, seed: int) -> Update:
 
 def _update(record: ir.WeightRecord, mask: np.ndarray) -> Update:
     return Update() if mask.all() else Update(mask=mask.reshape(record.shape))
+
+
+def _nothing_pruned(program: ir.Program, records: Sequence[ir.WeightRecord]) -> str:
+    """What to tell when no weight lost anything."""
+    if records:
+        return "prune: nothing was pruned: every weight is too small for that, or is as sparse already"
+    others = [r.exact for r in program.eligible() if r.exact is not None]
+    why = f"; what there is stays exactly as it is ({others[0]})" if others else ""
+    return f"prune: nothing was pruned: the model has no float weights that may be{why}"
 
 
 def _all_of_it(density: float) -> float:

@@ -2,10 +2,13 @@
 
 from dc_compiler.ir.channels import channel_layout
 from dc_compiler.ir.dtypes import COMPUTE_DTYPES, compute_dtype, float_dtype, float_elem_types
+from dc_compiler.ir.kinds import mark_exact, quantized_note
 from dc_compiler.ir.numeric import BLOCK, blocks, exact_std, ordered_sum
+from dc_compiler.ir.patterns import find_pattern
 from dc_compiler.ir.program import Program
 from dc_compiler.ir.quantized import Clustered, Scales, log_step_values, nearest_log_step, without_unused
 from dc_compiler.ir.record import Use, WeightRecord, add_change, rebuild
+from dc_compiler.ir.roles import Roles
 from dc_compiler.ir.site import Site, attribute, constant_tensor, find_uses, subgraphs, walk_graphs, weight_sites
 
 __all__ = [
@@ -13,6 +16,7 @@ __all__ = [
     "COMPUTE_DTYPES",
     "Clustered",
     "Program",
+    "Roles",
     "Scales",
     "Site",
     "Use",
@@ -24,12 +28,15 @@ __all__ = [
     "compute_dtype",
     "constant_tensor",
     "exact_std",
+    "find_pattern",
     "find_uses",
     "float_dtype",
     "float_elem_types",
     "log_step_values",
+    "mark_exact",
     "nearest_log_step",
     "ordered_sum",
+    "quantized_note",
     "rebuild",
     "subgraphs",
     "walk_graphs",

@@ -24,6 +24,7 @@ class Program:
     base_dir: Path
     notes: list[str] = field(default_factory=list)
     rounding: list[str] = field(default_factory=list)  # why outputs may differ by float rounding although no weight did
+    named: frozenset[str] = frozenset()  # weights because the user gave them options of their own by name
     is_terse: bool = False  # the file shall tell nothing that running it does not need
 
     def eligible(self) -> list[WeightRecord]:
@@ -31,8 +32,8 @@ class Program:
         return [r for r in self.records if r.reason is None]
 
     def weights(self) -> list[WeightRecord]:
-        """Records whose values may be changed: eligible, and not vectors."""
-        return [r for r in self.eligible() if not r.is_vector]
+        """Records whose values may be changed: eligible, not vectors, and not to stay exact."""
+        return [r for r in self.eligible() if not r.is_vector and r.exact is None]
 
     def signature(self, *, shapes: bool = True, weights: bool = True) -> bytes:
         """Inputs and outputs of the model, and with ``weights`` type and (with ``shapes``) shape of these, to tell

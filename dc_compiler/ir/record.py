@@ -30,6 +30,7 @@ class WeightRecord:
 
     ``values`` always holds the current dense values (read-only array of the tensor's shape). ``reason`` says why a
     tensor is left alone; such a tensor is never changed, but by training where ``trainable`` (small tensors are).
+    ``exact`` says why it is no weight though it may be packed: passes that lose nothing work on it, others do not.
     """
 
     name: str
@@ -38,6 +39,7 @@ class WeightRecord:
     uses: tuple[Use, ...] = ()
     tied: int = 1  # number of consuming inputs
     reason: str | None = None
+    exact: str | None = None
     mask: np.ndarray | None = None  # bool, shape of values; False = pruned
     clustered: Clustered | None = None
     frame: bytes | None = None

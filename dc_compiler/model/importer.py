@@ -16,13 +16,16 @@ from dc_compiler.model import external, files, functions
 DOMAIN = "dcc"  # operator domain and prefix of our metadata keys
 
 
-def build_program(source: files.SourceModel, *, min_size: int, skip: Sequence[str] = ()) -> ir.Program:
+def build_program(
+    source: files.SourceModel, *, min_size: int, skip: Sequence[str] = (), named: Iterable[str] = ()
+) -> ir.Program:
     """Turn a model into a Program whose large float tensors live in records instead of the graph.
 
     Args:
         source: the model; its message is consumed.
         min_size: smallest number of elements worth compressing.
         skip: globs of weight names to leave alone.
+        named: names of weights that are such even where they look like constants.
 
     Raises:
         ModelError: the model is already compiled, or a tensor cannot be read.
@@ -53,7 +56,12 @@ def build_program(source: files.SourceModel, *, min_size: int, skip: Sequence[st
         kept_sites.append(site)
     _make_names_unique(records)
     _apply_skip(records, skip)
-    return ir.Program(proto, records, kept_sites, label, size, base_dir, notes)
+    program = ir.Program(proto, records, kept_sites, label, size, base_dir, notes, named=frozenset(named))
+    ir.mark_exact(program)
+    note = ir.quantized_note(program)
+    if note is not None:
+        program.notes.append(note)
+    return program
 
 
 def matching(records: Iterable[ir.WeightRecord], pattern: str) -> list[ir.WeightRecord]:

@@ -35,9 +35,15 @@ class PassManager:
             InvalidArgumentError
         """
         for override in overrides:
-            if not importer.matching(program.records, override.pattern):
+            found = importer.matching(program.records, override.pattern)
+            if not found:
                 raise InvalidArgumentError(
                     f"--set '{override.pattern}' matches no weight; 'dcc inspect' lists their names"
+                )
+            if all(r.exact is not None for r in found):
+                raise InvalidArgumentError(
+                    f"--set '{override.pattern}' matches only what stays exact, such as '{found[0].name}' "
+                    f"({found[0].exact}); give the whole name of what is a weight nevertheless"
                 )
             for key, value in override.options.items():
                 self._check_option(key, value)
@@ -81,7 +87,7 @@ class PassManager:
                 if program.signature(**strict) != signature:
                     raise PassError("it changed the model's inputs or outputs, or the shape or type of a weight")
                 check_invariants(program, context)
-                changed = [r.name for r, values in left_alone if r.values is not values]
+                changed = [r.name for r, values in left_alone if not _is_same(r.values, values)]
                 if changed:
                     raise PassError(f"weight '{changed[0]}': it changed although it is left alone")
             except PassError as e:
@@ -91,13 +97,17 @@ class PassManager:
             except Exception as e:
                 before = f" after {', '.join(ran)}" if ran else ""
                 raise PassError(f"pass '{step.text()}' failed{before}: {type(e).__name__}: {e}") from e
+            if step.rewrites:  # constants may have become weights
+                ir.mark_exact(program)
             ran.append(step.text())
             reports.append(report)
         return reports
 
     @staticmethod
     def _may_change(step: Pass, record: ir.WeightRecord) -> bool:
-        return record.reason is None or ((step.trains or step.reshapes or step.rewrites) and record.trainable)
+        if record.reason is None and (record.exact is None or step.reshapes or step.rewrites):
+            return True
+        return (step.trains or step.reshapes or step.rewrites) and record.trainable
 
     def _check_order(self) -> None:
         established: set[str] = set()
@@ -115,6 +125,11 @@ class PassManager:
             established |= step.establishes
         if "encoded" not in established:
             raise InvalidArgumentError("the pipeline does not encode anything; end it with 'encode'")
+
+
+def _is_same(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two arrays have the same bits."""
+    return one is other or (one.shape == other.shape and one.tobytes() == other.tobytes())
 
 
 def check_invariants(program: ir.Program, context: Context) -> None:

@@ -21,6 +21,7 @@ from dc_compiler.training.parameters import Parameters
 
 # Codebook bits when none are asked for: the paper's choice (section 5)
 CONV_BITS, OTHER_BITS = 8, 5
+FEW = 256  # distinct values that a codebook takes as they are
 MAX_MULTIPLE = 30_000  # grid points on each side of zero; with the rounding of scales this stays below 65,536 entries
 # Steps grow with size to this power: 1/2 by theory, a little less on the models measured
 SIZE_EXPONENT = 0.375
@@ -55,7 +56,8 @@ class Cluster(TrainingPass):
             1511.00363), which change clusters. The price rises from 0 in the first 70 %; then the codebook stays.
         vectors: cluster biases and other vectors too.
 
-    A weight that already has few distinct values (2**bits, or 256 for a grid) keeps them exactly.
+    A weight that already has few distinct values (2**bits, or 256 for a grid) keeps them exactly. So does what is to
+    stay exact: it gets a codebook where 256 entries are enough, and none otherwise.
     """
 
     name: ClassVar[str] = "cluster"
@@ -87,12 +89,13 @@ class Cluster(TrainingPass):
         return self.epochs > 0
 
     def run(self, program: ir.Program, context: Context) -> PassReport:
-        records = program.eligible() if self.vectors else program.weights()
+        eligible = [r for r in program.eligible() if self.vectors or not r.is_vector]
+        records = [r for r in eligible if r.exact is None]
         typical = _typical_size(records)
-        tasks = [Task(r, Job(self.for_record(r, context), typical)) for r in records]
+        tasks = [Task(r, Job(self.for_record(r, context), typical)) for r in eligible]
 
         def is_trained(task: Task[Job]) -> bool:
-            return self.epochs > 0 and task.options.cluster.mode == "rd"
+            return self.epochs > 0 and task.options.cluster.mode == "rd" and task.record.exact is None
 
         updates = context.apply(self.name, cluster_record, [t for t in tasks if not is_trained(t)])
         trained = [t for t in tasks if is_trained(t)]
@@ -118,7 +121,7 @@ class Cluster(TrainingPass):
         return facts | {"codebook entries": books.store()}
 
     def _cluster(self, record: ir.WeightRecord, seed: int, typical: float) -> ir.Clustered:
-        limit = 256 if self.mode == "grid" else 1 << self._bits(record)
+        limit = FEW if self.mode == "grid" else 1 << self._bits(record)
         flat = record.values.reshape(-1)
         exact = _exact(flat, limit)
         if exact is not None:
@@ -186,6 +189,8 @@ class Job:
 def cluster_record(record: ir.WeightRecord, job: Job, seed: int) -> Update:
     """Indices and codebook of a weight, or the reason why it gets none."""
     options = job.cluster
+    if record.exact is not None:
+        return Update(clustered=_exact(record.values.reshape(-1), FEW))
     if options.mode == "rd":
         values = _kept(record)
         return _priced(record, values, options._quantizer(record, values, 1.0))

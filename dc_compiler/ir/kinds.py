@@ -1,0 +1,64 @@
+"""Says what a stored tensor is: a weight, a constant that stays exact, or a weight that is quantized already."""
+
+from __future__ import annotations
+
+import numpy as np
+from onnx import TensorProto
+
+from dc_compiler.ir.dtypes import float_elem_types
+from dc_compiler.ir.numeric import blocks
+from dc_compiler.ir.patterns import find_pattern
+from dc_compiler.ir.program import Program
+from dc_compiler.ir.record import WeightRecord
+from dc_compiler.ir.roles import Roles
+
+# Element types of quantized weights -> bits an element
+_QUANTIZED: dict[int, int] = {
+    TensorProto.INT8: 8, TensorProto.UINT8: 8, TensorProto.INT4: 4, TensorProto.UINT4: 4,
+    TensorProto.FLOAT8E4M3FN: 8, TensorProto.FLOAT8E4M3FNUZ: 8, TensorProto.FLOAT8E5M2: 8,
+    TensorProto.FLOAT8E5M2FNUZ: 8, TensorProto.FLOAT4E2M1: 4,
+}  # fmt: skip
+
+
+def mark_exact(program: Program) -> None:
+    """Set ``exact`` of every record: what follows a formula (:func:`find_pattern`), and what is not an operand of a
+    product (:class:`Roles`): masks, anchors and tables that are added, compared or selected. A formula is not trained
+    either. Vectors are only looked at for formulas; the weights in ``program.named`` are weights because the user says
+    so.
+    """
+    roles = Roles.of(program.proto)
+    for record, site in zip(program.records, program.sites, strict=True):
+        if record.name in program.named or not _is_finite_float(record):
+            continue
+        record.exact = find_pattern(record.values)
+        if record.exact is not None:
+            record.trainable = False
+        elif not record.is_vector:
+            record.exact = roles.obstacle(site.value_name)
+
+
+def quantized_note(program: Program) -> str | None:
+    """What to tell about weights that are integers or 8-bit floats already, where there are any."""
+    roles = Roles.of(program.proto)
+    quantized = weights = 0
+    types = set()
+    for record, site in zip(program.records, program.sites, strict=True):
+        bits = _QUANTIZED.get(record.elem_type)
+        if bits is None:
+            weights += record.nbytes if record.elem_type in float_elem_types() else 0
+        elif record.size and roles.obstacle(site.value_name) is None:
+            size = (record.size * bits + 7) // 8
+            quantized, weights = quantized + size, weights + size
+            types.add(TensorProto.DataType.Name(record.elem_type).lower())
+    if not quantized:
+        return None
+    return (
+        f"already quantized: {quantized:,} of {weights:,} weight bytes are {', '.join(sorted(types))}, which are "
+        "neither pruned nor clustered, only packed without loss; compiling the float model gives a smaller file"
+    )
+
+
+def _is_finite_float(record: WeightRecord) -> bool:
+    flat = record.values.reshape(-1)
+    is_float = record.elem_type in float_elem_types() and record.size > 0
+    return is_float and all(np.isfinite(flat[s]).all() for s in blocks(record.size))
