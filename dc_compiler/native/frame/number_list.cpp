@@ -8,11 +8,10 @@ namespace {
 
 constexpr uint32_t kLargest = 1U << 17;
 constexpr unsigned kMostZeros = 20;
+constexpr unsigned kOrders = 16;
 
-unsigned bit_length(uint64_t value) {
-  unsigned length = 0;
-  for (; value != 0; value >>= 1) ++length;
-  return length;
+unsigned bit_length(uint64_t value) {  // in one instruction: small tensors spend most of their time here
+  return value == 0 ? 0 : 64 - static_cast<unsigned>(__builtin_clzll(value));
 }
 
 uint32_t zigzag_step(uint32_t value, uint32_t previous) {
@@ -22,17 +21,19 @@ uint32_t zigzag_step(uint32_t value, uint32_t previous) {
 
 // The order that makes the list shortest, the lowest of equals, and the list's bits.
 unsigned best_order(const std::vector<uint32_t>& values, uint64_t& best_bits) {
+  uint64_t bits[kOrders] = {};
+  uint32_t previous = 0;
+  for (const uint32_t value : values) {
+    const uint64_t image = zigzag_step(value, previous);
+    for (unsigned order = 0; order < kOrders; ++order) bits[order] += bit_length(image + (uint64_t{1} << order));
+    previous = value;
+  }
   unsigned best = 0;
   best_bits = UINT64_MAX;
-  for (unsigned order = 0; order < 16; ++order) {
-    uint64_t bits = 4;
-    uint32_t previous = 0;
-    for (const uint32_t value : values) {
-      bits += 2 * bit_length(zigzag_step(value, previous) + (uint64_t{1} << order)) - 1 - order;
-      previous = value;
-    }
-    if (bits < best_bits) {
-      best_bits = bits;
+  for (unsigned order = 0; order < kOrders; ++order) {
+    const uint64_t total = 4 + 2 * bits[order] - values.size() * (1 + order);
+    if (total < best_bits) {
+      best_bits = total;
       best = order;
     }
   }
