@@ -11,11 +11,12 @@ import signal
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
 # NumPy, onnx and the rest are imported inside functions, where an interrupt or a failure ends in a sentence
-from dc_compiler.errors import DccError, OutputError, QualityError
+from dc_compiler.errors import DccError, InvalidArgumentError, OutputError, QualityError
 from dc_compiler.printable import printable
 
 OK, MISSED_QUALITY, BAD_INPUT, STOPPED = 0, 1, 2, 130
@@ -148,36 +149,46 @@ def _compile(a: argparse.Namespace) -> int:
     written = [path for path in (a.output, a.report, a.json) if path is not None]
     if len({path.absolute() for path in written}) < len(written):
         raise OutputError("--output, --report and --json must name different files")
-    for path in written[1:]:
+    if a.dry_run and a.checkpoint is not None:
+        raise InvalidArgumentError("give --dry-run or --checkpoint, not both: a checkpoint is deleted at the end")
+    for path in written if a.dry_run else written[1:]:
         files.check_output_path(path, [a.input])
-    with console.progress_shown(console.standard_error()) as progress:
+    output = None if a.dry_run else a.output
+    with nullcontext() if a.quiet else console.progress_shown(console.standard_error()) as progress:
         result = compile_model(
-            a.input, a.output, preset=a.preset, pipeline=a.pipeline, recipe=a.recipe, density=a.density, bits=a.bits,
+            a.input, output, preset=a.preset, pipeline=a.pipeline, recipe=a.recipe, density=a.density, bits=a.bits,
             data=a.data, labels=a.labels, set=a.set, skip=a.skip, emit=a.emit, min_size=a.min_size, seed=a.seed,
             jobs=a.jobs, cluster=a.cluster, force=a.force, checkpoint=a.checkpoint,
             custom_op_libraries=a.custom_op_library, metric=a.metric, progress=progress,
         )  # fmt: skip
-    a.is_written = True
+    a.is_written = not a.dry_run
     if a.report is not None:
         files.write_atomically(a.report, [result.report.to_html().encode()])
     if a.json is not None:
         files.write_atomically(a.json, [result.report.to_json().encode()])
-    _show(console.compile_summary(result.report), written=a.output)
+    if a.dry_run:
+        _show([*console.compile_summary(result.report), f"{a.output} was not written (--dry-run)"])
+    elif not a.quiet:
+        _show(console.compile_summary(result.report), written=a.output)
     return OK
 
 
 def _inspect(a: argparse.Namespace) -> int:
     from dc_compiler import console
     from dc_compiler.compiler import inspect_model
+    from dc_compiler.model import files
 
+    if a.report is not None:
+        files.check_output_path(a.report, files.read_model(a.file).files())
     report = inspect_model(a.file, min_size=a.min_size)
+    if a.report is not None:
+        files.write_atomically(a.report, [report.to_html().encode()])
     if a.json:
         _print_json(report.to_dict())
         return OK
     made = f", pipeline {report.pipeline}, from {report.original_bytes:,} bytes" if report.pipeline else ""
-    _show(
-        [console.tensor_table(report.tensors), f"{report.source}: {report.form}{made}, {report.output_bytes:,} bytes"]
-    )
+    total = f"{report.source}: {report.form}{made}, {report.output_bytes:,} bytes"
+    _show([console.tensor_table(report.tensors, None if a.all else console.MOST_ROWS), total])
     return OK
 
 
@@ -262,6 +273,8 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--min-size", metavar="N", type=int, default=1024, help="element floor shown as reason (default 1024)"
     )
+    p.add_argument("--all", action="store_true", help="show every weight (default: the 50 largest)")
+    p.add_argument("--report", metavar="FILE.html", type=Path)
     p.add_argument("--json", action="store_true")
     p = _command(commands, "verify", _verify, "compare a compiled model with its original by running both")
     p.add_argument("original", metavar="ORIGINAL", type=Path)
@@ -305,7 +318,13 @@ def _add_compile(commands: Any) -> None:
     p.add_argument("--checkpoint", metavar="DIR", type=Path, help="keep the state of training here, to continue later")
     p.add_argument("--report", metavar="FILE.html", type=Path)
     p.add_argument("--json", metavar="FILE", type=Path)
-    p.add_argument("--force", action="store_true", help="write even when the preset's quality is missed")
+    p.add_argument("--dry-run", action="store_true", help="do everything and tell, but write no model")
+    p.add_argument("--quiet", action="store_true", help="show neither progress nor a summary")
+    p.add_argument(
+        "--force",
+        action="store_true",
+        help="write even when the preset's quality is missed or onnxruntime cannot load the model",
+    )
 
 
 def _add_data(p: argparse.ArgumentParser) -> None:

@@ -17,9 +17,10 @@ import onnx
 
 from dc_compiler import ir
 from dc_compiler.codec import binding
-from dc_compiler.errors import DataError, InvalidArgumentError, QualityError
+from dc_compiler.errors import DataError, InvalidArgumentError, ModelError, QualityError
 from dc_compiler.model import emit as emitter
 from dc_compiler.model import files, importer, packed
+from dc_compiler.model.outputs import Shape, declare_shapes
 from dc_compiler.ort import metrics, verify
 from dc_compiler.ort.samples import Samples
 from dc_compiler.ort.sessions import Sessions
@@ -29,6 +30,8 @@ from dc_compiler.report import CompileReport, packed_rows, record_row
 from dc_compiler.training.checkpoint import Checkpoint, digest
 
 Libraries = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
+
+KEPT_SESSION = 1 << 28  # bytes of a model up to which its session is kept while the passes run
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ def compile_model(
         seed: for random starts and made-up inputs.
         jobs: threads; or give ``cluster``, the address of a dask scheduler whose workers do what works on each weight
             alone (passes that train do so here). The bytes written depend on neither.
-        force: write even when the result misses the preset's quality.
+        force: write even when the result misses the preset's quality, or when onnxruntime cannot load the model.
         checkpoint: directory that keeps the state of training. After the process was killed, the same call continues
             there and gives the same bytes. What is in it is deleted at the end.
         custom_op_libraries: paths of libraries with the operators that the model needs beside onnxruntime's own.
@@ -118,6 +121,7 @@ def compile_model(
     original = _reference(model_or_path, source, program)
     manager = chosen.manager()
     manager.check_overrides(program, chosen.overrides)
+    shapes, obstacle = _shapes_of_outputs(original, sessions, context.threads, force and data is None)
     if data is not None:
         trains = any(p.needs_samples for p in manager.passes)
         context.samples = Samples(
@@ -145,6 +149,7 @@ def compile_model(
     if samples is not None:
         report.samples = samples.sizes()
         report.notes += samples.notes()
+    declare_shapes(program.proto.graph, shapes)
     model = emitter.emit(program, form, provenance)
     exact = form == "session" and not program.rounding
     report.notes += program.rounding
@@ -152,7 +157,7 @@ def compile_model(
     report.output_bytes = files.message_size(model)
     if form == "session":
         report.topology_bytes = packed.open_packed(model, "the compiled model").topology_bytes
-    report.verification = verify.verify(
+    report.verification = verify.Verification("made-up inputs", skipped=obstacle) if obstacle else verify.verify(
         original, model, None if samples is None else samples.check,
         seed=chosen.seed, threads=context.threads, sessions=sessions, metric=measure,
     )  # fmt: skip
@@ -201,6 +206,28 @@ def _reference(
     proto = onnx.ModelProto()
     proto.CopyFrom(given if isinstance(given, onnx.ModelProto) else program.proto)
     return files.SourceModel(proto, source.path, source.base_dir, source.size)
+
+
+def _shapes_of_outputs(
+    original: files.SourceModel, sessions: Sessions, threads: int, force: bool
+) -> tuple[dict[str, Shape], str | None]:
+    """Shapes of the outputs as onnxruntime infers them; with ``force`` none, and why it cannot load the model.
+
+    It is asked before the passes run: a model that nobody can run is refused at once.
+
+    Raises:
+        ModelError: onnxruntime cannot load the model.
+    """
+    try:
+        session = sessions.original(original, threads)
+    except ModelError as e:
+        if force:
+            return {}, str(e)
+        raise ModelError(f"{e}; nothing could be compared, so nothing was written (--force writes anyway)") from None
+    shapes = {o.name: o.shape for o in session.get_outputs()}
+    if original.size > KEPT_SESSION:
+        sessions.forget_originals()
+    return shapes, None
 
 
 def _measure(metric: str | None, labels: str | None) -> metrics.Metric | None:

@@ -23,6 +23,7 @@ from dc_compiler.printable import printable
 
 LINE_INTERVAL = 30.0  # seconds between two lines of progress
 FILE_WIDTH = 200  # columns where the output is no terminal
+MOST_ROWS = 50  # weights that a table shows, and notes, unless all are asked for
 
 
 def rendered(items: Sequence[Any]) -> str:
@@ -59,19 +60,31 @@ def standard_error() -> Console:
     return Console(file=cast("TextIO", _Forgiving(sys.stderr)))
 
 
-def tensor_table(rows: Sequence[reporting.TensorRow]) -> Table:
-    """Per-tensor table in the form of the paper's Tables 2 to 5, with a total line."""
+def tensor_table(rows: Sequence[reporting.TensorRow], most: int | None = MOST_ROWS) -> Table:
+    """Per-tensor table in the form of the paper's Tables 2 to 5, with a total line.
+
+    Of more than ``most`` weights the largest are shown, in the model's order, and one line stands for the others.
+    """
     table = Table(box=None, header_style="bold", pad_edge=False)
-    texts = [reporting.cells(r) for r in rows]
-    total = reporting.total_cells(rows)
     for i, (title, _) in enumerate(reporting.COLUMNS):
         left = i in (0, len(reporting.COLUMNS) - 1)
         table.add_column(title, justify="left" if left else "right", overflow="fold")
-    for text in texts:
-        table.add_row(*map(printable, text))
+    by_size = sorted(range(len(rows)), key=lambda i: -rows[i].raw_bytes)
+    shown = sorted(by_size[:most])
+    for i in shown:
+        table.add_row(*map(printable, reporting.cells(rows[i])))
+    others = [rows[i] for i in sorted(by_size[len(shown) :])]
+    if others:
+        table.add_row(*reporting.total_cells(others, f"{len(others):,} smaller weights"))
     table.add_section()
-    table.add_row(*total, style="bold")
+    table.add_row(*reporting.total_cells(rows), style="bold")
     return table
+
+
+def note_lines(notes: Sequence[str], most: int = MOST_ROWS) -> list[str]:
+    """One line a note; of many, the first."""
+    more = [f"and {len(notes) - most:,} more notes, which --json lists"] if len(notes) > most else []
+    return [f"note: {n}" for n in notes[:most]] + more
 
 
 def compile_summary(report: reporting.CompileReport) -> list[Any]:
@@ -79,7 +92,7 @@ def compile_summary(report: reporting.CompileReport) -> list[Any]:
     lines: list[Any] = [tensor_table(report.tensors)]
     lines += reporting.samples_lines(report.samples)
     lines += reporting.training_lines(report.passes)
-    lines += [f"note: {n}" for n in report.notes]
+    lines += note_lines(report.notes)
     if report.verification is not None:
         lines += verification_lines(report.verification)
     if report.topology_bytes:

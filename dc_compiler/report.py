@@ -225,15 +225,15 @@ def _treatment(row: TensorRow) -> str:
     return f"{exact}; {row.reason}" if exact else f"left alone: {row.reason}"
 
 
-def total_cells(rows: Sequence[TensorRow]) -> list[str]:
-    """Texts of the line below all rows."""
+def total_cells(rows: Sequence[TensorRow], title: str = "all weights") -> list[str]:
+    """Texts of a line that stands for all these rows."""
     raw, stored = sum(r.raw_bytes for r in rows), sum(r.bytes for r in rows)
     elements = sum(math.prod(r.shape) for r in rows if r.kept is not None)
     kept = sum(math.prod(r.shape) * r.kept for r in rows if r.kept is not None)
     share = _number(100 * kept / elements, 1) if elements else ""
     ratio = f"{raw / stored:.2f}x" if stored else ""
     return [
-        "all weights",
+        title,
         f"{sum(math.prod(r.shape) for r in rows):,}",
         share,
         "",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -83,6 +84,7 @@ def _place_weights(program: ir.Program) -> list[PlacedWeight]:
     """Take packed tensors out of their sites, hoisting them to the main graph; give the others their data back."""
     names = Counter(_defined_names(program.proto.graph))
     placed = []
+    emptied: list[ir.Site] = []
     for record, site in zip(program.records, program.sites, strict=True):
         if record.frame is None:
             if record.elem_type in ir.float_elem_types() and site.tensor is not None:
@@ -94,8 +96,9 @@ def _place_weights(program: ir.Program) -> list[PlacedWeight]:
             _rename(site.graph, site.value_name, name)
         if site.graph is not program.proto.graph:
             program.rounding.append(f"{name}: moved out of the body it was stored in")
-        _remove(site)
+        emptied.append(site)
         placed.append(PlacedWeight(name, record))
+    _remove(emptied)
     packed_names = {p.name for p in placed}
     listed = [i.name for i in program.proto.graph.input if i.name in packed_names]
     program.rounding += [f"{name}: no longer an input that can be overridden" for name in listed]
@@ -194,8 +197,7 @@ def _pool_kept(program: ir.Program) -> list[Pool]:
         frame = binding.encode_data(values)
         if len(frame) < values.nbytes:
             pools.append(Pool([(s.value_name, r) for r, s in members], frame))
-            for _, site in members:
-                _remove(site)
+            _remove(site for _, site in members)
     return pools
 
 
@@ -303,12 +305,20 @@ def _rename(graph: onnx.GraphProto, old: str, new: str) -> None:
                 info.name = new
 
 
-def _remove(site: ir.Site) -> None:
-    if site.node is not None:
-        site.graph.node.remove(site.node)
-    elif site.tensor is not None:
-        index = next(i for i, t in enumerate(site.graph.initializer) if t.name == site.tensor.name)
-        del site.graph.initializer[index]
+def _remove(sites: Iterable[ir.Site]) -> None:
+    """Take tensors out of the graphs that hold them, in one pass over each; what stays is not copied."""
+    graphs: dict[int, tuple[onnx.GraphProto, set[str], set[str]]] = {}
+    for site in sites:
+        _, initializers, constants = graphs.setdefault(id(site.graph), (site.graph, set(), set()))
+        (initializers if site.node is None else constants).add(site.value_name)
+    for graph, initializers, constants in graphs.values():
+        _remove_at(graph.initializer, [i for i, t in enumerate(graph.initializer) if t.name in initializers])
+        _remove_at(graph.node, [i for i, n in enumerate(graph.node) if constants.intersection(n.output)])
+
+
+def _remove_at(field: Any, indices: Sequence[int]) -> None:
+    for index in reversed(indices):
+        del field[index]
 
 
 def _remove_where(field, condition) -> None:  # type: ignore[no-untyped-def]

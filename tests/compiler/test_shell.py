@@ -312,3 +312,60 @@ def test_functions_that_end(tmp_path: Path) -> None:
     model = function_model(("f", ["g", "g"]), ("g", ["Neg", "h"]), ("h", ["Neg"]))
     onnx.save(model, tmp_path / "in.onnx")
     assert main(["compile", str(tmp_path / "in.onnx"), "-o", str(tmp_path / "out.onnx")]) == 0
+
+
+# What else the command tells, or does not ----------------------------------------------------------------------------
+
+
+def test_dry_run_and_quiet(prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["compile", str(prepared / "in.onnx"), "-o", str(tmp_path / "out.onnx")]
+    assert main([*argv, "--dry-run", "--json", str(tmp_path / "r.json")]) == 0
+    shown = capsys.readouterr()
+    assert shown.out.endswith(f"{tmp_path / 'out.onnx'} was not written (--dry-run)\n")
+    assert [p.name for p in tmp_path.iterdir()] == ["r.json"]
+    facts = json.loads((tmp_path / "r.json").read_text())
+    assert facts["output_bytes"] == (prepared / "session.onnx").stat().st_size
+    assert main([*argv, "--quiet"]) == 0
+    assert capsys.readouterr() == ("", "")
+    assert (tmp_path / "out.onnx").read_bytes() == (prepared / "session.onnx").read_bytes()
+    for wrong, message in (
+        (["--dry-run", "--checkpoint", str(tmp_path / "c")], "give --dry-run or --checkpoint, not both"),
+        (["--dry-run", "-o", str(prepared / "in.onnx")], "is an input file"),
+    ):
+        assert main([*argv, *wrong]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_inspect_writes_a_page(prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", str(prepared / "session.onnx"), "--report", str(tmp_path / "r.html")]) == 0
+    assert "<td>w</td>" in (tmp_path / "r.html").read_text()
+    capsys.readouterr()
+    before = (prepared / "session.onnx").read_bytes()
+    assert main(["inspect", str(prepared / "session.onnx"), "--report", str(prepared / "session.onnx")]) == 2
+    assert "is an input file" in capsys.readouterr().err
+    assert (prepared / "session.onnx").read_bytes() == before
+
+
+def test_a_model_that_onnxruntime_cannot_load(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Refused with onnxruntime's reason before anything is done; ``--force`` compiles it with a note."""
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["h"]), helper.make_node("Odd", ["h"], ["y"], domain="others")],
+        "g",
+        [helper.make_tensor_value_info("x", 1, ["n", 64])],
+        [helper.make_tensor_value_info("y", 1, ["n", 48])],
+        [numpy_helper.from_array(np.random.default_rng(0).standard_normal((64, 48)).astype(np.float32), "w")],
+    )
+    imports = [helper.make_opsetid("", 17), helper.make_opsetid("others", 1)]
+    onnx.save(helper.make_model(graph, opset_imports=imports, ir_version=8), tmp_path / "in.onnx")
+    argv = ["compile", str(tmp_path / "in.onnx"), "-o", str(tmp_path / "out.onnx")]
+    for more in ([], ["--pipeline", "encode(lossless)"], ["--dry-run"]):
+        assert main([*argv, *more]) == 2
+        shown = capsys.readouterr()
+        assert shown.out == ""
+        assert "onnxruntime cannot load" in shown.err
+        assert "others:Odd" in shown.err
+        assert "nothing was written (--force writes anyway)" in shown.err
+        assert not (tmp_path / "out.onnx").exists()
+    assert main([*argv, "--force"]) == 0
+    assert "outputs not compared: onnxruntime cannot load" in capsys.readouterr().out
+    assert (tmp_path / "out.onnx").stat().st_size < (tmp_path / "in.onnx").stat().st_size / 3
