@@ -238,7 +238,7 @@ OPTIONS = [
 PIPELINES = [
     ("", "is not valid at ''"),
     (" ", "is not valid"),
-    ("squeeze,encode", "unknown pass 'squeeze'; known: canonicalize, cluster, encode, finetune, prune, shrink, slim"),
+    ("squeeze,encode", "unknown pass 'squeeze'; known: canonicalize, cluster, encode"),
     ("Encode", "is not valid at 'Encode'"),
     ("encode,", "is not valid at ''"),
     ("encode encode", "is not valid at 'encode encode'"),
