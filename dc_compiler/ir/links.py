@@ -78,7 +78,7 @@ def _survey(program: ir.Program) -> _Graph:
         for node in g.node:
             for name in filter(None, node.input):
                 result.consumers.setdefault(name, []).extend([node] if g is main else [node, node])
-    result.outputs = {o.name for o in main.output}
+    result.outputs = {o.name for g in ir.walk_graphs(main) for o in g.output}  # a body may hand out what is ours
     fixed = result.outputs | {i.name for i in main.input}
     for record, site in zip(program.records, program.sites, strict=True):
         is_cuttable = record.reason is None or record.trainable

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dc_compiler import compile_model
-from dc_compiler.model import packed
+from dc_compiler.ir.links import find_links
+from dc_compiler.model import files, importer, packed
 
 Array = np.ndarray
 PERCEPTRON = """<ir_version: 8, opset_import: ["": 17]>
@@ -229,3 +230,25 @@ def test_channels_keep_their_order_unless_asked() -> None:
     small, _ = shrunk(model(PERCEPTRON, weights))
     kept = {t.name: onnx.numpy_helper.to_array(t) for t in small.graph.initializer}
     np.testing.assert_array_equal(kept["w1"], weights["w1"])
+
+
+def test_a_value_that_a_body_hands_out_keeps_its_channels() -> None:
+    """No node takes ``m`` but the next layer, yet a branch has it as its output (which onnxruntime refuses to load)."""
+    generator = np.random.default_rng(0)
+    weights = {"w1": generator.standard_normal((6, 8)).astype(np.float32), "w2": np.ones((8, 3), np.float32)}
+    weights["w1"][:, 2:] = 0
+    helper = onnx.helper
+    value = helper.make_tensor_value_info("m", 1, ["n", 8])
+    branch = {f"{name}_branch": helper.make_graph([], name, [], [value]) for name in ("then", "else")}
+    nodes = [
+        helper.make_node("MatMul", ["x", "w1"], ["m"]),
+        helper.make_node("If", ["c"], ["z"], **branch),
+        helper.make_node("MatMul", ["m", "w2"], ["y"]),
+    ]
+    outputs = [helper.make_tensor_value_info("y", 1, ["n", 3]), helper.make_tensor_value_info("z", 1, ["n", 8])]
+    graph = helper.make_graph(
+        nodes, "g", [helper.make_tensor_value_info("x", 1, ["n", 6])], outputs,
+        [*(onnx.numpy_helper.from_array(v, k) for k, v in (weights | {"c": np.array(True)}).items())],
+    )  # fmt: skip
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    assert find_links(importer.build_program(files.read_model(proto), min_size=0)) == []
