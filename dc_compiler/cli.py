@@ -193,18 +193,18 @@ def _inspect(a: argparse.Namespace) -> int:
 
 
 def _verify(a: argparse.Namespace) -> int:
-    from dc_compiler import console
     from dc_compiler.compiler import verify_models
+    from dc_compiler.report import verification_lines
 
     result = verify_models(
         a.original, a.compiled, data=a.data, labels=a.labels, seed=a.seed, custom_op_libraries=a.custom_op_library,
-        metric=a.metric,
+        metric=a.metric, min_cosine=a.min_cosine, max_error=a.max_error, min_agreement=a.min_agreement,
     )  # fmt: skip
     if a.json:
-        _print_json(dataclasses.asdict(result))
+        _print_json(dataclasses.asdict(result) | {"compared": result.compared})
     else:
-        _show(console.verification_lines(result))
-    return OK
+        _show(verification_lines(result))
+    return OK if result.compared and not result.missed else MISSED_QUALITY
 
 
 def _unpack(a: argparse.Namespace) -> int:
@@ -281,6 +281,11 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("compiled", metavar="COMPILED", type=Path)
     _add_data(p)
     _add_libraries(p)
+    p.add_argument("--min-cosine", metavar="C", type=float, help="exit 1 when an output's cosine is lower on any run")
+    p.add_argument("--max-error", metavar="E", type=float, help="exit 1 when an output differs by more anywhere")
+    p.add_argument(
+        "--min-agreement", metavar="A", type=float, help="exit 1 when top-1 or equal elements are fewer (0-1)"
+    )
     p.add_argument("--seed", metavar="N", type=int, default=0)
     p.add_argument("--json", action="store_true")
     p = _command(commands, "unpack", _unpack, "turn a compiled model back into a plain ONNX model")

@@ -21,7 +21,7 @@ from dc_compiler.errors import DataError, InvalidArgumentError, ModelError, Qual
 from dc_compiler.model import emit as emitter
 from dc_compiler.model import files, importer, packed
 from dc_compiler.model.outputs import Shape, declare_shapes
-from dc_compiler.ort import metrics, verify
+from dc_compiler.ort import metrics, quality, verify
 from dc_compiler.ort.samples import Samples
 from dc_compiler.ort.sessions import Sessions
 from dc_compiler.pass_manager import Context, PassManager, PassReport, Progress
@@ -273,12 +273,9 @@ def _check_quality(report: CompileReport, recipe: Recipe, exact: bool, force: bo
     result = report.verification
     if recipe.explicit or result is None or result.skipped is not None:
         return
-    problem = None
-    bound = verify.MIN_COSINE[result.source]
-    if recipe.preset == "lossless" and exact and not result.identical:
+    problem = quality.catastrophe(result)
+    if recipe.preset == "lossless" and exact and not result.same_bits:
         problem = "the outputs are not identical to the original's"
-    elif result.worst_cosine is not None and result.worst_cosine < bound:
-        problem = f"an output's cosine to the original's is {result.worst_cosine:.4f}, below {bound}"
     if problem is None:
         return
     report.notes.append(problem)
@@ -330,12 +327,20 @@ def verify_models(
     seed: int = 0,
     custom_op_libraries: Libraries = (),
     metric: str | None = None,
+    min_cosine: float | None = None,
+    max_error: float | None = None,
+    min_agreement: float | None = None,
 ) -> verify.Verification:
-    """Compare a compiled model file with its original.
+    """Compare a compiled model file with its original; keywords mirror the flags of ``dcc verify``.
+
+    Args:
+        min_cosine, max_error, min_agreement: thresholds (:class:`dc_compiler.ort.quality.Thresholds`); those that are
+            not met are in the result's ``missed``. Its ``compared`` says whether anything was compared.
 
     Raises:
         InvalidArgumentError, ModelError, DataError, CorruptFrameError
     """
+    wanted = quality.Thresholds(min_cosine, max_error, min_agreement)
     sessions = Sessions(custom_op_libraries)
     if labels is not None and data is None:
         raise DataError("--labels needs --data")
@@ -344,7 +349,9 @@ def verify_models(
     files.embed_external_data(second)
     first = files.read_model(original)
     given = None if data is None else Samples(data, labels, first, trains=False, seed=seed).check
-    return verify.verify(first, second.proto, given, seed=seed, sessions=sessions, metric=measure)
+    result = verify.verify(first, second.proto, given, seed=seed, sessions=sessions, metric=measure)
+    result.missed = quality.missed(result, wanted)
+    return result
 
 
 def unpack_model(compiled: str | os.PathLike[str], output: str | os.PathLike[str] | None = None) -> onnx.ModelProto:

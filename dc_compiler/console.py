@@ -17,7 +17,6 @@ from rich.table import Table
 
 from dc_compiler import report as reporting
 from dc_compiler.ort.bench import BenchResult
-from dc_compiler.ort.verify import Verification
 from dc_compiler.pass_manager import Progress as Callback
 from dc_compiler.printable import printable
 
@@ -94,7 +93,7 @@ def compile_summary(report: reporting.CompileReport) -> list[Any]:
     lines += reporting.training_lines(report.passes)
     lines += note_lines(report.notes)
     if report.verification is not None:
-        lines += verification_lines(report.verification)
+        lines += reporting.verification_lines(report.verification)
     if report.topology_bytes:
         kept = report.output_bytes - report.topology_bytes - sum(r.bytes for r in report.tensors if r.reason is None)
         lines.append(f"graph {report.topology_bytes:,} bytes; names, metadata and what was left alone {kept:,} bytes")
@@ -104,23 +103,6 @@ def compile_summary(report: reporting.CompileReport) -> list[Any]:
         f"{report.form} form, {report.seconds:.1f} s, peak memory {report.peak_memory / 2**20:.0f} MiB"
     )
     return lines
-
-
-def verification_lines(result: Verification) -> list[str]:
-    """One line an output."""
-    if result.skipped is not None:
-        return [f"outputs not compared: {result.skipped}"]
-    lines = []
-    for o in result.outputs:
-        facts = ["identical"] if o.identical else [f"max error {o.max_abs_error:.3g}"]
-        if not o.identical and o.sqnr_db is not None:
-            facts.append(f"SQNR {o.sqnr_db:.1f} dB")
-        if not o.identical and o.cosine is not None:
-            facts.append(f"cosine {o.cosine:.6f}")
-        if o.top1_agreement is not None:
-            facts.append(f"top-1 agreement {100 * o.top1_agreement:.2f} %")
-        lines.append(f"output {o.name}: {', '.join(facts)} ({result.source})")
-    return lines + reporting.score_lines(result.scores)
 
 
 def bench_table(result: BenchResult) -> Table:

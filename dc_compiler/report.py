@@ -13,6 +13,7 @@ from typing import Any
 from dc_compiler import ir
 from dc_compiler.codec import binding
 from dc_compiler.model import packed
+from dc_compiler.ort.compare import OutputComparison
 from dc_compiler.ort.metrics import Scores
 from dc_compiler.ort.verify import Verification
 from dc_compiler.pass_manager import PassReport
@@ -177,6 +178,59 @@ def score_lines(scores: Scores | None) -> list[str]:
     return [f"{scores.metric}: {scores.before:{form}} -> {scores.after:{form}}"]
 
 
+def verification_lines(result: Verification) -> list[str]:
+    """What was compared and what was not: a line for the inputs, one an output, and what outputs do not say."""
+    if result.skipped is not None:
+        return [f"outputs not compared: {result.skipped}", *_missed_lines(result)]
+    lines = [f"compared on {result.source}, {result.feeds} {'run' if result.feeds == 1 else 'runs'}:"]
+    for o in result.outputs:
+        lines.append(f"output {o.name}: {_comparison_text(o)}")
+        lines += [f"  decided by {d.name}: {_comparison_text(d)}" for d in result.deciding.get(o.name, [])]
+    if result.unreached:
+        lines.append(f"changed weights that no run reached: {_some(result.unreached)}; give --data that reaches them")
+    if result.maybe_unreached:
+        lines.append(f"changed weights that runs may not have reached: {_some(result.maybe_unreached)}")
+    if result.weights_unchanged:
+        lines.append("no weight was changed: all have the original's bits")
+    return [*lines, *result.notes, *score_lines(result.scores), *_missed_lines(result)]
+
+
+def _missed_lines(result: Verification) -> list[str]:
+    return [f"missed: {m}" for m in result.missed]
+
+
+def _comparison_text(o: OutputComparison) -> str:
+    if o.not_compared is not None:
+        same = " (the same bits)" if o.same_bits else ""
+        return f"not compared: {o.not_compared}{same}{_shapes_text(o, ', ')}"
+    if o.identical:
+        return ", ".join(["identical", *_share_texts(o)])
+    facts = [f"max error {o.max_abs_error:.3g}"]
+    if o.sqnr_db is not None:
+        facts.append(f"SQNR {o.sqnr_db:.1f} dB")
+    if o.cosine is not None:
+        facts.append(f"cosine {o.cosine:.6f}")
+        if o.worst_cosine is not None and o.cosine - o.worst_cosine > 1e-3:
+            facts[-1] += f" (worst run {o.worst_cosine:.6f})"
+    return _shapes_text(o, "") + ", ".join([*facts, *_share_texts(o)])
+
+
+def _shapes_text(o: OutputComparison, before: str) -> str:
+    if o.shapes is None:
+        return ""
+    return before + f"{o.shapes[0]} against {o.shapes[1]}" + ("" if before else "; in what both have: ")
+
+
+def _share_texts(o: OutputComparison) -> list[str]:
+    shares = (("top-1 agreement", o.top1_agreement), ("equal elements", o.equal_share))
+    return [f"{title} {100 * share:.2f} %" for title, share in shares if share is not None]
+
+
+def _some(names: Sequence[str], most: int = 8) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
 def training_lines(passes: Sequence[PassReport]) -> list[str]:
     """One line a pass that trained: loss, and error where there are labels, on the parts of the data."""
     return [_training_line(p) for p in passes if "training loss" in p.facts]
@@ -268,10 +322,7 @@ def _html_page(report: CompileReport) -> str:
         *report.notes,
     ]
     if report.verification is not None:
-        for o in report.verification.outputs:
-            exact = "identical" if o.identical else f"largest error {o.max_abs_error:.3g}"
-            facts.append(f"output {o.name}: {exact}")
-        facts += score_lines(report.verification.scores)
+        facts += verification_lines(report.verification)
     items = "".join(f"<li>{escape(f)}</li>" for f in facts)
     title = escape(f"dcc: {report.source}")
     style = (

@@ -11,13 +11,10 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import onnx
 
 from dc_compiler.errors import DccError, InvalidArgumentError, ModelError
 from dc_compiler.model import files, packed
-from dc_compiler.ort import data
+from dc_compiler.ort import data, made_up
 from dc_compiler.ort.sessions import Sessions
 
 LOAD_RUNS = 5
@@ -85,20 +82,11 @@ def bench(
     rows.append(_row("peak memory", "bytes", [a["peak"] for a, _ in loads], [b["peak"] for _, b in loads]))
     first = sessions.open(original, threads, compiled=registers[0])
     second = sessions.open(compiled, threads, compiled=registers[1])
-    feed = next(iter(_feeds(first, proto, seed)))
-    rows.append(_row("latency", "s", *_latencies(first, second, feed)))
+    found = made_up.feeds(first, data.input_specs(proto), proto, seed, count=1)
+    if found.reason is not None:
+        raise ModelError(found.reason)
+    rows.append(_row("latency", "s", *_latencies(first, second, found.feeds[0])))
     return BenchResult(rows, threads)
-
-
-def _feeds(session: Any, proto: onnx.ModelProto, seed: int) -> list[data.Feed]:
-    specs = data.input_specs(proto)
-    for feeds in data.made_up_feeds(specs, proto, seed, count=1):
-        try:
-            session.run(None, feeds[0])
-            return feeds
-        except Exception:  # the next guess at the inputs may fit
-            continue
-    raise ModelError("the original runs on none of the made-up inputs")
 
 
 def _latencies(first: object, second: object, feed: data.Feed) -> tuple[list[float], list[float]]:

@@ -1,4 +1,4 @@
-"""Input data for running models: files given with ``--data``, or inputs made up from the model's own description."""
+"""Input data for running models: files and functions given with ``--data``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 from typing import Any, overload
 
@@ -15,7 +14,6 @@ import ml_dtypes
 import numpy as np
 import onnx
 
-from dc_compiler import ir
 from dc_compiler.errors import DataError
 
 Feed = dict[str, np.ndarray]
@@ -316,57 +314,3 @@ def _from_feeds(
         return Dataset(taken, np.concatenate(answers) if answers else None)
     except ValueError:
         raise DataError(f"{label} yields labels '{labels}' of different shapes; pad them to one") from None
-
-
-OPEN_EXTENTS = (16, 1, 32, 224, 8, 64, 128, 256, 48, 512)  # tried in turn for axes the model leaves open
-
-
-def made_up_feeds(
-    specs: Sequence[InputSpec], model: onnx.ModelProto, seed: int, count: int = 4
-) -> Iterator[list[Feed]]:
-    """Candidate lists of ``count`` random feeds; the caller takes the first that the model runs on.
-
-    Floats are standard normal; integers lie below the smallest table they may index; open extents take one of
-    ``OPEN_EXTENTS``, an open first extent is 1 (a batch).
-    """
-    bounds = _index_bounds(model)
-    for extent, cap in product(OPEN_EXTENTS, (None, 2, 1)):
-        if cap is not None and all(s.dtype.kind not in "iu" for s in specs):
-            continue
-        yield [_made_up(specs, bounds, extent, cap, np.random.default_rng([seed, i])) for i in range(count)]
-        if (
-            cap is None
-            and all(d is not None for s in specs for d in s.dims[1:])
-            and all(s.dtype.kind not in "iu" for s in specs)
-        ):
-            return
-
-
-def _made_up(
-    specs: Sequence[InputSpec], bounds: dict[str, int], extent: int, cap: int | None, random: np.random.Generator
-) -> Feed:
-    feed: Feed = {}
-    for spec in specs:
-        shape = tuple(d if d is not None else (1 if axis == 0 else extent) for axis, d in enumerate(spec.dims))
-        if spec.dtype.kind in "iu":
-            limit = min(bounds.get(spec.name, 2), cap or 2**31, np.iinfo(spec.dtype).max)
-            feed[spec.name] = random.integers(0, max(1, limit), shape).astype(spec.dtype)
-            if limit == 1:
-                feed[spec.name] += np.ones((), spec.dtype)
-        elif spec.dtype.kind == "b":
-            feed[spec.name] = np.ones(shape, bool)
-        else:
-            feed[spec.name] = random.standard_normal(shape).astype(spec.dtype)
-    return feed
-
-
-def _index_bounds(model: onnx.ModelProto) -> dict[str, int]:
-    """Upper bounds of integer inputs that index a stored table directly (Gather along axis 0)."""
-    tables = {t.name: t.dims[0] for t in model.graph.initializer if t.dims}
-    bounds: dict[str, int] = {}
-    for graph in ir.walk_graphs(model.graph):
-        for node in graph.node:
-            if node.op_type == "Gather" and node.input[0] in tables:
-                rows = tables[node.input[0]]
-                bounds[node.input[1]] = min(rows, bounds.get(node.input[1], rows))
-    return bounds

@@ -6,36 +6,25 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import onnx
 
-from dc_compiler.errors import DataError, ModelError
+from dc_compiler.errors import DataError, DccError, ModelError
 from dc_compiler.model import files
-from dc_compiler.ort import data, metrics
+from dc_compiler.ort import data, deciding, made_up, metrics, reach
+from dc_compiler.ort.compare import NOT_FINITE, OutputComparison, compare
 from dc_compiler.ort.sessions import Sessions, short
 
-# Results of the presets that promise quality are refused when an output is further from the original than this: the
-# bounds catch catastrophes. Made-up inputs are unlike anything a model has seen, and feedback (decoders that consume
-# their own output) magnifies differences even on good data.
-MIN_COSINE = {"data": 0.8, "made-up inputs": 0.5}
-
-
-@dataclass
-class OutputComparison:
-    """One output over all samples: largest absolute difference, signal-to-noise ratio in dB (None when exact),
-    cosine similarity, and the share of samples whose largest element (last axis) is the same."""
-
-    name: str
-    identical: bool = True
-    max_abs_error: float = 0.0
-    sqnr_db: float | None = None
-    cosine: float | None = None
-    top1_agreement: float | None = None
+SUSPECT = 0.9  # below it, and where shapes differ, the values are compared that decide about an output
 
 
 @dataclass
 class Verification:
     """Result of a comparison. ``source`` is ``data`` or ``made-up inputs``; ``skipped`` says why nothing was run.
+
+    ``deciding`` has, for outputs that differ much or in shape, the float values by which the model decides about them
+    (scores and boxes before a selection, say). ``unreached`` names the changed weights that no run reached (in branches
+    not taken, loops not entered), ``maybe_unreached`` those of which that is not known. ``weights_unchanged`` is looked
+    up where outputs say nothing: whether every weight keeps its bits. ``missed`` has the thresholds that were not met.
 
     With labels ``scores`` has a metric of the first output for the original and for the compiled model; ``accuracy``
     (class numbers) and ``squared_error`` (values; its mean) repeat it where it is one of them.
@@ -45,6 +34,12 @@ class Verification:
     feeds: int = 0
     outputs: list[OutputComparison] = field(default_factory=list)
     skipped: str | None = None
+    deciding: dict[str, list[OutputComparison]] = field(default_factory=dict)
+    unreached: list[str] = field(default_factory=list)
+    maybe_unreached: list[str] = field(default_factory=list)
+    weights_unchanged: bool | None = None
+    missed: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     scores: metrics.Scores | None = None
     accuracy_before: float | None = None
     accuracy_after: float | None = None
@@ -60,9 +55,19 @@ class Verification:
             self.squared_error_before, self.squared_error_after = scores.before, scores.after
 
     @property
+    def compared(self) -> bool:
+        """Whether at least one output says something."""
+        return self.skipped is None and any(o.not_compared is None for o in self.outputs)
+
+    @property
     def identical(self) -> bool:
-        """Every output has the same bits."""
-        return all(o.identical for o in self.outputs)
+        """Every output that was compared has the same bits, and so have the others."""
+        return self.compared and self.same_bits
+
+    @property
+    def same_bits(self) -> bool:
+        """Every output has the same bits, whatever they say."""
+        return all(o.same_bits for o in self.outputs)
 
     @property
     def worst_cosine(self) -> float | None:
@@ -100,40 +105,95 @@ def verify(
         if given is not None or not _is_valid(original):
             raise
         return Verification("made-up inputs", skipped=str(e))
-    dataset: Sequence[data.Feed]
     try:
         specs = data.input_specs(original.proto)
     except DataError as e:
         _open_compiled(sessions, compiled, threads)
         return Verification("made-up inputs", skipped=str(e))
+    feeds: Sequence[data.Feed]
     if given is not None:
-        dataset = given.feeds
-        before = _run(session, dataset, original.label)
+        feeds = given.feeds
+        before = _run(session, feeds, original.label)
     else:
-        found = _first_that_runs(session, specs, original.proto, seed)
-        if found is None:
+        found = made_up.feeds(session, specs, original.proto, seed)
+        if found.reason is not None:
             _open_compiled(sessions, compiled, threads)
-            return Verification(
-                "made-up inputs", skipped="the original runs on none of the made-up inputs; give --data"
-            )
-        dataset, before = found
-    again = _run(session, dataset[:1], original.label)
+            return Verification("made-up inputs", skipped=found.reason)
+        feeds, before = found.feeds, found.outputs
+    again = _run(session, feeds[:1], original.label)
     names = [o.name for o in session.get_outputs()]
     del session
     sessions.forget_originals()
     session = _open_compiled(sessions, compiled, threads)
     if [o.name for o in session.get_outputs()] != names:
         raise ModelError(f"the compiled model does not have the outputs of {original.label}: {', '.join(names)}")
-    after = _run(session, dataset, "the compiled model")
-    result = Verification("data" if given is not None else "made-up inputs", len(dataset))
+    after = _run(session, feeds, "the compiled model")
+    del session
+    result = Verification("data" if given is not None else "made-up inputs", len(feeds))
     result.outputs = [compare(name, [b[i] for b in before], [a[i] for a in after]) for i, name in enumerate(names)]
-    if not result.identical and not all(
-        compare("", [x], [y]).identical for x, y in zip(before[0], again[0], strict=True)
+    if not result.same_bits and not all(
+        compare("", [x], [y]).same_bits for x, y in zip(before[0], again[0], strict=True)
     ):
         return Verification(result.source, skipped="the original gives other outputs each time it runs")
     if given is not None and given.labels is not None:
         result.add_scores(metrics.compare(metric, given.labels, [b[0] for b in before], [a[0] for a in after]))
+    del before, after
+    _Closer(result, original, compiled, feeds, sessions, threads).look()
     return result
+
+
+@dataclass
+class _Closer:
+    """Looks closer where outputs alone say too little; ordinary models need none of it."""
+
+    result: Verification
+    original: files.SourceModel
+    compiled: onnx.ModelProto
+    feeds: Sequence[data.Feed]
+    sessions: Sessions
+    threads: int
+
+    def look(self) -> None:
+        """Fill in what outputs do not say; what cannot be found out becomes a note."""
+        suspects = [o.name for o in self.result.outputs if _is_suspect(o)]
+        try:
+            if suspects:
+                self._compare_deciding_values(suspects)
+            if reach.has_bodies(self.original.proto):
+                self._find_unreached()
+            if not self.result.compared or any(o.not_compared == NOT_FINITE for o in self.result.outputs):
+                self.result.weights_unchanged = not reach.changed_weights(self.original, self.compiled)
+        except DccError as e:
+            self.result.notes.append(f"not everything could be looked at: {e}")
+
+    def _compare_deciding_values(self, suspects: Sequence[str]) -> None:
+        source = reach.loaded(self.original)
+        dense = reach.dense(self.compiled)
+        types = deciding.value_types(source)
+        made = {name for node in dense.graph.node for name in node.output}
+        wanted = {s: [v for v in deciding.deciding_values(source, s, types) if v in made] for s in suspects}
+        values = sorted({v for found in wanted.values() for v in found})
+        if not values:
+            return
+        runs = []
+        for model, label in ((source, self.original.label), (dense, "the compiled model")):
+            deciding.expose(model, values, types)
+            session = self.sessions.open(model, self.threads, compiled=False)
+            runs.append(_run(session, [reach.taken(session, f) for f in self.feeds], label))
+        found = {v: compare(v, [r[i] for r in runs[0]], [r[i] for r in runs[1]]) for i, v in enumerate(values)}
+        self.result.deciding = {s: [found[v] for v in wanted[s]] for s in suspects if wanted[s]}
+
+    def _find_unreached(self) -> None:
+        found = reach.reach(self.original, self.feeds, self.sessions, self.threads)
+        if found.missed or found.unknown:
+            changed = reach.changed_weights(self.original, self.compiled)
+            self.result.unreached = sorted(changed.intersection(found.missed))
+            self.result.maybe_unreached = sorted(changed.intersection(found.unknown))
+
+
+def _is_suspect(output: OutputComparison) -> bool:
+    figures = (output.worst_cosine, output.equal_share)
+    return output.shapes is not None or any(f is not None and f < SUSPECT for f in figures)
 
 
 def _is_valid(original: files.SourceModel) -> bool:
@@ -160,64 +220,3 @@ def _run(session: Any, feeds: Iterable[data.Feed], label: str) -> list[list[Any]
         except Exception as e:
             raise ModelError(f"{label} does not run on the inputs: {short(e)}") from None
     return results
-
-
-def _first_that_runs(
-    session: Any, specs: Sequence[data.InputSpec], model: onnx.ModelProto, seed: int
-) -> tuple[list[data.Feed], list[list[Any]]] | None:
-    for feeds in data.made_up_feeds(specs, model, seed):
-        try:
-            return feeds, _run(session, feeds, "")
-        except ModelError:
-            continue
-    return None
-
-
-@np.errstate(over="ignore", invalid="ignore")
-def compare(name: str, before: Sequence[Any], after: Sequence[Any]) -> OutputComparison:
-    """Compare one output over all feeds; values that are not number arrays compare by equality."""
-    result = OutputComparison(name)
-    signal = noise = dot = other = 0.0
-    same = total = 0
-    for old, new in zip(before, after, strict=True):
-        if not isinstance(old, np.ndarray) or old.dtype.kind not in "fiubV":
-            result.identical &= _equal(old, new)
-            continue
-        if not isinstance(new, np.ndarray) or old.dtype != new.dtype or old.shape != new.shape:
-            return OutputComparison(name, False, float("inf"), float("-inf"), 0.0, 0.0)
-        result.identical &= old.tobytes() == new.tobytes()
-        x, y = old.astype(np.float64).ravel(), new.astype(np.float64).ravel()
-        finite = np.isfinite(x) & np.isfinite(y)
-        if not np.array_equal(x[~finite], y[~finite], equal_nan=True):
-            return OutputComparison(name, False, float("inf"), float("-inf"), 0.0, 0.0)
-        x, y = x[finite], y[finite]
-        difference = x - y
-        result.max_abs_error = max(result.max_abs_error, float(np.abs(difference).max(initial=0.0)))
-        if old.dtype.kind in "iub":
-            continue  # class numbers and the like: angles mean nothing
-        signal += float(x @ x)
-        noise += float(difference @ difference)
-        dot += float(x @ y)
-        other += float(y @ y)
-        if old.ndim >= 2 and old.shape[-1] > 1 and old.size:
-            hits = old.argmax(-1) == new.argmax(-1)
-            same += int(hits.sum())
-            total += hits.size
-    if noise > 0:
-        result.sqnr_db = float(10 * np.log10(signal / noise)) if signal > 0 else float("-inf")
-    if signal > 0 or other > 0:
-        cosine = float(dot / (np.sqrt(signal) * np.sqrt(other))) if signal > 0 and other > 0 else 0.0
-        unknown = 1.0 if result.identical else 0.0  # values whose squares overflow
-        result.cosine = cosine if np.isfinite(cosine) else unknown
-    result.top1_agreement = same / total if total else None
-    return result
-
-
-def _equal(old: Any, new: Any) -> bool:
-    if isinstance(old, np.ndarray) and isinstance(new, np.ndarray):
-        return old.dtype == new.dtype and np.array_equal(old, new)
-    if isinstance(old, list | tuple) and isinstance(new, list | tuple):
-        return len(old) == len(new) and all(_equal(x, y) for x, y in zip(old, new, strict=True))
-    if isinstance(old, dict) and isinstance(new, dict):
-        return old.keys() == new.keys() and all(_equal(v, new[k]) for k, v in old.items())
-    return bool(old == new)
