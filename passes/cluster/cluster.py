@@ -165,7 +165,8 @@ class Cluster(TrainingPass):
         kept = flat if mask is None else flat[mask]
         ordered = np.sort(kept.astype(np.float32) if kept.dtype.itemsize == 2 else kept)
         count = limit if mask is None else limit - 1
-        centroids = kmeans(ordered, initial(ordered, count, self.init, seed, record.name)).astype(dtype)
+        start = initial(ordered, count, self.init, seed, record.name)
+        centroids = kmeans(ordered, start, count).astype(dtype)
         codebook = np.unique(np.append(centroids, np.zeros(1, dtype)) if mask is not None else centroids)
         codebook += np.zeros(1, dtype)  # turns a -0.0 into +0.0
         zero = _zero_entry(codebook)
