@@ -26,6 +26,18 @@ from dc_compiler.errors import ModelError
 
 Rule = Callable[[Any, onnx.NodeProto, list[str | None]], list[str | None]]
 
+REMEDY = "keep what is before it out of training with --skip GLOB, or give the model as it was exported, not optimized"
+# Operators of floats whose results move in steps: nothing before them can be trained through them
+_STEPS = frozenset(
+    {
+        "DynamicQuantizeLSTM",
+        "DynamicQuantizeLinear",
+        "DynamicQuantizeMatMul",
+        "MatMulIntegerToFloat",
+        "QAttention",
+        "QGemm",
+    }
+)
 GRADIENT = "adj_"  # prefix of gradient outputs
 OPSET = 18  # the rules' operators; older models are converted where possible
 _PATCHING = threading.Lock()
@@ -45,14 +57,15 @@ def add_gradients(model: onnx.ModelProto, inputs: Sequence[str], output: str) ->
     Raises:
         ModelError: an operator between an input and the output has no gradient; its node is named.
     """
-    newer = _newer(inliner.inline_local_functions(model)) if model.functions else _newer(model)
+    newer = _newer(inlined(model))
+    _refuse_foreign(newer.graph, inputs, output)
     try:
         with _own_rules():
             result: onnx.ModelProto = reverse(
                 newer, list(inputs), [output], prefix=GRADIENT, dim=f"n{GRADIENT}", layout="onnx"
             )
     except UnsupportedOperator as e:
-        raise ModelError(f"the model cannot be trained: {e}") from None
+        raise ModelError(f"the model cannot be trained: {e}; {REMEDY}") from None
     seed = GRADIENT + output
     kept = [i for i in result.graph.input if i.name != seed]
     del result.graph.input[:]
@@ -63,6 +76,53 @@ def add_gradients(model: onnx.ModelProto, inputs: Sequence[str], output: str) ->
     _drop_unused(result.graph)
     _drop_last_reshapes(result.graph, {GRADIENT + n for n in inputs})
     return result
+
+
+def inlined(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model without functions of its own: their nodes stand in the main graph."""
+    return inliner.inline_local_functions(model) if model.functions else model
+
+
+def reached(graph: onnx.GraphProto, output: str) -> set[str]:
+    """Values that ``output`` is differentiable by, as far as types tell: integers and rounding are in no one's way.
+
+    Args:
+        graph: element types that it does not declare count as floats.
+    """
+    integers = {name for name, kind in _elem_types(graph).items() if kind not in ir.float_elem_types()}
+    found = {output}
+    for node in reversed(graph.node):
+        if node.op_type not in _STEPS and not found.isdisjoint(node.output):
+            found.update(name for name in _reads(node) if name not in integers)
+    return found
+
+
+def _reads(node: onnx.NodeProto) -> set[str]:
+    """Values that a node takes in, those that its bodies capture included."""
+    bodies = (g for body in ir.subgraphs(node) for g in ir.walk_graphs(body))
+    return {name for names in (node.input, *(n.input for g in bodies for n in g.node)) for name in names if name}
+
+
+def _elem_types(graph: onnx.GraphProto) -> dict[str, int]:
+    values = {v.name: v.type.tensor_type.elem_type for v in (*graph.value_info, *graph.input, *graph.output)}
+    known = {name: kind for name, kind in values.items() if kind}
+    return known | {t.name: t.data_type for t in graph.initializer}
+
+
+def _refuse_foreign(graph: onnx.GraphProto, inputs: Sequence[str], output: str) -> None:
+    """onnx-ad looks at names of operators alone, so that it would take another domain's for ONNX's.
+
+    Raises:
+        ModelError: an operator of another domain lies between an input and the output.
+    """
+    useful, depends = reached(graph, output), set(inputs)
+    for node in graph.node:
+        if depends.isdisjoint(_reads(node)) or useful.isdisjoint(node.output):
+            continue
+        depends.update(node.output)
+        if node.domain not in ("", "ai.onnx") and node.op_type not in _STEPS:
+            who = f"node '{node.name or node.output[0]}' ({node.op_type} of {node.domain})"
+            raise ModelError(f"the model cannot be trained: {who} has no gradient; {REMEDY}")
 
 
 def _drop_unused(graph: onnx.GraphProto) -> None:

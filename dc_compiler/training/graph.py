@@ -16,7 +16,8 @@ from dc_compiler.errors import DataError, InvalidArgumentError, ModelError
 from dc_compiler.model.opened import input_name, open_weights
 from dc_compiler.ort import data
 from dc_compiler.ort.samples import BATCH, Samples, element_type, expose, runs
-from dc_compiler.training import gradients
+from dc_compiler.training import contrib, gradients, shapes
+from dc_compiler.training.parameters import Parameters
 
 Array = np.ndarray
 Loss = Literal["auto", "labels", "distill", "mse"]
@@ -38,11 +39,14 @@ _WEIGHTED = frozenset({"BatchNormalization", "Conv", "ConvTranspose", "Gemm", "L
 
 
 def trainable(program: ir.Program) -> list[ir.WeightRecord]:
-    """Records that training may change: float tensors of the main graph, small ones included, but not the constants of
-    formulas."""
+    """Records that training may change: float tensors of the main graph that its first output depends on, small ones
+    included, but not the constants of formulas, nor what comes before integer arithmetic."""
     main = program.proto.graph
-    found = [r for r, s in zip(program.records, program.sites, strict=True) if r.trainable and s.graph is main]
-    return [r for r in found if not _is_setting(r)]
+    useful = gradients.reached(onnx.shape_inference.infer_shapes(program.proto).graph, main.output[0].name)
+    found = [
+        r for r, s in zip(program.records, program.sites, strict=True) if s.graph is main and s.value_name in useful
+    ]
+    return [r for r in found if r.trainable and not _is_setting(r)]
 
 
 def _is_setting(record: ir.WeightRecord) -> bool:
@@ -210,16 +214,28 @@ class TrainingGraph:
         self._shard = SHARD if batch % SHARD == 0 and samples.fixed_batch is None else batch
         forward = open_weights(program, {r.name for r in self.records})
         expose(forward, objective.value)
-        backward = onnx.ModelProto()
-        backward.CopyFrom(forward)
-        shapes = {k: (self._shard, *v.shape[1:]) for k, v in samples.inputs.items()}
-        _fix_extents(backward.graph, shapes)
+        backward = self._plain(forward)
         self._target_type = element_type(backward, objective.value)
         _append_loss(backward.graph, objective, self._shard, self._target_type)
         backward = gradients.add_gradients(backward, self.names, LOSS)
         self._forward = samples.sessions.open(forward, 1)
         self._backward = samples.sessions.open(backward, 1)
         self._wanted = [LOSS, *(gradients.GRADIENT + n for n in self.names)]
+
+    def _plain(self, forward: onnx.ModelProto) -> onnx.ModelProto:
+        """The forward model for one shard: standard operators as far as can be, every shape known."""
+        model = onnx.ModelProto()
+        model.CopyFrom(forward)
+        model = gradients.inlined(model)
+        inputs = self.samples.inputs
+        _fix_extents(model.graph, {k: (self._shard, *v.shape[1:]) for k, v in inputs.items()})
+        weights = dict(zip(self.names, Parameters(self.records).weights, strict=True))
+        ends = slice(0, self._shard), slice(max(0, self.samples.count - self._shard), None)
+        feeds = [weights | self.samples.take(rows) for rows in ends]
+        known = shapes.known_values(model, feeds, lambda m: self.samples.sessions.open(m, 1))
+        contrib.decompose(model, {k: s for k, (_, s) in known.items()}, {k: t for k, (t, _) in known.items()})
+        shapes.declare(model.graph, known)
+        return model
 
     def step(self, weights: Sequence[Array], rows: Array, inputs: data.Feed) -> tuple[float, list[Array]]:
         """Mean loss over the samples ``rows``, given as ``inputs`` too, and its gradient for each weight."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -54,7 +54,9 @@ class Cluster(TrainingPass):
         epochs and the other options of passes that train (TrainingPass): *rd* with epochs above 0 trains meanwhile, on
             the error of the clustered weights: their gradients move the weights behind them (Courbariaux et al., arXiv
             1511.00363), which change clusters. The price rises from 0 in the first 70 %; then the codebook stays.
-        vectors: cluster biases and other vectors too.
+        vectors: cluster biases and other vectors too, but no constants of formulas, nor what training cannot move.
+
+    Where training cannot move a weight (it stands in a body, or before integer arithmetic), it gets a grid instead.
 
     A weight that already has few distinct values (2**bits, or 256 for a grid) keeps them exactly. So does what is to
     stay exact: it gets a codebook where 256 entries are enough, and none otherwise.
@@ -89,13 +91,19 @@ class Cluster(TrainingPass):
         return self.epochs > 0
 
     def run(self, program: ir.Program, context: Context) -> PassReport:
-        eligible = [r for r in program.eligible() if self.vectors or not r.is_vector]
+        movable = {id(r) for r in trainable(program)} if self.vectors or self.epochs > 0 else set()
+        eligible = [r for r in program.eligible() if not r.is_vector or (self.vectors and id(r) in movable)]
         records = [r for r in eligible if r.exact is None]
         typical = _typical_size(records)
-        tasks = [Task(r, Job(self.for_record(r, context), typical)) for r in eligible]
+
+        def options(record: ir.WeightRecord) -> Cluster:
+            own = self.for_record(record, context)
+            return own if own.epochs == 0 or id(record) in movable else replace(own, mode="grid", epochs=0.0)
+
+        tasks = [Task(r, Job(options(r), typical)) for r in eligible]
 
         def is_trained(task: Task[Job]) -> bool:
-            return self.epochs > 0 and task.options.cluster.mode == "rd" and task.record.exact is None
+            return task.options.cluster.epochs > 0 and task.record.exact is None
 
         updates = context.apply(self.name, cluster_record, [t for t in tasks if not is_trained(t)])
         trained = [t for t in tasks if is_trained(t)]

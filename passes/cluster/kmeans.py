@@ -101,7 +101,8 @@ def _relocated(
     first, second = np.diff(edges)[:-1], np.diff(edges)[1:]
     costs = first * (second / (first + second)) * np.square(np.diff(_means(sums, edges)) / scale)
     touched = np.zeros(len(edges) - 1, bool)
-    gone, new = [], []
+    gone: list[int] = []
+    new: list[int] = []
     halved = iter(useful)
     for left in np.argsort(costs, kind="stable"):
         if len(gone) == most:
@@ -112,8 +113,8 @@ def _relocated(
         if best is None or gains[best] <= costs[left]:
             break
         touched[[left, left + 1, best]] = True
-        gone.append(left + 1)
-        new.append(cuts[best])
+        gone.append(int(left) + 1)
+        new.append(int(cuts[best]))
     return np.sort(np.concatenate([np.delete(edges, gone), new])) if gone else None
 
 

@@ -95,7 +95,7 @@ def least_squared_error(values: Array, count: int) -> float:
 @pytest.mark.parametrize("power", [1, 3, 5])
 @pytest.mark.parametrize("count", [4, 12, 31])
 def test_kmeans_is_near_the_optimum_from_a_linear_start(power: int, count: int) -> None:
-    """Of heavy tails most of a linear start is empty: without relocation the error is up to a thousand times as large."""
+    """Of heavy tails most of a linear start is empty: without relocation the error is up to a thousand times larger."""
     values = np.sort(normal(300, dtype=np.float64) ** power)
     result = kmeans(values, np.linspace(values[0], values[-1], count))
     assert len(result) == count
