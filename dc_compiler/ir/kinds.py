@@ -28,7 +28,7 @@ def mark_exact(program: Program) -> None:
     """
     roles = Roles.of(program.proto)
     for record, site in zip(program.records, program.sites, strict=True):
-        if record.name in program.named or not _is_finite_float(record):
+        if not program.named.isdisjoint(record.names) or not _is_finite_float(record):
             continue
         record.exact = find_pattern(record.values)
         if record.exact is not None:

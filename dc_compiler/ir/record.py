@@ -38,6 +38,7 @@ class WeightRecord:
     elem_type: int
     uses: tuple[Use, ...] = ()
     tied: int = 1  # number of consuming inputs
+    aliases: tuple[str, ...] = ()  # names of equal tensors that it stands for
     reason: str | None = None
     exact: str | None = None
     mask: np.ndarray | None = None  # bool, shape of values; False = pruned
@@ -47,6 +48,11 @@ class WeightRecord:
     noise: float = 0.0  # sum of squared changes
     original: np.ndarray | None = None  # values before the first change, for small weights
     trainable: bool = False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Its name and those of the tensors that it stands for."""
+        return (self.name, *self.aliases)
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -12,7 +12,9 @@ from onnx import TensorProto, inliner
 from dc_compiler import ir
 from dc_compiler.errors import InvalidArgumentError, ModelError
 from dc_compiler.model import external, files, functions
+from dc_compiler.model.ties import tie_equal
 
+LEAST_TIED = 1024  # elements from which on equal tensors are stored once
 DOMAIN = "dcc"  # operator domain and prefix of our metadata keys
 
 
@@ -41,6 +43,10 @@ def build_program(
     arrays = _extract(proto, source, min_size)
     proto = _without_data(proto)
     sites = list(ir.weight_sites(proto.graph))
+    ties = tie_equal(proto, sites, arrays, max(min_size, LEAST_TIED))
+    if ties.aliases:
+        sites, arrays = _still_there(proto, sites, arrays)
+        notes += ties.notes
     uses = ir.find_uses(proto.graph)
     records: list[ir.WeightRecord] = []
     kept_sites: list[ir.Site] = []
@@ -51,7 +57,8 @@ def build_program(
         record = ir.WeightRecord(site.value_name, array, elem_type, tuple(site_uses), max(1, len(site_uses)))
         is_finite = _is_finite_float(record)
         record.reason = _reason(record, site, proto, min_size, is_finite)
-        record.trainable = site.graph is proto.graph and is_finite
+        record.trainable = site.graph is proto.graph and is_finite and record.name not in ties.moved
+        record.aliases = tuple(ties.aliases.get(record.name, ()))
         records.append(record)
         kept_sites.append(site)
     _make_names_unique(records)
@@ -65,8 +72,22 @@ def build_program(
 
 
 def matching(records: Iterable[ir.WeightRecord], pattern: str) -> list[ir.WeightRecord]:
-    """Records whose name matches a shell-style glob (case counts); the name itself always matches."""
-    return [r for r in records if r.name == pattern or fnmatch.fnmatchcase(r.name, pattern)]
+    """Records one of whose names matches a shell-style glob (case counts); the name itself always matches."""
+
+    def matches(name: str) -> bool:
+        return name == pattern or fnmatch.fnmatchcase(name, pattern)
+
+    return [r for r in records if any(map(matches, r.names))]
+
+
+def _still_there(
+    proto: onnx.ModelProto, sites: Sequence[ir.Site], arrays: Sequence[tuple[np.ndarray | None, int]]
+) -> tuple[list[ir.Site], list[tuple[np.ndarray | None, int]]]:
+    """The sites after some were given up or moved to the main graph, and what is stored there."""
+    before = {(id(s.graph), s.value_name): a for s, a in zip(sites, arrays, strict=True)}
+    anywhere = {s.value_name: a for s, a in zip(sites, arrays, strict=True)}
+    after = list(ir.weight_sites(proto.graph))
+    return after, [before.get((id(s.graph), s.value_name), anywhere[s.value_name]) for s in after]
 
 
 def _reason(
