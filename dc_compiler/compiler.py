@@ -263,7 +263,7 @@ def _report(program: ir.Program, recipe: Recipe, pipeline: str, form: Form, pass
 
 
 def _check_quality(report: CompileReport, recipe: Recipe, exact: bool, force: bool) -> None:
-    """Refuse what breaks the preset's promise; explicit pipelines only report.
+    """Refuse what breaks the preset's promise, and say when that is not known; explicit pipelines only report.
 
     ``exact`` tells that onnxruntime runs the very same graph, so that a lossless result must keep every bit.
 
@@ -271,8 +271,10 @@ def _check_quality(report: CompileReport, recipe: Recipe, exact: bool, force: bo
         QualityError
     """
     result = report.verification
-    if recipe.explicit or result is None or result.skipped is not None:
+    if recipe.explicit or result is None:
         return
+    if not result.compared and not result.weights_unchanged:
+        report.notes.append("nothing was compared, so whether the preset keeps its promise is not known; give --data")
     problem = quality.catastrophe(result)
     if recipe.preset == "lossless" and exact and not result.same_bits:
         problem = "the outputs are not identical to the original's"

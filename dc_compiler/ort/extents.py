@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 
 import onnx
@@ -18,6 +19,7 @@ SIGNAL_EXTENT = 4096  # samples of a one-dimensional signal
 MAX_BYTES = 1 << 30  # of all values of a run
 MAX_MULTIPLICATIONS = 20_000_000_000
 SEARCHED_NODES = 100_000  # most nodes that are looked at in search of an extent that none of EXTENTS is
+ANONYMOUS = frozenset({"", "?", "*", "-1", "None"})  # what exporters write for an axis that has no name
 
 BROADCASTING = frozenset({
     "Add", "And", "Div", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Mean", "Min", "Mul", "Or",
@@ -45,25 +47,35 @@ class OpenAxes:
     """
 
     def __init__(self, model: onnx.ModelProto, names: Sequence[str], signals: Sequence[str] = ()) -> None:
-        self._model = shapes.skeleton(model)
+        self._source = model
         infos = {i.name: i for i in model.graph.input}
         self.inputs = {n: tuple(_symbols(infos[n])) for n in names}
         self._symbols = {d for dims in self.inputs.values() for d in dims if isinstance(d, str)}
         self._batches = self._symbols - {d for dims in self.inputs.values() for d in dims[1:] if isinstance(d, str)}
         last = {self.inputs[n][-1] for n in signals if self.inputs[n]}
         self._signals = {d for d in last if isinstance(d, str)}
-        self._found: dict[str, int] | None = None
         self.too_large = False  # whether an attempt was left out for what it would cost
+
+    @cached_property
+    def _model(self) -> onnx.ModelProto:
+        return shapes.skeleton(self._source)
 
     def attempts(self) -> Iterator[Extents]:
         """Extents to try, in order; only one where all are known. What the graph rules out, or what would take too much
         memory or time, is left out."""
-        if not self._symbols:
+        if not self._symbols - self._batches:
             yield self._fill({}, 1)
             return
-        known = self._asked_for()
-        free = self._symbols - set(known) - self._batches
-        if not free:
+        found = shapes.infer(self._model, self.inputs)
+        equal = [*_equal_dims(self._model, found)]
+        firm = self._solved(equal)
+        known = self._solved([*equal, *_broadcast_dims(self._model, found)])
+        yield from self._with(known)
+        if known != firm:  # broadcasting may also want 1
+            yield from self._with(firm)
+
+    def _with(self, known: dict[str, int]) -> Iterator[Extents]:
+        if self._symbols <= set(known) | self._batches:
             yield self._fill(known, 1)
             return
         fits = False
@@ -107,11 +119,9 @@ class OpenAxes:
             return False
         return True
 
-    def _asked_for(self) -> dict[str, int]:
+    def _solved(self, pairs: Sequence[tuple[Dim, Dim]]) -> dict[str, int]:
         """Extents of symbols that operators fix: channels of a convolution, the inner extent of a product."""
-        found = shapes.infer(self._model, self.inputs)
         known: dict[str, int] = {}
-        pairs = [*_equal_dims(self._model, found), *_broadcast_dims(self._model, found)]
         for _ in range(len(self._symbols)):
             before = len(known)
             for one, other in pairs:
@@ -130,7 +140,7 @@ def _symbols(info: onnx.ValueInfoProto) -> Iterator[Dim]:
         if dim.HasField("dim_value") and dim.dim_value >= 0:
             yield int(dim.dim_value)
         else:
-            yield dim.dim_param or f"{info.name}[{axis}]"
+            yield f"{info.name}[{axis}]" if dim.dim_param in ANONYMOUS else dim.dim_param
 
 
 def _equal_dims(model: onnx.ModelProto, found: dict[str, Value]) -> Iterator[tuple[Dim, Dim]]:

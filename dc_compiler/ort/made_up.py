@@ -42,8 +42,8 @@ def feeds(session: Any, specs: Sequence[InputSpec], model: onnx.ModelProto, seed
     Open extents are those that the graph asks for, else a few are tried, small ones first and none that would take more
     than a bounded amount of memory (:mod:`dc_compiler.ort.extents`). Floats are standard normal, or of another kind
     where the outputs would not be finite or would be constant; among signals in time are tones and quiet noise.
-    Integers lie below the smallest table that they may index, else they are zeros, ones or both; booleans take both
-    values.
+    Integers lie below the smallest table that they may index, else they are zeros, ones or both, or pixels where bytes
+    have three axes or more; booleans take both values.
 
     Args:
         session: of the original model. specs: its inputs. model: its message; weights are not read.
@@ -164,6 +164,9 @@ class _Maker:
         if rows is not None and kind is None:
             limit = min(rows, np.iinfo(spec.dtype).max)
             return np.asarray(random.integers(0, max(1, limit), shape)).astype(spec.dtype)
+        if kind is None and spec.dtype.itemsize == 1 and len(shape) >= 3:  # pixels
+            limits = np.iinfo(spec.dtype)
+            return np.asarray(random.integers(limits.min, limits.max + 1, shape)).astype(spec.dtype)
         kind = kind or INTEGERS[slot % len(INTEGERS)]
         if kind == "random":
             return np.asarray(random.integers(0, 2, shape)).astype(spec.dtype)

@@ -43,7 +43,7 @@ def reach(original: files.SourceModel, feeds: Iterable[Feed], sessions: Sessions
     Raises:
         ModelError: its data cannot be read, or onnxruntime does not take the model with markers.
     """
-    model = inliner.inline_local_functions(loaded(original)) if original.proto.functions else loaded(original)
+    model = _inlined(loaded(original))
     uses = _uses(model.graph)
     if all(MAIN in bodies for bodies in uses.values()):
         return Reach()
@@ -55,6 +55,8 @@ def reach(original: files.SourceModel, feeds: Iterable[Feed], sessions: Sessions
         model.graph.output.extend(_float_info(m.value, len(m.bodies)) for m in markers)
         session = sessions.open(model, threads)
         for feed in feeds:
+            if all(bodies & entered for bodies in uses.values()):
+                break
             for marker, flags in zip(markers, _run(session, feed), strict=True):
                 entered.update(body for body, flag in zip(marker.bodies, flags, strict=True) if flag)
     marked = {MAIN, *(body for m in markers for body in m.bodies)}
@@ -102,6 +104,16 @@ def dense(compiled: onnx.ModelProto) -> onnx.ModelProto:
     copy = onnx.ModelProto()
     copy.CopyFrom(compiled)
     return copy
+
+
+def _inlined(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model without local functions, whose bodies nothing of the main graph can be handed out of."""
+    if not model.functions:
+        return model
+    try:
+        return inliner.inline_local_functions(model)
+    except Exception as e:  # onnx raises several kinds
+        raise ModelError(f"its functions cannot be inlined: {short(e)}") from None
 
 
 def taken(session: Any, feed: Feed) -> Feed:

@@ -20,6 +20,7 @@ from dc_compiler.ort import data, extents, made_up
 from dc_compiler.ort.sessions import Sessions
 
 GIB = 1 << 30
+U8 = onnx.TensorProto.UINT8
 
 
 def made_for(net: onnx.ModelProto, seed: int = 0, count: int = 4) -> made_up.MadeUp:
@@ -153,6 +154,32 @@ def test_an_extent_that_only_one_size_fits() -> None:
     assert runs == 4
 
 
+def test_what_broadcasts_may_be_one() -> None:
+    """The graph adds a stored row of 8, so k looks like 8; only a second product shows that it must be 1."""
+    net = model(
+        [
+            node("Add", ["x", "row"], ["a"]),
+            node("MatMul", ["a", "w"], ["h"]),
+            node("MatMul", ["x", "one"], ["z"]),
+            node("Add", ["h", "z"], ["y"]),
+        ],
+        [x_in("n", "k")],
+        [y_out("n", 48)],
+        [tensor("row", weight(8)), tensor("w", weight(8, 48)), tensor("one", weight(1, 48))],
+    )
+    assert shapes_of(net) == {"x": (1, 1)}
+
+
+def test_axes_without_a_name_are_not_one() -> None:
+    """Exporters write '?' for any open axis."""
+    nodes = [node("MatMul", ["x", "w"], ["a"]), node("MatMul", ["b", "v"], ["c"])]
+    weights = [tensor("w", weight(64, 48)), tensor("v", weight(24, 48))]
+    net = model(nodes, [x_in("n", "?"), info("b", F32, "n", "?")], [info("a", F32), info("c", F32)], weights)
+    for output in net.graph.output:
+        output.type.tensor_type.ClearField("shape")
+    assert shapes_of(net) == {"x": (1, 64), "b": (1, 24)}
+
+
 def test_attempts_grow_and_end() -> None:
     net = model([node("Relu", ["x"], ["y"])], [x_in("n", "a", "b")], [y_out("n", "a", "b")])
     attempts = [a.inputs["x"] for a in extents.OpenAxes(net, ["x"]).attempts()]
@@ -206,6 +233,12 @@ def test_booleans_take_both_values_in_every_combination_of_two() -> None:
 def test_integers_are_ones_and_zeros_and_both() -> None:
     found = made_for(flagged([info("i", I64, 1, 64)])).feeds
     assert {tuple(np.unique(f["i"])) for f in found} == {(1,), (0,), (0, 1)}
+
+
+def test_bytes_with_three_axes_are_pixels() -> None:
+    found = made_for(flagged([info("image", U8, 1, 16, 16, 3), info("ids", U8, 64)])).feeds
+    assert all(f["image"].max() > 200 and f["image"].min() < 50 for f in found)
+    assert all(f["ids"].max() <= 1 for f in found)
 
 
 def test_the_feeds_that_run_are_kept() -> None:

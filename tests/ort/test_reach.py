@@ -179,6 +179,8 @@ def test_nothing_that_says_something(tmp_path: Path, capsys: pytest.CaptureFixtu
         assert "identical" not in shown
         assert "agreement" not in shown
         assert ("no weight was changed" in shown) is same
+    assert main(["compile", *paths[:1], "-o", paths[1]]) == 0
+    assert "nothing was compared, so whether the preset keeps its promise is not known" in capsys.readouterr().out
 
 
 def test_thresholds_guard_a_release(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -271,6 +273,40 @@ def test_scores_that_are_ruined_are(tmp_path: Path) -> None:
     """The excuse holds for the choice alone: what it is made from is judged as any output is."""
     with pytest.raises(QualityError, match="'b', which decides about output 'boxes', has cosine"):
         compile_model(detector(), tmp_path / "out.onnx", set=["w:step=8", "wb:step=8"])
+
+
+def test_predicted_durations() -> None:
+    """Speech: how long the output is comes from rounded sums of predicted durations."""
+    nodes = [
+        node("MatMul", ["x", "w"], ["h"]),
+        node("MatMul", ["h", "d"], ["log"]),
+        node("Exp", ["log"], ["long"]),
+        node("ReduceSum", ["long"], ["sum"], keepdims=0),
+        node("Round", ["sum"], ["round"]),
+        node("Cast", ["round"], ["length"], to=I64),
+        node("Range", ["zero", "length", "one"], ["steps"]),
+        node("Mod", ["steps", "many"], ["places"]),
+        node("Gather", ["h", "places"], ["y"]),
+    ]
+    numbers = {"zero": np.array(0), "one": np.array(1), "many": np.array(16)}
+    weights = {"w": weight(64, 48), "d": weight(48, 1, seed=5)}
+    stored = [tensor(name, values) for name, values in (numbers | weights).items()]
+    net = model(nodes, [x_in(16, 64)], [info("y", F32, "t", 48)], stored)
+    check = compile_model(net, set="w:step=0.6").report.verification
+    assert check is not None
+    output = check.outputs[0]
+    assert output.shapes is not None
+    assert [d.name for d in check.deciding["y"]] == ["sum"]
+    assert quality.catastrophe(check) is None
+
+
+def test_maps_of_a_classifier_are_compared_inside() -> None:
+    net, _ = GRAPHS["map_output"]()
+    check = compile_model(net, pipeline="prune(density=0.05),encode", min_size=1).report.verification
+    assert check is not None
+    maps = [o for o in check.outputs if o.equal_share is None]
+    assert maps
+    assert all(o.max_abs_error > 1e-3 and not o.identical for o in maps)
 
 
 def test_classes_are_judged_by_their_scores() -> None:
