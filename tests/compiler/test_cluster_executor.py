@@ -72,9 +72,11 @@ def cluster() -> Iterator[LocalCluster]:
 
 
 def slowly(record: ir.WeightRecord, options: Doubled, seed: int) -> Update:
-    """Twice the weight, after a while; what is asked of it first is that a file with its name comes into being."""
-    (Path(options.folder) / f"{record.name}.{os.getpid()}").touch()
+    """Twice the weight, after a while; files tell when a worker begins with it and when it is done."""
+    begun = Path(options.folder) / f"{record.name}.{os.getpid()}"
+    begun.touch()
     time.sleep(options.seconds)
+    begun.with_name(f"{begun.name}.done").touch()
     return Update(values=record.values * 2)
 
 
@@ -133,18 +135,20 @@ def test_a_killed_worker_loses_nothing(cluster: LocalCluster, tmp_path: Path) ->
 
         def kill(name: str, done: int, total: int, loss: float | None) -> None:
             nonlocal victim
-            if done == 3:
-                busy = {int(p.suffix[1:]) for p in tmp_path.iterdir()}
-                victim = next(w for w in cluster.workers if w.pid in busy)
-                victim.send_signal(signal.SIGKILL)
+            while done >= 3 and victim is None:  # a worker that is at something, however busy this machine is
+                names = {p.name for p in tmp_path.iterdir()}
+                busy = {n.split(".")[1] for n in names if not n.endswith(".done") and f"{n}.done" not in names}
+                victim = next((w for w in cluster.workers if str(w.pid) in busy), None)
+                if victim is not None:
+                    victim.send_signal(signal.SIGKILL)
 
-        report = Doubled(str(tmp_path)).run(net, Context(jobs=1, executor=executor, progress=kill))
+        report = Doubled(str(tmp_path), seconds=1.0).run(net, Context(jobs=1, executor=executor, progress=kill))
         assert victim is not None
         victim.wait()
         Cluster(bits=4).run(net, Context(jobs=1, executor=executor))
     assert report.changed == 12
     places: dict[str, set[str]] = {}
-    for path in tmp_path.iterdir():
+    for path in tmp_path.glob("*[0-9]"):
         places.setdefault(path.stem, set()).add(path.suffix)
     assert len(places) == 12
     assert max(map(len, places.values())) == 2  # at least what it was at was done again
