@@ -85,7 +85,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # shells have backgrou
 from dc_compiler.codec import binding
 encode = binding._encode
 def announcing(request):
-    os.write(1, b"encoding\n")  # at once: two threads may say so
+    os.write(1, b"encoding\\n")  # at once: two threads may say so
     return encode(request)
 binding._encode = announcing
 """
