@@ -4,9 +4,9 @@ from dc_compiler.pipeline.context import Context, Override, Progress
 from dc_compiler.pipeline.executor import Executor, Task, ThreadExecutor, Work
 from dc_compiler.pipeline.manager import PassManager, check_invariants
 from dc_compiler.pipeline.step import ENTRY_POINT_GROUP, Pass, PassReport, RecordPass, available_passes
-from dc_compiler.pipeline.update import ELEMENT_BITS, Update
+from dc_compiler.pipeline.update import Update
 
 __all__ = [
-    "ELEMENT_BITS", "ENTRY_POINT_GROUP", "Context", "Executor", "Override", "Pass", "PassManager", "PassReport",
+    "ENTRY_POINT_GROUP", "Context", "Executor", "Override", "Pass", "PassManager", "PassReport",
     "Progress", "RecordPass", "Task", "ThreadExecutor", "Update", "Work", "available_passes", "check_invariants",
 ]  # fmt: skip

@@ -116,13 +116,13 @@ def frame_row(
     """
     info = binding.frame_info(frame)
     kept = info.nonzero
-    element_bytes = ir.float_dtype(info.elem_type).itemsize
+    element_bytes = info.dtype.itemsize
     clustered = info.codebook_entries > 0
     sparse = info.position_bits > 0
     return TensorRow(
         name=name,
         shape=tuple(info.dims),
-        dtype=str(ir.float_dtype(info.elem_type)),
+        dtype=str(info.dtype),
         raw_bytes=info.elements * element_bytes,
         bytes=len(frame),
         coder=info.coder,

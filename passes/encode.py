@@ -115,23 +115,12 @@ class Encode(RecordPass):
         clustered = record.clustered
         if clustered is None or self.coder == "lossless":
             return binding.encode_data(record.values, threads=1)
-        frame = self._index_frame(record, clustered)
-        return frame if record.exact is None else min(frame, binding.encode_data(record.values, threads=1), key=len)
-
-    def _index_frame(self, record: ir.WeightRecord, clustered: ir.Clustered) -> bytes:
-        scales = clustered.scales
-        return binding.encode_codebook(
-            clustered.indices,
+        frame = binding.encode_clustered(
+            clustered,
             record.shape,
             record.values.dtype,
-            codebook=clustered.codebook,
-            grid_lo=clustered.grid_lo,
-            k=clustered.size,
-            zero=0 if clustered.zero is None else clustered.zero + 1,
-            log_scales=None if scales is None else scales.log_steps,
-            channels=0 if scales is None else scales.channels,
-            inner=0 if scales is None else scales.inner,
             coder=self.coder,
-            position_bits=0 if clustered.zero is None else self.position_bits,
+            position_bits=self.position_bits,
             threads=1,
         )
+        return frame if record.exact is None else min(frame, binding.encode_data(record.values, threads=1), key=len)

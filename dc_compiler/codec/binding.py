@@ -8,9 +8,8 @@ import functools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
@@ -25,20 +24,14 @@ from dc_compiler.codec.library import (
 )
 from dc_compiler.errors import CancelledError, CorruptFrameError, DccError, InvalidArgumentError
 
+if TYPE_CHECKING:
+    from dc_compiler import ir
+
 __all__ = ["get_library_path"]  # beside what is defined here
 
 Array = npt.NDArray[Any]
 Buffer = bytes | bytearray | memoryview | Array
 
-# Element types by ONNX TensorProto.DataType.
-DTYPES: dict[int, np.dtype[Any]] = {
-    1: np.dtype(np.float32),
-    2: np.dtype(np.uint8),
-    10: np.dtype(np.float16),
-    11: np.dtype(np.float64),
-    16: np.dtype(ml_dtypes.bfloat16),
-}
-_DTYPE_NUMBERS = {dtype: number for number, dtype in DTYPES.items()}
 _ERROR_BYTES = 256
 _SOON = 0.1  # seconds that Ctrl-C may wait
 _MOST_ENCODE_SECONDS = 2e-6  # for an element
@@ -83,7 +76,7 @@ def coders() -> dict[str, CoderInfo]:
 class FrameInfo:
     """What a frame says about itself. Sizes are bytes with lengths and CRCs; ``*_bits_total`` are exact bits.
 
-    `elem_type` is the ONNX TensorProto.DataType of `dtype`. `zero` is 0 or 1 + the index of the entry that is +0.0.
+    `elem_type` is the ONNX TensorProto.DataType of `dtype`. `zero` is the index of the entry that is +0.0, or None.
     `entries` counts coded entries, filler zeros included.
     """
 
@@ -96,7 +89,7 @@ class FrameInfo:
     lanes: int
     position_bits: int
     codebook_entries: int
-    zero: int
+    zero: int | None
     grid_lo: int
     elements: int
     nonzero: int
@@ -121,7 +114,8 @@ def frame_info(frame: Buffer) -> FrameInfo:
     _call("dcc_frame_parse", _pointer(view), view.size, ctypes.byref(raw))
     values = {name: getattr(raw, name) for name, *_ in FrameInfoStruct._fields_ if name not in ("rank", "reserved")}
     values["elem_type"] = raw.dtype
-    values["dtype"] = DTYPES[raw.dtype]
+    values["dtype"] = _frame_dtypes()[raw.dtype]
+    values["zero"] = raw.zero - 1 if raw.zero else None
     values["coder"] = library().dcc_coder_name(raw.coder).decode()
     values["dims"] = tuple(raw.dims[: raw.rank])
     return FrameInfo(**values)
@@ -169,7 +163,7 @@ def encode_codebook(
     codebook: Array | None = None,
     grid_lo: int = 0,
     k: int | None = None,
-    zero: int = 0,
+    zero: int | None = None,
     scales: Array | None = None,
     log_scales: Array | None = None,
     channels: int = 0,
@@ -182,8 +176,8 @@ def encode_codebook(
     """Encode codebook indices of a tensor with these dims and float dtype; the bytes do not depend on `threads`.
 
     indices         (n,) or any shape of n elements, uint16
-    codebook, zero  (k,) values in `dtype`, or in the compute type (f64 for f64, else f32) with scales; `zero` is 0 or
-                    1 + the index of the entry that is +0.0. Without a codebook, entry j < `k` is `grid_lo` + j
+    codebook, zero  (k,) values in `dtype`, or in the compute type (f64 for f64, else f32) with scales; `zero` is the
+                    index of the entry that is +0.0, or None. Without a codebook, entry j < `k` is `grid_lo` + j
     scales          (channels,) positive values in the compute type; or `log_scales`, (channels,) integers: FORMAT.md 3
     channels, inner element i uses scale (i // inner) % channels
     coder           'fixed', 'huffman', 'rans', 'context', 'auto' for the smallest of the first three, or 'smallest'
@@ -199,7 +193,7 @@ def encode_codebook(
     request = _request(element, dims, coder, threads)
     request.chunk_elements = chunk_elements
     request.position_bits = _in_range("position_bits", position_bits, 255)
-    request.zero = _in_range("zero", zero, 1 << 16)
+    request.zero = 0 if zero is None else 1 + _in_range("zero", zero, (1 << 16) - 1)
     flat = _contiguous(indices, np.dtype(np.uint16), "indices")
     _require(flat.size == _product(dims), f"{flat.size} indices for dims {tuple(dims)}")
     request.indices = _pointer(flat)
@@ -221,6 +215,37 @@ def encode_codebook(
         request.channels = channels
         request.inner = inner
     return _encode(request)
+
+
+def encode_clustered(
+    clustered: ir.Clustered,
+    dims: Sequence[int],
+    dtype: npt.DTypeLike,
+    *,
+    coder: str = "auto",
+    position_bits: int = 0,
+    threads: int = 0,
+) -> bytes:
+    """Encode what a pass has made of a tensor with these dims and float dtype; the rest as :func:`encode_codebook`.
+
+    Positions are only coded where an entry is zero. Raises InvalidArgumentError.
+    """
+    scales = clustered.scales
+    return encode_codebook(
+        clustered.indices,
+        dims,
+        dtype,
+        codebook=clustered.codebook,
+        grid_lo=clustered.grid_lo,
+        k=clustered.size,
+        zero=clustered.zero,
+        log_scales=None if scales is None else scales.log_steps,
+        channels=0 if scales is None else scales.channels,
+        inner=0 if scales is None else scales.inner,
+        coder=coder,
+        position_bits=0 if clustered.zero is None else position_bits,
+        threads=threads,
+    )
 
 
 def encode_data(array: Array, coder: str = "auto", threads: int = 0) -> bytes:
@@ -311,12 +336,13 @@ def _encode(request: EncodeRequest) -> bytes:
 
 
 def _request(dtype: np.dtype[Any], dims: Sequence[int], coder: str, threads: int) -> EncodeRequest:
-    _require(dtype in _DTYPE_NUMBERS, f"tensors of type {dtype} cannot be encoded")
+    number = next((n for n, d in _frame_dtypes().items() if d == dtype), None)
+    _require(number is not None, f"tensors of type {dtype} cannot be encoded")
     numbers = _coder_numbers()
     _require(coder in numbers, f"unknown coder '{coder}': choose from {', '.join(numbers)}")
     _require(len(dims) <= MAX_RANK, f"rank {len(dims)} is above {MAX_RANK}")
     request = EncodeRequest()
-    request.dtype = _DTYPE_NUMBERS[dtype]
+    request.dtype = number
     request.coder = numbers[coder]
     request.rank = len(dims)
     request.dims[: len(dims)] = [int(extent) for extent in dims]
@@ -329,6 +355,14 @@ def _coder_numbers() -> dict[str, int]:
     """Numbers of the coders, and of ``smallest`` and ``auto``, by name."""
     names = ((library().dcc_coder_name(number), number) for number in range(256))
     return {name.decode(): number for name, number in names if name is not None}
+
+
+@functools.cache
+def _frame_dtypes() -> dict[int, np.dtype[Any]]:
+    """What frames may hold, by TensorProto.DataType. Looked up late: who only serves models needs no onnx."""
+    from dc_compiler.ir import ELEMENT_TYPES
+
+    return {t.number: t.dtype for t in ELEMENT_TYPES if t.framed}
 
 
 def _require(condition: bool, sentence: str) -> None:

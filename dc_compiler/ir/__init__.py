@@ -1,7 +1,15 @@
 """What the passes work on: a Program, its records and sites, and quantized values."""
 
 from dc_compiler.ir.channels import channel_layout
-from dc_compiler.ir.dtypes import COMPUTE_DTYPES, compute_dtype, float_dtype, float_elem_types
+from dc_compiler.ir.dtypes import (
+    ELEMENT_TYPES,
+    ElementType,
+    compute_dtype,
+    element_type,
+    element_type_of,
+    find_element_type,
+    is_compressible,
+)
 from dc_compiler.ir.kinds import mark_exact, quantized_note
 from dc_compiler.ir.numeric import BLOCK, blocks, exact_std, ordered_sum
 from dc_compiler.ir.patterns import find_pattern
@@ -13,8 +21,9 @@ from dc_compiler.ir.site import Site, attribute, constant_tensor, find_uses, sub
 
 __all__ = [
     "BLOCK",
-    "COMPUTE_DTYPES",
+    "ELEMENT_TYPES",
     "Clustered",
+    "ElementType",
     "Program",
     "Roles",
     "Scales",
@@ -27,11 +36,13 @@ __all__ = [
     "channel_layout",
     "compute_dtype",
     "constant_tensor",
+    "element_type",
+    "element_type_of",
     "exact_std",
+    "find_element_type",
     "find_pattern",
     "find_uses",
-    "float_dtype",
-    "float_elem_types",
+    "is_compressible",
     "log_step_values",
     "mark_exact",
     "nearest_log_step",

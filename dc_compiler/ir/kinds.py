@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-from onnx import TensorProto
 
-from dc_compiler.ir.dtypes import float_elem_types
+from dc_compiler.ir.dtypes import find_element_type, is_compressible
 from dc_compiler.ir.numeric import blocks
 from dc_compiler.ir.patterns import find_pattern
 from dc_compiler.ir.program import Program
 from dc_compiler.ir.record import WeightRecord
 from dc_compiler.ir.roles import Roles
-
-# Element types of quantized weights -> bits an element
-_QUANTIZED: dict[int, int] = {
-    TensorProto.INT8: 8, TensorProto.UINT8: 8, TensorProto.INT4: 4, TensorProto.UINT4: 4,
-    TensorProto.FLOAT8E4M3FN: 8, TensorProto.FLOAT8E4M3FNUZ: 8, TensorProto.FLOAT8E5M2: 8,
-    TensorProto.FLOAT8E5M2FNUZ: 8, TensorProto.FLOAT4E2M1: 4,
-}  # fmt: skip
 
 
 def mark_exact(program: Program) -> None:
@@ -43,13 +35,15 @@ def quantized_note(program: Program) -> str | None:
     quantized = weights = 0
     types = set()
     for record, site in zip(program.records, program.sites, strict=True):
-        bits = _QUANTIZED.get(record.elem_type)
-        if bits is None:
-            weights += record.nbytes if record.elem_type in float_elem_types() else 0
+        kind = find_element_type(record.elem_type)
+        if kind is None:
+            continue
+        if not kind.quantizes:
+            weights += record.nbytes if kind.is_compressible else 0
         elif record.size and roles.obstacle(site.value_name) is None:
-            size = (record.size * bits + 7) // 8
+            size = (record.size * kind.bits + 7) // 8
             quantized, weights = quantized + size, weights + size
-            types.add(TensorProto.DataType.Name(record.elem_type).lower())
+            types.add(kind.name)
     if not quantized:
         return None
     return (
@@ -60,5 +54,5 @@ def quantized_note(program: Program) -> str | None:
 
 def _is_finite_float(record: WeightRecord) -> bool:
     flat = record.values.reshape(-1)
-    is_float = record.elem_type in float_elem_types() and record.size > 0
+    is_float = is_compressible(record.elem_type) and record.size > 0
     return is_float and all(np.isfinite(flat[s]).all() for s in blocks(record.size))

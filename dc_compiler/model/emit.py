@@ -19,14 +19,6 @@ from dc_compiler.recipe import Form
 
 POOL_MIN_SIZE = 16  # elements of a tensor worth an entry in the list of weights
 NEEDED = frozenset({"version", "original_bytes"})  # provenance that every file has
-# Element types that onnxruntime hands through custom operators
-_CARRIED = frozenset(
-    {
-        TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.BOOL,
-        TensorProto.INT8, TensorProto.INT16, TensorProto.INT32, TensorProto.INT64,
-        TensorProto.UINT8, TensorProto.UINT16, TensorProto.UINT32, TensorProto.UINT64,
-    }
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -57,7 +49,8 @@ def session_obstacle(program: ir.Program) -> str | None:
             if case != "tensor_type":
                 return f"{kind} '{value.name}' is a {case.removesuffix('_type') if case else 'value without a type'}"
             elem_type = value.type.tensor_type.elem_type
-            if elem_type not in _CARRIED:
+            known = ir.find_element_type(elem_type)
+            if known is None or not known.carried:
                 type_names = {number: name.lower() for name, number in TensorProto.DataType.items()}
                 return f"{kind} '{value.name}' has element type {type_names.get(elem_type, elem_type)}"
     return None
@@ -87,7 +80,7 @@ def _place_weights(program: ir.Program) -> list[PlacedWeight]:
     emptied: list[ir.Site] = []
     for record, site in zip(program.records, program.sites, strict=True):
         if record.frame is None:
-            if record.elem_type in ir.float_elem_types() and site.tensor is not None:
+            if ir.is_compressible(record.elem_type) and site.tensor is not None:
                 restore_data(record, site.tensor)
             continue
         name = site.value_name
@@ -186,7 +179,7 @@ def _pool_kept(program: ir.Program) -> list[Pool]:
     inputs = {i.name for i in program.proto.graph.input}
     by_type: dict[int, list[tuple[ir.WeightRecord, ir.Site]]] = {}
     for record, site in zip(program.records, program.sites, strict=True):
-        poolable = record.elem_type in ir.float_elem_types() and record.size >= POOL_MIN_SIZE
+        poolable = ir.is_compressible(record.elem_type) and record.size >= POOL_MIN_SIZE
         inside = site.graph is program.proto.graph and site.value_name not in inputs
         if record.frame is None and poolable and inside:
             by_type.setdefault(record.elem_type, []).append((record, site))

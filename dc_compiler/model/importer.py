@@ -94,7 +94,7 @@ def _reason(
     record: ir.WeightRecord, site: ir.Site, proto: onnx.ModelProto, min_size: int, is_finite: bool
 ) -> str | None:
     """Why a tensor is left alone, or None."""
-    if record.elem_type not in ir.float_elem_types():
+    if not ir.is_compressible(record.elem_type):
         return f"{TensorProto.DataType.Name(record.elem_type).lower()}, not a float tensor"
     if record.size < max(min_size, 1):
         return f"{record.size} elements, fewer than the minimum of {min_size}"
@@ -107,7 +107,7 @@ def _reason(
 
 def _is_finite_float(record: ir.WeightRecord) -> bool:
     flat = record.values.reshape(-1)
-    is_float = record.elem_type in ir.float_elem_types()
+    is_float = ir.is_compressible(record.elem_type)
     return is_float and all(np.isfinite(flat[s]).all() for s in ir.blocks(record.size))
 
 
@@ -142,7 +142,7 @@ def _extract(proto: onnx.ModelProto, source: files.SourceModel, min_size: int) -
     for site in ir.weight_sites(proto.graph):
         tensor = site.tensor
         assert tensor is not None
-        is_float = tensor.data_type in ir.float_elem_types()
+        is_float = ir.is_compressible(tensor.data_type)
         size = int(np.prod(np.array(tensor.dims, dtype=object))) if tensor.dims else 1
         is_external = external.is_external(tensor)
         if not is_float and size < min_size and not is_external:
@@ -222,7 +222,7 @@ def _inline_functions_with_weights(proto: onnx.ModelProto, min_size: int) -> onn
 def _holds_weight(site: ir.Site, min_size: int) -> bool:
     tensor = site.tensor
     assert tensor is not None
-    return tensor.data_type in ir.float_elem_types() and int(np.prod(tensor.dims)) >= max(min_size, 1)
+    return ir.is_compressible(tensor.data_type) and int(np.prod(tensor.dims)) >= max(min_size, 1)
 
 
 def _calls(nodes: Iterable[onnx.NodeProto]) -> set[tuple[str, str]]:

@@ -6,13 +6,10 @@ from collections import deque
 from collections.abc import Collection, Sequence
 
 import onnx
-from onnx import TensorProto, helper
+from onnx import helper
 
 from dc_compiler import ir
 from dc_compiler.model import importer
-
-# Element types whose gradients onnxruntime computes as they are; the other floats are trained as f32 and cast
-_NATIVE = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE})
 
 
 def open_weights(program: ir.Program, names: Collection[str]) -> onnx.ModelProto:
@@ -34,7 +31,7 @@ def open_weights(program: ir.Program, names: Collection[str]) -> onnx.ModelProto
         record, _ = pending.popleft()
         if record.name in names:
             opened.append((record, after))
-        elif record.elem_type in ir.float_elem_types():
+        elif ir.is_compressible(record.elem_type):
             importer.restore_data(record, after.tensor)
     _replace_by_inputs(model.graph, opened)
     return model
@@ -48,11 +45,11 @@ def _replace_by_inputs(graph: onnx.GraphProto, opened: Sequence[tuple[ir.WeightR
     casts = []
     for record, site in opened:
         value = site.value_name
-        if record.elem_type in _NATIVE:
-            inputs.append(helper.make_tensor_value_info(value, record.elem_type, record.shape))
-        else:
-            master = f"{value}.f32"
-            inputs.append(helper.make_tensor_value_info(master, TensorProto.FLOAT, record.shape))
+        master = input_name(record, value)
+        trains = ir.element_type(record.elem_type).trains
+        assert trains is not None
+        inputs.append(helper.make_tensor_value_info(master, ir.element_type_of(trains).number, record.shape))
+        if master != value:
             casts.append(helper.make_node("Cast", [master], [value], to=record.elem_type))
     for field, items in ((graph.initializer, stored), (graph.node, [*casts, *nodes]), (graph.input, inputs)):
         del field[:]
@@ -60,5 +57,7 @@ def _replace_by_inputs(graph: onnx.GraphProto, opened: Sequence[tuple[ir.WeightR
 
 
 def input_name(record: ir.WeightRecord, value_name: str) -> str:
-    """How :func:`open_weights` calls the input for a record stored as ``value_name``."""
-    return value_name if record.elem_type in _NATIVE else f"{value_name}.f32"
+    """How :func:`open_weights` calls the input for a record stored as ``value_name``. Where training computes in
+    another type than the tensor's, the input has that type and is cast."""
+    kind = ir.element_type(record.elem_type)
+    return value_name if kind.trains == kind.dtype else f"{value_name}.f32"

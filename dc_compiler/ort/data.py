@@ -10,22 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
 
-import ml_dtypes
 import numpy as np
 import onnx
 
+from dc_compiler import ir
 from dc_compiler.errors import DataError
 
 Feed = dict[str, np.ndarray]
 
-ORT_DTYPES: dict[str, np.dtype] = {
-    "tensor(float)": np.dtype(np.float32), "tensor(double)": np.dtype(np.float64),
-    "tensor(float16)": np.dtype(np.float16), "tensor(bfloat16)": np.dtype(ml_dtypes.bfloat16),
-    "tensor(bool)": np.dtype(bool),
-    "tensor(int8)": np.dtype(np.int8), "tensor(int16)": np.dtype(np.int16), "tensor(int32)": np.dtype(np.int32),
-    "tensor(int64)": np.dtype(np.int64), "tensor(uint8)": np.dtype(np.uint8), "tensor(uint16)": np.dtype(np.uint16),
-    "tensor(uint32)": np.dtype(np.uint32), "tensor(uint64)": np.dtype(np.uint64),
-}  # fmt: skip
+ORT_DTYPES: dict[str, np.dtype] = {t.ort_name: t.dtype for t in ir.ELEMENT_TYPES if t.carried}
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,14 @@ from collections import deque
 from collections.abc import Iterable
 
 import onnx
-from onnx import AttributeProto, TensorProto, ValueInfoProto, helper
+from onnx import AttributeProto, ValueInfoProto, helper
 
 from dc_compiler import ir
 from dc_compiler.ort import shapes
 
 MOST = 8  # values that are compared for an output; the nearest to it count
 
-FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16})
+FLOATS = frozenset(t.number for t in ir.ELEMENT_TYPES if t.is_compressible)
 # Operators whose result jumps where a float changes a little
 SELECTIONS = frozenset({
     "ArgMax", "ArgMin", "DynamicQuantizeLinear", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual",

@@ -77,7 +77,7 @@ def changed_weights(original: files.SourceModel, compiled: onnx.ModelProto) -> s
     found = set()
     for site in ir.weight_sites(loaded(original).graph):
         old, new = site.tensor, kept.get(site.value_name)
-        if old is not None and old.data_type in ir.float_elem_types() and (new is None or not _same_bits(old, new)):
+        if old is not None and ir.is_compressible(old.data_type) and (new is None or not _same_bits(old, new)):
             found.add(site.value_name)
     return found
 
@@ -167,7 +167,7 @@ def _stored(graph: onnx.GraphProto) -> Iterator[str]:
     """Names of the float tensors of more than one element that a graph itself stores."""
     constants = ((n.output[0], ir.constant_tensor(n)) for n in graph.node if n.op_type == "Constant")
     for name, tensor in (*((t.name, t) for t in graph.initializer), *constants):
-        if tensor is not None and tensor.data_type in ir.float_elem_types() and math.prod(tensor.dims) > 1:
+        if tensor is not None and ir.is_compressible(tensor.data_type) and math.prod(tensor.dims) > 1:
             yield name
 
 

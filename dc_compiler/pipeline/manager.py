@@ -13,7 +13,6 @@ from dc_compiler.errors import CorruptFrameError, DccError, InvalidArgumentError
 from dc_compiler.model import importer
 from dc_compiler.pipeline.context import Context, Override
 from dc_compiler.pipeline.step import Pass, PassReport
-from dc_compiler.pipeline.update import ELEMENT_BITS
 
 
 class PassManager:
@@ -145,9 +144,9 @@ def check_invariants(program: ir.Program, context: Context) -> None:
 
 
 def _broken(record: ir.WeightRecord) -> str | None:
-    bits = ELEMENT_BITS.get(record.dtype_name)
-    if bits is None or (record.mask is None and record.clustered is None and record.frame is None):
+    if record.mask is None and record.clustered is None and record.frame is None:
         return None
+    bits = ir.element_type(record.elem_type).bit_pattern
     flat = record.values.reshape(-1).view(bits)
     if record.mask is not None:
         mask = record.mask.reshape(-1)

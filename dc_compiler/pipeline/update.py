@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 
 from dc_compiler import ir
 
-ELEMENT_BITS = {"float32": np.uint32, "float64": np.uint64, "float16": np.uint16, "bfloat16": np.uint16}
-
 
 @dataclass(frozen=True)
 class Update:
@@ -60,5 +58,5 @@ class Update:
         if self.mask is None:
             return self.values
         flat = record.values.reshape(-1)
-        kept: NDArray[Any] = flat.view(ELEMENT_BITS[record.dtype_name]) * self.mask.reshape(-1)
+        kept: NDArray[Any] = flat.view(ir.element_type(record.elem_type).bit_pattern) * self.mask.reshape(-1)
         return kept.view(flat.dtype).reshape(record.shape)

@@ -89,7 +89,7 @@ def reached(graph: onnx.GraphProto, output: str) -> set[str]:
     Args:
         graph: element types that it does not declare count as floats.
     """
-    integers = {name for name, kind in _elem_types(graph).items() if kind not in ir.float_elem_types()}
+    integers = {name for name, kind in _elem_types(graph).items() if not ir.is_compressible(kind)}
     found = {output}
     for node in reversed(graph.node):
         if node.op_type not in _STEPS and not found.isdisjoint(node.output):

@@ -79,7 +79,7 @@ class Surgery:
             return None
         record = self._records.get(tensor.name)
         if record is not None:
-            is_free = record.elem_type not in _FLOATS or self.record(tensor) is not None
+            is_free = not ir.is_compressible(record.elem_type) or self.record(tensor) is not None
             return record.values if is_free else None
         return None if site.tensor.data_type == onnx.TensorProto.STRING else numpy_helper.to_array(site.tensor)
 
@@ -127,7 +127,7 @@ class Surgery:
         for producer in list(tensor.inputs):
             self.detach(producer)
         elem_type = main.initializer[-1].data_type
-        if elem_type in _FLOATS:
+        if ir.is_compressible(elem_type):
             record = ir.WeightRecord(tensor.name, values, elem_type, reason="made of constants that are left alone")
             record.trainable = bool(np.isfinite(values).all())
             self._records[tensor.name] = record
@@ -179,9 +179,6 @@ class Surgery:
                 site.tensor.dims[:] = record.shape
                 if any(len(getattr(site.tensor, f)) for f in ("raw_data", "float_data", "int32_data", "double_data")):
                     importer.restore_data(record, site.tensor)
-
-
-_FLOATS = ir.float_elem_types()
 
 
 def _drop_declarations(graph: onnx.GraphProto) -> None:

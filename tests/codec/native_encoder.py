@@ -19,7 +19,7 @@ def encode(q: Quantized, coder: str, position_bits: int = 0, chunk: int = 0, thr
         codebook=q.codebook,
         grid_lo=q.lo,
         k=q.k,
-        zero=q.zero,
+        zero=q.zero - 1 if q.zero else None,
         scales=q.scales,
         log_scales=None if log is None else np.array([log[0] + d for d in log[1]], np.int32),
         channels=len(q.scales) if q.scales is not None else len(log[1]) if log else 0,

@@ -99,7 +99,7 @@ def grid_indices(n: int, k: int) -> Array:
 def index_seconds(indices: Array, k: int, coder: str) -> float:
     columns = 3600  # squares of ten sides go into it, each a layout that `context` tries
     dims = (indices.size // columns, columns)
-    encode = partial(binding.encode_codebook, indices, dims, np.float16, grid_lo=0, k=k, zero=1, threads=1)
+    encode = partial(binding.encode_codebook, indices, dims, np.float16, grid_lo=0, k=k, zero=0, threads=1)
     return seconds(partial(encode, coder=coder))
 
 

@@ -100,7 +100,7 @@ def test_frames_are_no_larger_than_the_papers_coding() -> None:
             paper[width] += scale * paper_bits(indices, codebook.size, width) / 8
         for coder in ours:
             frame = binding.encode_codebook(
-                indices, dims=indices.shape, dtype=np.float32, codebook=codebook, zero=1, coder=coder
+                indices, dims=indices.shape, dtype=np.float32, codebook=codebook, zero=0, coder=coder
             )
             ours[coder] += scale * len(frame)
     for coder, size in ours.items():

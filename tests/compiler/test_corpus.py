@@ -21,7 +21,7 @@ COLLECTIONS = ("simple", "pytorch-converted", "pytorch-operator")
 
 def holds_float_tensors(model: onnx.ModelProto) -> bool:
     tensors = [site.tensor for site in ir.weight_sites(model.graph)]
-    return any(t is not None and t.data_type in ir.float_elem_types() for t in tensors)
+    return any(t is not None and ir.is_compressible(t.data_type) for t in tensors)
 
 
 def models() -> Iterator[Path]:
