@@ -25,8 +25,9 @@ from dc_compiler.ort import metrics, quality, verify
 from dc_compiler.ort.samples import Samples
 from dc_compiler.ort.sessions import Sessions
 from dc_compiler.pass_manager import Context, PassManager, PassReport, Progress
-from dc_compiler.recipe import Form, Recipe, make_recipe
+from dc_compiler.recipe import Form, Recipe, make_recipe, parse_pipeline
 from dc_compiler.report import CompileReport, packed_rows, record_row
+from dc_compiler.training import presets
 from dc_compiler.training.checkpoint import Checkpoint, digest
 
 Libraries = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
@@ -140,7 +141,12 @@ def compile_model(
             from dc_compiler.pipeline.cluster_executor import ClusterExecutor  # dask takes a moment to import
 
             context.executor = stack.enter_context(ClusterExecutor(cluster))
-        passes = manager.run(program, context)
+        if chosen.fallback is None:
+            passes = manager.run(program, context)
+        else:
+            found = presets.run(program, manager.passes, parse_pipeline(chosen.fallback), context)
+            program, manager, passes = found.program, PassManager(found.passes), found.reports
+            program.notes += found.notes
     form, notes = _choose_form(program, chosen.emit)
     provenance = {"version": binding.library_version(), "pipeline": manager.text(), "seed": str(chosen.seed)}
     provenance["original_bytes"] = str(program.original_bytes)

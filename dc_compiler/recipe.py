@@ -19,11 +19,13 @@ FORMS = ("session", "graph")
 
 @dataclass(frozen=True)
 class Preset:
-    """A named pipeline, another one where there are samples to train on, whether losses are checked against a promise
-    or only reported, and the element floor."""
+    """A named pipeline; another one where there are samples to train on, whose settings come from the model and the
+    samples (:mod:`dc_compiler.training.presets`), and what to take where its result is too bad (None: the first);
+    whether losses are checked against a promise or only reported; and the element floor."""
 
     pipeline: str
     trained: str | None = None
+    fallback: str | None = None
     promises: bool = False
     min_size: int = DEFAULT_MIN_SIZE
 
@@ -33,13 +35,15 @@ PRESETS: dict[str, Preset] = {
     "lossless": Preset("encode(lossless)", promises=True),
     # near-lossless without data: a fine grid per output channel, entropy-coded
     "default": Preset("canonicalize,cluster(grid),encode", promises=True),
-    # the paper's three stages at the paper's usual settings (arXiv 1510.00149): 16 epochs of training
+    # the paper's three stages at the paper's usual settings (arXiv 1510.00149): 16 epochs of training at most
     "deep-compression": Preset(
         "canonicalize,prune,cluster(kmeans),encode(huffman)",
         "canonicalize,prune(schedule=iterative,steps=3,epochs=12),cluster(kmeans),"
         "finetune(centroids,epochs=4,lr=0.0003),encode(huffman)",
+        "canonicalize,cluster(grid),encode",
     ),
-    # a coarse grid; with data everything that makes files small, in 40 epochs of training
+    # a coarse grid; with data everything that makes files small. The density, rates and epochs stand for what is found
+    # out; with --density they hold
     "smallest": Preset(
         "canonicalize,cluster(grid,step=0.15),slim,encode(smallest)",
         "canonicalize,prune(density=0.05,scope=global,criterion=obd,schedule=gradual,epochs=24,lr=0.002),shrink,"
@@ -54,6 +58,7 @@ class Recipe:
     """Everything that, with the model and the seed, decides the output's bytes.
 
     ``explicit`` tells that the user spelled out what to do to the weights, so that losses are reported, not refused.
+    ``fallback`` is the pipeline without training of a preset that finds out its settings by training, else None.
     """
 
     pipeline: str
@@ -64,6 +69,7 @@ class Recipe:
     emit: Form = "session"
     seed: int = 0
     explicit: bool = False
+    fallback: str | None = None
     passes: tuple[Pass, ...] = field(default=(), compare=False)
 
     def manager(self) -> PassManager:
@@ -128,7 +134,8 @@ def _from_text(preset: str | None, pipeline: str | None, has_data: bool) -> Reci
         raise InvalidArgumentError(f"unknown preset '{name}'; known: {', '.join(PRESETS)}")
     chosen = PRESETS[name]
     text = chosen.trained if has_data and chosen.trained is not None else chosen.pipeline
-    return Recipe(text, preset=name, explicit=not chosen.promises, min_size=chosen.min_size)
+    fallback = (chosen.fallback or chosen.pipeline) if has_data and chosen.trained is not None else None
+    return Recipe(text, preset=name, explicit=not chosen.promises, min_size=chosen.min_size, fallback=fallback)
 
 
 def _with_shortcuts(recipe: Recipe, density: float | None, bits: int | None) -> Recipe:
@@ -151,8 +158,10 @@ def _with_shortcuts(recipe: Recipe, density: float | None, bits: int | None) -> 
             passes.insert(position, known["cluster"].from_text(options))
             passes = [p.with_options({"coder": "auto"}) if p.name == "encode" else p for p in passes]
     manager = PassManager(passes)
-    explicit = recipe.explicit or density is not None or bits is not None
-    return replace(recipe, passes=tuple(passes), pipeline=manager.text(), explicit=explicit)
+    is_set = density is not None or bits is not None
+    fallback = None if is_set else recipe.fallback
+    text, explicit = manager.text(), recipe.explicit or is_set
+    return replace(recipe, passes=tuple(passes), pipeline=text, explicit=explicit, fallback=fallback)
 
 
 _PASS = re.compile(r"\s*([a-z][a-z0-9_-]*)\s*(?:\(([^()]*)\))?\s*(,|$)")

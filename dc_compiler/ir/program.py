@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import onnx
 from onnx import helper
 
 from dc_compiler.ir.record import WeightRecord
-from dc_compiler.ir.site import Site
+from dc_compiler.ir.site import Site, weight_sites
 
 
 @dataclass
@@ -34,6 +34,21 @@ class Program:
     def weights(self) -> list[WeightRecord]:
         """Records whose values may be changed: eligible, not vectors, and not to stay exact."""
         return [r for r in self.eligible() if not r.is_vector and r.exact is None]
+
+    def copy(self) -> Program:
+        """Another program that can change on its own; arrays are shared, which no one changes in place."""
+        proto = onnx.ModelProto()
+        proto.CopyFrom(self.proto)
+        places = {(id(s.graph), s.value_name): i for i, s in enumerate(weight_sites(self.proto.graph))}
+        sites = list(weight_sites(proto.graph))
+        return replace(
+            self,
+            proto=proto,
+            records=[replace(r) for r in self.records],
+            sites=[sites[places[id(s.graph), s.value_name]] for s in self.sites],
+            notes=list(self.notes),
+            rounding=list(self.rounding),
+        )
 
     def signature(self, *, shapes: bool = True, weights: bool = True) -> bytes:
         """Inputs and outputs of the model, and with ``weights`` type and (with ``shapes``) shape of these, to tell

@@ -73,40 +73,7 @@ class PassManager:
         hungry = next((p for p in self.passes if p.needs_samples), None)
         if hungry is not None and context.samples is None:
             raise InvalidArgumentError(f"pass '{hungry.text()}' trains, so it needs samples; give --data FILE")
-        reports = []
-        ran: list[str] = []
-        for step in self.passes:
-            start = time.perf_counter()
-            strict = {"shapes": not step.reshapes, "weights": not step.rewrites}
-            signature = program.signature(**strict)
-            left_alone = [(r, r.values) for r in program.records if not self._may_change(step, r)]
-            try:
-                report = step.run(program, context)
-                report.seconds = time.perf_counter() - start
-                if program.signature(**strict) != signature:
-                    raise PassError("it changed the model's inputs or outputs, or the shape or type of a weight")
-                check_invariants(program, context)
-                changed = [r.name for r, values in left_alone if not _is_same(r.values, values)]
-                if changed:
-                    raise PassError(f"weight '{changed[0]}': it changed although it is left alone")
-            except PassError as e:
-                raise PassError(f"pass '{step.text()}': {e}") from None
-            except DccError:
-                raise
-            except Exception as e:
-                before = f" after {', '.join(ran)}" if ran else ""
-                raise PassError(f"pass '{step.text()}' failed{before}: {type(e).__name__}: {e}") from e
-            if step.rewrites:  # constants may have become weights
-                ir.mark_exact(program)
-            ran.append(step.text())
-            reports.append(report)
-        return reports
-
-    @staticmethod
-    def _may_change(step: Pass, record: ir.WeightRecord) -> bool:
-        if record.reason is None and (record.exact is None or step.reshapes or step.rewrites):
-            return True
-        return (step.trains or step.reshapes or step.rewrites) and record.trainable
+        return run_passes(self.passes, program, context)
 
     def _check_order(self) -> None:
         established: set[str] = set()
@@ -129,6 +96,48 @@ class PassManager:
 def _is_same(one: np.ndarray, other: np.ndarray) -> bool:
     """Whether two arrays have the same bits."""
     return one is other or (one.shape == other.shape and one.tobytes() == other.tobytes())
+
+
+def run_passes(passes: Iterable[Pass], program: ir.Program, context: Context) -> list[PassReport]:
+    """Run passes one after the other, checking the program's invariants after each.
+
+    Raises:
+        DccError: what a pass raised; PassError when a pass crashed or an invariant is broken.
+    """
+    reports = []
+    ran: list[str] = []
+    for step in passes:
+        start = time.perf_counter()
+        strict = {"shapes": not step.reshapes, "weights": not step.rewrites}
+        signature = program.signature(**strict)
+        left_alone = [(r, r.values) for r in program.records if not _may_change(step, r)]
+        try:
+            report = step.run(program, context)
+            report.seconds = time.perf_counter() - start
+            if program.signature(**strict) != signature:
+                raise PassError("it changed the model's inputs or outputs, or the shape or type of a weight")
+            check_invariants(program, context)
+            changed = [r.name for r, values in left_alone if not _is_same(r.values, values)]
+            if changed:
+                raise PassError(f"weight '{changed[0]}': it changed although it is left alone")
+        except PassError as e:
+            raise PassError(f"pass '{step.text()}': {e}") from None
+        except DccError:
+            raise
+        except Exception as e:
+            before = f" after {', '.join(ran)}" if ran else ""
+            raise PassError(f"pass '{step.text()}' failed{before}: {type(e).__name__}: {e}") from e
+        if step.rewrites:  # constants may have become weights
+            ir.mark_exact(program)
+        ran.append(step.text())
+        reports.append(report)
+    return reports
+
+
+def _may_change(step: Pass, record: ir.WeightRecord) -> bool:
+    if record.reason is None and (record.exact is None or step.reshapes or step.rewrites):
+        return True
+    return (step.trains or step.reshapes or step.rewrites) and record.trainable
 
 
 def check_invariants(program: ir.Program, context: Context) -> None:

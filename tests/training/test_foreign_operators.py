@@ -206,3 +206,5 @@ def test_fully_quantized(tmp_path: Path) -> None:
     quantize_static(plain, path, _Feeds())
     with pytest.raises(InvalidArgumentError, match="finds no weight that it could train"):
         compile_model(path, pipeline="finetune(epochs=1),encode", data=samples(), labels="labels")
+    result = compile_model(path, preset="smallest", data=samples(), labels="labels")
+    assert any("compiled without training: no weight can be trained" in note for note in result.report.notes)

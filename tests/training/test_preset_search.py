@@ -1,0 +1,125 @@
+"""Presets that find out their settings: they never hand out a worse model, and say what they did."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from small_models import perceptron, program
+
+from dc_compiler import CompileResult, compile_model
+from dc_compiler.model import packed
+from dc_compiler.training import presets
+
+Array = NDArray[Any]
+
+
+@functools.cache
+def samples() -> tuple[dict[str, Array], dict[str, Array]]:
+    """Points around three centres, of which a tenth have another label: a half to train the original on, a half that it
+    has not seen."""
+    random = np.random.default_rng(5)
+    centres = random.standard_normal((3, 16))
+    true = random.integers(0, 3, 2400)
+    x = (centres[true] + random.standard_normal((2400, 16))).astype(np.float32)
+    labels = np.where(random.random(2400) < 0.1, random.integers(0, 3, 2400), true)
+    first, second = ({"x": x[h], "labels": labels[h]} for h in (slice(0, 1200), slice(1200, None)))
+    return first, second
+
+
+@functools.cache
+def original() -> onnx.ModelProto:
+    """A network that knows the first half by heart, noise included: what is kept from training is there again."""
+    trained = compile_model(
+        perceptron(hidden=128), pipeline="finetune(epochs=40,lr=0.01),encode(lossless)",
+        data={k: np.tile(v, (3, *[1] * (v.ndim - 1))) for k, v in samples()[0].items()}, labels="labels", min_size=0,
+    )  # fmt: skip
+    return packed.unpack(trained.model, "the trained model")
+
+
+def compiled(data: dict[str, Array], **options: Any) -> CompileResult:
+    return compile_model(original(), **({"preset": "smallest", "data": data, "labels": "labels"} | options))
+
+
+def error(model: onnx.ModelProto, data: dict[str, Array]) -> float:
+    import onnxruntime as ort
+
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return float((session.run(None, {"x": data["x"]})[0].argmax(-1) != data["labels"]).mean())
+
+
+def densities(result: CompileResult) -> list[float]:
+    return [p.facts["density"] for p in result.report.passes if p.name == "prune"]
+
+
+def test_samples_that_the_original_knows_by_heart() -> None:
+    """Its error there is no measure: one trained from the start is; on new samples nothing is lost."""
+    seen, new = samples()
+    result = compiled(seen)
+    assert any("by heart" in note for note in result.report.notes)
+    before, after = error(original(), new), error(packed.unpack(result.model, "it"), new)
+    assert after <= before + 0.02  # 1,200 samples have a standard error of 0.011
+    assert densities(result)[-1] < 0.1
+    assert result.report.ratio > 5
+
+
+def test_samples_that_the_original_has_not_seen() -> None:
+    seen, new = samples()
+    result = compiled(new)
+    assert any("the original's validation error is" in note for note in result.report.notes)
+    assert densities(result)[-1] < 0.2
+    assert error(packed.unpack(result.model, "it"), seen) <= 0.25
+
+
+def test_the_pipeline_written_down_gives_the_same_bytes() -> None:
+    result = compiled(samples()[1])
+    again = compile_model(
+        original(), pipeline=result.report.pipeline, data=samples()[1], labels="labels", min_size=0, jobs=1
+    )
+    assert again.model.SerializeToString(deterministic=True) == result.model.SerializeToString(deterministic=True)
+
+
+@pytest.mark.parametrize("preset", ["smallest", "deep-compression"])
+def test_a_result_that_misses_the_limit_is_put_aside(preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    never = presets.Limit(-1.0, lambda facts: float(facts["validation error after"]), "nothing is good enough")
+    monkeypatch.setattr(presets, "MOST", 1.0)
+    monkeypatch.setattr(presets._Search, "_found_limit", lambda search: never)
+    result = compiled(samples()[1], preset=preset)
+    assert any("compiled without training" in note for note in result.report.notes)
+    assert not densities(result)
+    scores = result.report.verification
+    assert scores is not None
+    assert scores.outputs[0].top1_agreement is not None
+    assert scores.outputs[0].top1_agreement > 0.95
+
+
+def test_without_labels_the_answers_stay_near_the_originals() -> None:
+    seen, new = samples()
+    soft = compile_model(
+        perceptron(hidden=128), pipeline="finetune(epochs=4),encode(lossless)", data=seen, labels="labels", min_size=0
+    )
+    result = compile_model(packed.unpack(soft.model, "it"), preset="smallest", data={"x": new["x"]})
+    assert any("nats" in note for note in result.report.notes)
+    scores = result.report.verification
+    assert scores is not None
+    assert scores.outputs[0].top1_agreement is not None
+    assert scores.outputs[0].top1_agreement > 0.87
+    assert densities(result)[-1] <= 0.125
+
+
+def test_cost_counts_positions() -> None:
+    net = program(perceptron(hidden=32))
+    assert presets.cost(net, samples()[0]) == 16 * 32 + 32 * 3
+
+
+def test_shuffled_weights_are_the_same_numbers() -> None:
+    net = program(perceptron())
+    weights = net.weights()
+    mixed = presets.shuffled(net, weights, 0)
+    for before, after in zip(net.records, mixed.records, strict=True):
+        assert np.array_equal(np.sort(before.values, axis=None), np.sort(after.values, axis=None))
+        assert np.array_equal(before.values, after.values) == (before not in weights)
