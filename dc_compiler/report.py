@@ -6,7 +6,7 @@ import dataclasses
 import html
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -185,7 +185,7 @@ def verification_lines(result: Verification) -> list[str]:
     lines = [f"compared on {result.source}, {result.feeds} {'run' if result.feeds == 1 else 'runs'}:"]
     for o in result.outputs:
         lines.append(f"output {o.name}: {_comparison_text(o)}")
-        lines += [f"  decided by {d.name}: {_comparison_text(d)}" for d in result.deciding.get(o.name, [])]
+        lines += _deciding_lines(o, result, "  ")
     if result.unreached:
         lines.append(f"changed weights that no run reached: {_some(result.unreached)}; give --data that reaches them")
     if result.maybe_unreached:
@@ -193,6 +193,12 @@ def verification_lines(result: Verification) -> list[str]:
     if result.weights_unchanged:
         lines.append("no weight was changed: all have the original's bits")
     return [*lines, *result.notes, *score_lines(result.scores), *_missed_lines(result)]
+
+
+def _deciding_lines(value: OutputComparison, result: Verification, indent: str) -> Iterator[str]:
+    for judge in result.deciding.get(value.name, []):
+        yield f"{indent}decided by {judge.name}: {_comparison_text(judge)}"
+        yield from _deciding_lines(judge, result, indent + "  ")
 
 
 def _missed_lines(result: Verification) -> list[str]:

@@ -52,7 +52,7 @@ def missed(result: Verification, wanted: Thresholds) -> list[str]:
     if wanted == Thresholds():
         return []
     outputs = [o for o in result.outputs if _has_figures(o)]
-    judges = [c for o in result.outputs for c in result.deciding.get(o.name, [o]) if _has_figures(c)]
+    judges = [c for o in result.outputs for c in _judges(o, result) if _has_figures(c)]
     cosines = [(c.name, c.worst_cosine) for c in judges]
     errors = [(c.name, c.max_abs_error) for c in judges]
     shares = [(o.name, share) for o in outputs for share in (o.top1_agreement, o.equal_share)]
@@ -89,31 +89,36 @@ def _beyond(
 def catastrophe(result: Verification) -> str | None:
     """The first sign that a result is ruined, as a sentence, or None.
 
-    An output that differs much or in shape is judged by the values that decide about it, where they are known: another
-    number of boxes is none.
+    What differs much or in shape because of choices is judged by the values that decide: another number of boxes is no
+    ruin.
     """
     for output in result.outputs:
-        judges = result.deciding.get(output.name, [])
-        if judges and output.max_abs_error < float("inf"):
-            for value in judges:
-                problem = _low_cosine(
-                    value, result.source, f"'{value.name}', which decides about output '{output.name}',"
-                )
-                if problem:
-                    return problem
-        elif output.shapes is None:
-            problem = _low_cosine(output, result.source, f"output '{output.name}'")
-            bound = MIN_EQUAL[result.source]
-            if problem is None and output.equal_share is not None and output.equal_share < bound:
-                share = f"{100 * output.equal_share:.1f} %"
-                problem = f"only {share} of output '{output.name}' equal the original's, below {100 * bound:.0f} %"
-            if problem:
-                return problem
+        problem = _problem(output, result, f"output '{output.name}'")
+        if problem is not None:
+            return problem
     return None
 
 
-def _low_cosine(value: OutputComparison, source: str, what: str) -> str | None:
-    cosine, bound = (value.cosine if source == "data" else value.worst_cosine), MIN_COSINE[source]
-    if cosine is None or cosine >= bound:
+def _problem(value: OutputComparison, result: Verification, what: str) -> str | None:
+    judges = result.deciding.get(value.name)
+    if judges and value.max_abs_error < float("inf"):
+        problems = (_problem(j, result, f"'{j.name}', which decides about {what},") for j in judges)
+        return next((p for p in problems if p is not None), None)
+    if value.shapes is not None:
         return None
-    return f"{what} has cosine {cosine:.4f} to the original's, below {bound}"
+    cosine = value.cosine if result.source == "data" else value.worst_cosine
+    bound = MIN_COSINE[result.source]
+    if cosine is not None and cosine < bound:
+        return f"{what} has cosine {cosine:.4f} to the original's, below {bound}"
+    if value.equal_share is not None and value.equal_share < MIN_EQUAL[result.source]:
+        share, least = 100 * value.equal_share, 100 * MIN_EQUAL[result.source]
+        return f"{what} has {share:.1f} % of its elements equal to the original's, below {least:.0f} %"
+    return None
+
+
+def _judges(value: OutputComparison, result: Verification) -> Iterator[OutputComparison]:
+    """A value, or what decides about it in the end."""
+    judges = result.deciding.get(value.name, [])
+    yield from (j for judge in judges for j in _judges(judge, result))
+    if not judges:
+        yield value

@@ -14,6 +14,7 @@ from dc_compiler.ort import data, deciding, made_up, metrics, reach
 from dc_compiler.ort.compare import NOT_FINITE, OutputComparison, compare
 from dc_compiler.ort.sessions import Sessions, short
 
+MOST_DECIDED = 24  # outputs and values of which it is looked up what decides about them
 SUSPECT = 0.9  # below it, and where shapes differ, the values are compared that decide about an output
 
 
@@ -21,10 +22,11 @@ SUSPECT = 0.9  # below it, and where shapes differ, the values are compared that
 class Verification:
     """Result of a comparison. ``source`` is ``data`` or ``made-up inputs``; ``skipped`` says why nothing was run.
 
-    ``deciding`` has, for outputs that differ much or in shape, the float values by which the model decides about them
-    (scores and boxes before a selection, say). ``unreached`` names the changed weights that no run reached (in branches
-    not taken, loops not entered), ``maybe_unreached`` those of which that is not known. ``weights_unchanged`` is looked
-    up where outputs say nothing: whether every weight keeps its bits. ``missed`` has the thresholds that were not met.
+    ``deciding`` has, for outputs that differ much or in shape because of choices, the float values by which the model
+    chooses or from which it does (scores and boxes, say), and for these in turn. ``unreached`` names the changed
+    weights that no run reached (in branches not taken, loops not entered), ``maybe_unreached`` those of which that is
+    not known. ``weights_unchanged`` is looked up where outputs say nothing: whether every weight keeps its bits.
+    ``missed`` has the thresholds that were not met.
 
     With labels ``scores`` has a metric of the first output for the original and for the compiled model; ``accuracy``
     (class numbers) and ``squared_error`` (values; its mean) repeat it where it is one of them.
@@ -155,7 +157,7 @@ class _Closer:
 
     def look(self) -> None:
         """Fill in what outputs do not say; what cannot be found out becomes a note."""
-        suspects = [o.name for o in self.result.outputs if _is_suspect(o)]
+        suspects = [o for o in self.result.outputs if _is_suspect(o)]
         try:
             if suspects:
                 self._compare_deciding_values(suspects)
@@ -166,22 +168,30 @@ class _Closer:
         except DccError as e:
             self.result.notes.append(f"not everything could be looked at: {e}")
 
-    def _compare_deciding_values(self, suspects: Sequence[str]) -> None:
-        source = reach.loaded(self.original)
+    def _compare_deciding_values(self, suspects: Sequence[OutputComparison]) -> None:
+        """Compare the values that decide about outputs, and those that decide about these, and so on."""
+        decisions = deciding.Decisions(self.original.proto)
         dense = reach.dense(self.compiled)
-        types = deciding.value_types(source)
         made = {name for node in dense.graph.node for name in node.output}
-        wanted = {s: [v for v in deciding.deciding_values(source, s, types) if v in made] for s in suspects}
+        wanted: dict[str, list[str]] = {}
+        queue = [o.name for o in suspects]
+        for name in queue:
+            if name not in wanted and len(wanted) < MOST_DECIDED:
+                wanted[name] = [v for v in decisions.about(name).values if v in made]
+                queue += wanted[name]
         values = sorted({v for found in wanted.values() for v in found})
         if not values:
             return
         runs = []
-        for model, label in ((source, self.original.label), (dense, "the compiled model")):
-            deciding.expose(model, values, types)
+        for model, label in ((reach.loaded(self.original), self.original.label), (dense, "the compiled model")):
+            deciding.expose(model, values, decisions.types)
             session = self.sessions.open(model, self.threads, compiled=False)
             runs.append(_run(session, [reach.taken(session, f) for f in self.feeds], label))
         found = {v: compare(v, [r[i] for r in runs[0]], [r[i] for r in runs[1]]) for i, v in enumerate(values)}
-        self.result.deciding = {s: [found[v] for v in wanted[s]] for s in suspects if wanted[s]}
+        for judged in (*suspects, *found.values()):
+            judges = [found[v] for v in wanted.get(judged.name, []) if found[v].not_compared is None]
+            if judges and _is_suspect(judged) and _is_excused(judged, decisions.about(judged.name)):
+                self.result.deciding[judged.name] = judges
 
     def _find_unreached(self) -> None:
         found = reach.reach(self.original, self.feeds, self.sessions, self.threads)
@@ -194,6 +204,14 @@ class _Closer:
 def _is_suspect(output: OutputComparison) -> bool:
     figures = (output.worst_cosine, output.equal_share)
     return output.shapes is not None or any(f is not None and f < SUSPECT for f in figures)
+
+
+def _is_excused(value: OutputComparison, decision: deciding.Decision) -> bool:
+    """Whether the values that decide about a value say more about the weights than the value itself: its shape differs,
+    or it is made of integers, or choices ordered its elements and no weights came after them."""
+    if value.shapes is not None or value.cosine is None:
+        return True
+    return decision.orders and not decision.weighted
 
 
 def _is_valid(original: files.SourceModel) -> bool:

@@ -29,7 +29,7 @@ def reached(net: onnx.ModelProto, *feeds: Feed) -> reach.Reach:
 def branch(name: str, w: str, nodes: list[onnx.NodeProto] | None = None, y: str = "") -> onnx.GraphProto:
     """x @ w with its own weight, after some nodes."""
     made = [*(nodes or []), node("MatMul", ["x", w], [y or f"{name}.y"])]
-    weights = [tensor(w, weight(64, 48, seed=len(w)))]
+    weights = [tensor(w, weight(64, 48, seed=sum(map(ord, w))))]
     return body(name, made, [info(y or f"{name}.y", F32, "n", 48)], weights=weights)
 
 
@@ -275,6 +275,68 @@ def test_scores_that_are_ruined_are(tmp_path: Path) -> None:
         compile_model(detector(), tmp_path / "out.onnx", set=["w:step=8", "wb:step=8"])
 
 
+def choosing(*after: onnx.NodeProto, last: str = "y") -> onnx.ModelProto:
+    """The one of 2,000 rows whose score is nearest to zero, and what is made of it."""
+    nodes = [
+        node("MatMul", ["x", "w"], ["h"]),
+        node("MatMul", ["h", "s"], ["scores"]),
+        node("Abs", ["scores"], ["far"]),
+        node("Neg", ["far"], ["near"]),
+        node("TopK", ["near", "k"], ["best", "place"], axis=0),
+        node("Squeeze", ["place", "axis"], ["row"]),
+        node("Gather", ["h", "row"], [last]),
+        *after,
+    ]
+    weights = {"w": weight(64, 48), "s": weight(48, 1, seed=2), "v": weight(48, 32, seed=3)}
+    stored = [tensor(name, values) for name, values in weights.items() if name != "v" or after]
+    constants = [tensor("k", np.array([1])), tensor("axis", np.array([1]))]
+    return model(nodes, [x_in(2000, 64)], [y_out(1, 32 if after else 48)], [*stored, *constants])
+
+
+def test_another_choice_is_no_ruin() -> None:
+    """Other rows have nothing to do with each other; the scores and what is chosen from are near."""
+    check = compile_model(choosing(), set="w:step=0.6").report.verification
+    assert check is not None
+    output = check.outputs[0]
+    assert output.worst_cosine is not None
+    assert output.worst_cosine < 0.5
+    assert {j.name for j in check.deciding["y"]} == {"h", "near"}
+    assert quality.missed(check, quality.Thresholds(cosine=0.9)) == []
+
+
+def test_weights_after_a_choice_are_judged() -> None:
+    """The scores say nothing about them."""
+    net = choosing(node("MatMul", ["chosen", "v"], ["y"]), last="chosen")
+    with pytest.raises(QualityError, match="output 'y' has cosine"):
+        compile_model(net, set="v:step=12")
+
+
+def test_values_that_are_decided_themselves() -> None:
+    """Two stages: how many scores there are in the second depends on those of the first, which judge in the end."""
+    nodes = [
+        node("MatMul", ["x", "w"], ["h"]),
+        node("MatMul", ["h", "a"], ["first"]),
+        node("Greater", ["first", "zero"], ["high"]),
+        node("Squeeze", ["high", "axis"], ["mask"]),
+        node("Compress", ["h", "mask"], ["few"], axis=0),
+        node("MatMul", ["few", "b"], ["second"]),
+        node("Greater", ["second", "zero"], ["higher"]),
+        node("Squeeze", ["higher", "axis"], ["mask2"]),
+        node("Compress", ["few", "mask2"], ["y"], axis=0),
+    ]
+    weights = {"w": weight(64, 48), "a": weight(48, 1, seed=2), "b": weight(48, 1, seed=3)}
+    constants = {"zero": np.array(0, np.float32), "axis": np.array([1])}
+    stored = [tensor(name, values) for name, values in (weights | constants).items()]
+    net = model(nodes, [x_in(500, 64)], [info("y", F32, "k", 48)], stored)
+    check = compile_model(net, set="w:step=0.6").report.verification
+    assert check is not None
+    judges = {j.name: j for j in check.deciding["y"]}
+    assert judges["second"].shapes is not None
+    assert {j.name for j in check.deciding["second"]} == {"h", "first"}
+    assert quality.catastrophe(check) is None
+    assert "    decided by first: max error" in "\n".join(verification_lines(check))
+
+
 def test_predicted_durations() -> None:
     """Speech: how long the output is comes from rounded sums of predicted durations."""
     nodes = [
@@ -296,7 +358,7 @@ def test_predicted_durations() -> None:
     assert check is not None
     output = check.outputs[0]
     assert output.shapes is not None
-    assert [d.name for d in check.deciding["y"]] == ["sum"]
+    assert {d.name for d in check.deciding["y"]} == {"h", "sum"}
     assert quality.catastrophe(check) is None
 
 
