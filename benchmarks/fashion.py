@@ -124,7 +124,7 @@ def main() -> None:
         dense = arguments.model or Path(folder) / "dense.onnx"
         if not dense.exists():
             train(dense, parts["train"])
-        compile_seeds(dense, arguments.pipeline, parts["train"], parts, arguments.seeds)
+        compile_seeds(dense, parts["train"], parts, arguments.seeds, pipeline=arguments.pipeline)
 
 
 if __name__ == "__main__":

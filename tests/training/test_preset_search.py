@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import itertools
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -75,12 +77,40 @@ def test_samples_that_the_original_has_not_seen() -> None:
     assert error(packed.unpack(result.model, "it"), seen) <= 0.25
 
 
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few steps of training."""
+    monkeypatch.setattr(presets, "STEPS", 1000)
+    monkeypatch.setattr(presets, "MOST", 10.0)
+
+
+@pytest.mark.usefixtures("short")
 def test_the_pipeline_written_down_gives_the_same_bytes() -> None:
     result = compiled(samples()[1])
     again = compile_model(
         original(), pipeline=result.report.pipeline, data=samples()[1], labels="labels", min_size=0, jobs=1
     )
     assert again.model.SerializeToString(deterministic=True) == result.model.SerializeToString(deterministic=True)
+
+
+@pytest.mark.usefixtures("short")
+def test_a_stopped_search_goes_on_where_it_was(tmp_path: Path) -> None:
+    """Also with another number of threads."""
+    expected = compiled(samples()[1], jobs=1).model.SerializeToString(deterministic=True)
+    for stop in (60, 300):
+        steps = itertools.count(1)
+
+        def progress(
+            name: str, done: int, total: int, loss: float | None, steps: Any = steps, stop: int = stop
+        ) -> None:
+            if loss is not None and next(steps) == stop:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            compiled(samples()[1], checkpoint=tmp_path / "state", progress=progress, jobs=2)
+    result = compiled(samples()[1], checkpoint=tmp_path / "state", jobs=2)
+    assert result.model.SerializeToString(deterministic=True) == expected
+    assert not (tmp_path / "state").exists()
 
 
 @pytest.mark.parametrize("preset", ["smallest", "deep-compression"])
