@@ -46,7 +46,9 @@ RATE, REFERENCE, LEAST_RATE = 0.003, 300_000, 1e-4
 BATCH = 64
 DIVERGENCE = 0.05  # nats from the original's answers that distilling may end at
 RELATIVE_ERROR = 0.02  # of the variance of the original's answers, likewise
-RISE = 2.0  # times the error at the first level: a network trained from the start that has more has not learned enough
+# Times the error at the first level: more than RISE nothing may have, and a network trained from the start that has
+# more than DOUBT has not learned what there is to learn
+RISE, DOUBT = 2.5, 4.0
 FRESH = (
     "the original knows the samples given by heart (it errs less often than its own probabilities say), so its error "
     "on them tells nothing; a network like it, trained from the start, has a validation error of {:.3g}"
@@ -85,18 +87,11 @@ def run(program: ir.Program, passes: Sequence[Pass], fallback: Sequence[Pass], c
         DccError: what a pass raised.
     """
     search = _Search(program, passes, context)
-    if not search.weights:
-        reason = "no weight can be trained (they are integers, or no gradient reaches them)"
-        return _fallen_back(program, fallback, context, reason)
     result = search.run()
-    if result is None:
-        return _fallen_back(program, fallback, context, "; ".join(search.notes))
-    return result
-
-
-def _fallen_back(program: ir.Program, passes: Sequence[Pass], context: Context, reason: str) -> Result:
-    reports = run_passes(passes, program, context)
-    return Result(program, list(passes), reports, [f"compiled without training: {reason}"])
+    if result is not None:
+        return result
+    reports = run_passes(fallback, program, context)
+    return Result(program, list(fallback), reports, [f"compiled without training: {'; '.join(search.notes)}"])
 
 
 class _Search:
@@ -108,20 +103,23 @@ class _Search:
         self._before, self._prune, self._after = list(passes[:first]), passes[first], list(passes[first + 1 :])
         assert isinstance(self._prune, TrainingPass)
         self._program, self._context, self._samples = program, context, context.samples
-        movable = {id(r) for r in trainable(program)}
-        self.weights = [r for r in program.weights() if id(r) in movable]
         self.notes: list[str] = []
-        self._shift = 0
+        self._shift = 0  # what else is found out follows in run
         self._searches = getattr(self._prune, "scope", "layer") == "global"
 
     def run(self) -> Result | None:
         """The accepted result, or None."""
         self._reports = run_passes(self._before, self._program, self._context)
+        movable = {id(r) for r in trainable(self._program)}
+        self._weights = [r for r in self._program.weights() if id(r) in movable]
+        if not self._weights:
+            self.notes.append("no weight can be trained (they are integers, or no gradient reaches them)")
+            return None
         train = len(self._samples.parts().train)
         work = cost(self._program, self._samples.inputs) * train
         most = max(MOST, STEPS * BATCH / train)
         self._epochs = min(max(BUDGET / max(work, 1), FEWEST), most)
-        size = sum(r.size for r in self.weights)
+        size = sum(r.size for r in self._weights)
         self._rate = min(RATE, max(LEAST_RATE, RATE * (REFERENCE / max(size, 1)) ** (1 / 3)))
         self._limit = self._found_limit()
         for state, passes, reports in self._levels() if self._searches else self._fixed():
@@ -160,9 +158,11 @@ class _Search:
         yield from reversed(found[-1 - RETRIES :])
 
     def _doubt(self, first: Facts) -> None:
-        """Take the original's own error for the limit where a network trained from the start is no match for this."""
-        if self._limit.most > RISE * self._limit.measure(first):
-            self._limit = self._own
+        """Lower a limit that does not come from the original itself, for what the first level has."""
+        error = self._limit.measure(first)
+        if self._limit is not self._own:
+            most = min(self._limit.most, RISE * error)
+            self._limit = self._own if self._limit.most > DOUBT * error else replace(self._limit, most=most)
 
     def _fixed(self) -> Iterator[Pruned]:
         """The program at the pipeline's own density, then with half of its weights."""
@@ -174,30 +174,31 @@ class _Search:
             yield program, [settled], reports
 
     def _found_limit(self) -> Limit:
+        """The limit to hold to; the original's own is kept, too. On the way: whether moving images helps."""
         samples = self._samples
         objective = make_objective(self._program, samples, "auto")
         rows = samples.parts().validation
         outputs = samples.original_output(objective.value).astype(np.float64)
-        self._own = _limit_of(objective, rows, outputs)
+        own = self._own = _limit_of(objective, rows, outputs)
         if objective.labels is None:
-            return self._own
+            return own
         seen = np.concatenate([samples.parts().train, rows])
         if not _knows_by_heart(outputs[seen], objective, seen):
             if self._has_images() and self._searches:
                 still, moved = (self._finetuned(self._program.copy(), shift) for shift in (0, 1))
                 self._shift = int(moved < still)
-            return self._own
+            return own
         error = self._finetuned(self._shuffled(), 0)
         if self._has_images() and self._searches:
             self._shift = int(self._finetuned(self._shuffled(), 1) < error)
-        return replace(self._own, most=error, text=FRESH.format(error))
+        return replace(own, most=error, text=FRESH.format(error))
 
     def _has_images(self) -> bool:
         inputs = self._samples.inputs.values()
         return any(a.ndim == 4 and a.shape[1] in (1, 3) and min(a.shape[2:]) >= IMAGE for a in inputs)
 
     def _shuffled(self) -> ir.Program:
-        return shuffled(self._program, self.weights, self._context.seed)
+        return shuffled(self._program, self._weights, self._context.seed)
 
     def _finetuned(self, program: ir.Program, shift: int) -> float:
         """Validation error of a program after a short training."""

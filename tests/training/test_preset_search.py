@@ -117,7 +117,7 @@ def test_a_stopped_search_goes_on_where_it_was(tmp_path: Path) -> None:
 def test_a_result_that_misses_the_limit_is_put_aside(preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
     never = presets.Limit(-1.0, lambda facts: float(facts["validation error after"]), "nothing is good enough")
     monkeypatch.setattr(presets, "MOST", 1.0)
-    monkeypatch.setattr(presets._Search, "_found_limit", lambda search: never)
+    monkeypatch.setattr(presets, "_limit_of", lambda *arguments: never)
     result = compiled(samples()[1], preset=preset)
     assert any("compiled without training" in note for note in result.report.notes)
     assert not densities(result)
