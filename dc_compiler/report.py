@@ -27,6 +27,7 @@ class TensorRow:
     ``kept`` is the share of non-zero elements. ``bits`` is the width of a codebook index and ``position_bits`` that of
     a relative position; ``coded_index_bits`` and ``coded_position_bits`` are what each takes per kept weight after
     entropy coding (position columns are None where positions are not stored apart). ``bytes`` is the whole frame.
+    ``execution`` is ``decode``, ``kept`` for what is not packed, or the kernel that runs from the packed form.
     ``reason`` is why a weight is left alone, ``exact`` why its values had to stay as they are.
     """
 
@@ -44,7 +45,7 @@ class TensorRow:
     coded_position_bits: float | None = None
     sqnr_db: float | None = None
     tied: int = 1
-    kernel: str | None = None
+    execution: str = "kept"
     reason: str | None = None
     exact: str | None = None
 
@@ -107,7 +108,13 @@ def plain(value: Any) -> Any:
 
 
 def frame_row(
-    name: str, frame: bytes, *, sqnr_db: float | None = None, tied: int = 1, exact: str | None = None
+    name: str,
+    frame: bytes,
+    *,
+    sqnr_db: float | None = None,
+    tied: int = 1,
+    exact: str | None = None,
+    execution: str = ir.DECODE,
 ) -> TensorRow:
     """Row of a packed weight, read from its frame.
 
@@ -134,7 +141,7 @@ def frame_row(
         coded_position_bits=info.position_bits_total / kept if sparse and kept else None,
         sqnr_db=sqnr_db,
         tied=tied,
-        kernel="decode",
+        execution=execution,
         exact=exact,
     )
 
@@ -153,12 +160,14 @@ def record_row(record: ir.WeightRecord) -> TensorRow:
             exact=record.exact,
         )
     sqnr = 10 * math.log10(record.signal / record.noise) if record.signal and record.noise else None
-    return frame_row(record.name, record.frame, sqnr_db=sqnr, tied=record.tied, exact=record.exact)
+    return frame_row(
+        record.name, record.frame, sqnr_db=sqnr, tied=record.tied, exact=record.exact, execution=record.execution
+    )
 
 
 def packed_rows(model: packed.PackedModel) -> list[TensorRow]:
     """Rows of every payload of a compiled model."""
-    return [frame_row(p.label, p.frame) for p in model.payloads]
+    return [frame_row(p.label, p.frame, execution=p.weights[0].execution) for p in model.payloads]
 
 
 def samples_lines(samples: Mapping[str, int] | None) -> list[str]:
@@ -281,7 +290,8 @@ def cells(row: TensorRow) -> list[str]:
 def _treatment(row: TensorRow) -> str:
     exact = "" if row.exact is None else f"kept exactly: {row.exact}"
     if row.reason is None:
-        return ", ".join(filter(None, [row.coder, exact]))
+        kernel = "" if row.execution in (ir.DECODE, "kept") else f"run by {row.execution}"
+        return ", ".join(filter(None, [row.coder, kernel, exact]))
     return f"{exact}; {row.reason}" if exact else f"left alone: {row.reason}"
 
 

@@ -15,12 +15,13 @@ from dc_compiler.ir.numeric import BLOCK, blocks, exact_std, ordered_sum
 from dc_compiler.ir.patterns import find_pattern
 from dc_compiler.ir.program import Program
 from dc_compiler.ir.quantized import Clustered, Scales, log_step_values, nearest_log_step, without_unused
-from dc_compiler.ir.record import Use, WeightRecord, add_change, rebuild
+from dc_compiler.ir.record import DECODE, Use, WeightRecord, add_change, rebuild
 from dc_compiler.ir.roles import Roles
 from dc_compiler.ir.site import Site, attribute, constant_tensor, find_uses, subgraphs, walk_graphs, weight_sites
 
 __all__ = [
     "BLOCK",
+    "DECODE",
     "ELEMENT_TYPES",
     "Clustered",
     "ElementType",

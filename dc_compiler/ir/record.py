@@ -9,6 +9,7 @@ import numpy as np
 from dc_compiler.ir.numeric import blocks
 from dc_compiler.ir.quantized import Clustered
 
+DECODE = "decode"  # the execution that every library knows
 VECTOR_LIMIT = 1 << 16
 # Elements up to which a weight's original values stay in reach: with more, no codebook outweighs what its indices save
 KEEP_ORIGINAL = 1 << 20
@@ -30,6 +31,8 @@ class WeightRecord:
 
     ``values`` always holds the current dense values (read-only array of the tensor's shape). ``reason`` says why a
     tensor is left alone; such a tensor is never changed, but by training where ``trainable`` (small tensors are).
+    ``execution`` is how the compiled model uses a packed weight: ``DECODE``, so that every operator gets the dense
+    tensor, or the name of a kernel that runs from the packed form.
     ``exact`` says why it is no weight though it may be packed: passes that lose nothing work on it, others do not.
     """
 
@@ -48,6 +51,7 @@ class WeightRecord:
     noise: float = 0.0  # sum of squared changes
     original: np.ndarray | None = None  # values before the first change, for small weights
     trainable: bool = False
+    execution: str = DECODE
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -16,16 +16,19 @@ from dc_compiler.errors import CorruptFrameError, ModelError
 from dc_compiler.model import files
 from dc_compiler.model.importer import DOMAIN
 
-MANIFEST_VERSION = 1
+# Version 2 tells how each weight is executed; it is written where that is not plainly decoding it
+MANIFEST_VERSIONS = (1, 2)
 
 
 @dataclass(frozen=True)
 class PackedWeight:
-    """A packed weight of a compiled model: its name, element type and shape as the model declares them."""
+    """A packed weight of a compiled model: its name, element type and shape as the model declares them, and how it is
+    executed."""
 
     name: str
     elem_type: int
     dims: tuple[int, ...]
+    execution: str = ir.DECODE
 
 
 @dataclass(frozen=True)
@@ -92,15 +95,17 @@ def unpack(model: onnx.ModelProto, label: str) -> onnx.ModelProto:
 
 def write_manifest(payloads: Sequence[Sequence[tuple[str, ir.WeightRecord]]]) -> bytes:
     """The list of weights in front of the inner model (FORMAT.md 9.2): for each payload, its weights' names."""
-    out = bytearray(_varint(MANIFEST_VERSION) + _varint(len(payloads)))
+    tells_execution = any(r.execution != ir.DECODE for weights in payloads for _, r in weights)
+    out = bytearray(_varint(MANIFEST_VERSIONS[tells_execution]) + _varint(len(payloads)))
     for weights in payloads:
         out += _varint(len(weights))
         for name, record in weights:
-            encoded = name.encode()
-            out += _varint(len(encoded)) + encoded
+            out += _text(name)
             out += bytes([record.elem_type, len(record.shape)])
             for extent in record.shape:
                 out += _varint(extent)
+            if tells_execution:
+                out += _text(record.execution)
     return bytes(out)
 
 
@@ -110,6 +115,7 @@ class _Reader:
     def __init__(self, data: bytes) -> None:
         self.data = data
         self.position = 0
+        self.version = self.varint()
 
     def take(self, count: int) -> bytes:
         if count > len(self.data) - self.position:
@@ -128,13 +134,17 @@ class _Reader:
             if shift > 63:
                 raise CorruptFrameError("the topology holds a number of more than 64 bits")
 
-    def weight(self) -> PackedWeight:
-        name = self.take(self.varint())
-        elem_type, rank = self.take(2)
+    def text(self) -> str:
         try:
-            return PackedWeight(name.decode(), elem_type, tuple(self.varint() for _ in range(rank)))
+            return self.take(self.varint()).decode()
         except UnicodeDecodeError:
             raise CorruptFrameError("the topology holds a name that is not UTF-8") from None
+
+    def weight(self) -> PackedWeight:
+        name = self.text()
+        elem_type, rank = self.take(2)
+        dims = tuple(self.varint() for _ in range(rank))
+        return PackedWeight(name, elem_type, dims, self.text() if self.version > 1 else ir.DECODE)
 
 
 def _open_session(model: onnx.ModelProto, node: onnx.NodeProto, label: str) -> PackedModel:
@@ -145,7 +155,7 @@ def _open_session(model: onnx.ModelProto, node: onnx.NodeProto, label: str) -> P
         raise ModelError(f"{label}: node '{node.name}' lacks its topology or a packed weight")
     content = binding.decode(initializers[names[0]]).tobytes()
     reader = _Reader(content)
-    if reader.varint() != MANIFEST_VERSION:
+    if reader.version not in MANIFEST_VERSIONS:
         raise ModelError(f"{label} was compiled by a newer dcc; update dc-compiler")
     if reader.varint() != len(names) - 1:
         raise ModelError(f"{label}: the number of packed weights is not the number of payloads")
@@ -237,6 +247,11 @@ def _remove_imports(model: onnx.ModelProto) -> None:
     kept = [o for o in model.opset_import if o.domain != DOMAIN]
     del model.opset_import[:]
     model.opset_import.extend(kept)
+
+
+def _text(text: str) -> bytes:
+    encoded = text.encode()
+    return _varint(len(encoded)) + encoded
 
 
 def _varint(value: int) -> bytes:

@@ -149,12 +149,14 @@ def varint(number: int) -> bytes:
     return bytes([*out, number])
 
 
-def manifest(weights: Mapping[str, tuple[int, Sequence[int]]]) -> bytes:
-    """One payload for each weight."""
-    out = varint(1) + varint(len(weights))
+def manifest(weights: Mapping[str, tuple[int, Sequence[int]]], executions: Mapping[str, bytes] | None = None) -> bytes:
+    """One payload for each weight; version 2 where executions are given."""
+    out = varint(1 if executions is None else 2) + varint(len(weights))
     for name, (dtype, dims) in weights.items():
         out += varint(1) + varint(len(name.encode())) + name.encode() + bytes([dtype, len(dims)])
         out += b"".join(varint(d) for d in dims)
+        if executions is not None:
+            out += varint(len(executions[name])) + executions[name]
     return out
 
 

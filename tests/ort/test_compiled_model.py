@@ -242,7 +242,7 @@ def test_payloads_must_be_what_the_manifest_declares() -> None:
 
 
 MANIFEST_DAMAGE: list[tuple[str, Callable[[bytes], bytes], str]] = [
-    ("version", lambda t: b"\2" + t[1:], "manifest version 1, not 2"),
+    ("version", lambda t: b"\3" + t[1:], "manifest versions 1 and 2, not 3"),
     ("empty", lambda t: b"", "manifest ends early"),
     ("ends in a name", lambda t: t[:4], "manifest ends early"),
     (
@@ -265,6 +265,34 @@ def test_damaged_manifests_are_refused(damage: Callable[[bytes], bytes], complai
     model, payloads, topology = parts(models.random_weights(2))
     damaged = binding.encode_data(np.frombuffer(damage(topology), np.uint8), "raw")
     assert complaint in refusal(models.wrap(model, damaged, payloads)).lower()
+
+
+def with_executions(**executions: bytes) -> onnx.ModelProto:
+    """The model of two weights whose manifest of version 2 tells how each is executed."""
+    model, payloads, topology = parts(models.random_weights(2))
+    rest = topology[len(models.manifest(SPEC)) :]
+    return models.wrap(model, lz(models.manifest(SPEC, executions) + rest), payloads)
+
+
+def test_a_manifest_may_tell_that_weights_are_decoded() -> None:
+    x = {"x": np.ones((3, 8), np.float32)}
+    model, payloads, topology = parts(models.random_weights(2))
+    (wanted,) = models.open_session(models.wrap(model, lz(topology), payloads)).run(None, x)
+    (result,) = models.open_session(with_executions(w0=b"decode", w1=b"decode")).run(None, x)
+    assert np.array_equal(np.asarray(result), np.asarray(wanted))
+
+
+@pytest.mark.parametrize(
+    ("execution", "complaint"),
+    [
+        (b"sparse_gemm", "weight 'w1' is to be run by 'sparse_gemm', which this library does not know"),
+        (b"", "weight 'w1' is to be run by '', which this library does not know"),
+        (b"decode ", "which this library does not know"),
+        (b"\xff", "a weight's execution is not UTF-8"),
+    ],
+)
+def test_executions_that_the_library_does_not_know_are_refused(execution: bytes, complaint: str) -> None:
+    assert complaint in refusal(with_executions(w0=b"decode", w1=execution))
 
 
 def test_damaged_topology_is_refused() -> None:

@@ -30,6 +30,13 @@ bool is_utf8(const std::string& text) {
   return following == 0;
 }
 
+// Refuses a weight that is to be run by a kernel which this library lacks; so far it has none.
+void check_execution(const std::string& name, const std::string& execution) {
+  if (execution != "decode")
+    refuse("weight '" + name + "' is to be run by '" + execution +
+           "', which this library does not know; a newer one may");
+}
+
 // Every read is checked against the end.
 class ManifestReader {
  public:
@@ -52,11 +59,13 @@ class ManifestReader {
     }
     refuse("the manifest has a bad number");
   }
-  Payload payload() {
+  // A weight has its execution behind it from version 2 on.
+  Payload payload(uint64_t version) {
     Payload payload;
     for (uint64_t parts = varint(); parts; --parts) {
       if (weights_left_-- == 0) refuse("the manifest lists more weights than the file has bytes");
       payload.weights.push_back(weight());
+      if (version > 1) check_execution(payload.weights.back().name, text("a weight's execution is not UTF-8"));
     }
     if (payload.weights.empty()) refuse("a payload without weights");
     for (const Weight& weight : payload.weights)
@@ -67,12 +76,16 @@ class ManifestReader {
   size_t left() const { return static_cast<size_t>(end_ - next_); }
 
  private:
+  std::string text(const char* complaint) {
+    const uint64_t length = varint();
+    const uint8_t* bytes = take(length);
+    std::string text(reinterpret_cast<const char*>(bytes), static_cast<size_t>(length));
+    if (!is_utf8(text)) refuse(complaint);
+    return text;
+  }
   Weight weight() {
     Weight weight{{}, {}, 0, nullptr, false};
-    const uint64_t length = varint();
-    const uint8_t* name = take(length);
-    weight.name.assign(reinterpret_cast<const char*>(name), static_cast<size_t>(length));
-    if (!is_utf8(weight.name)) refuse("a weight's name is not UTF-8");
+    weight.name = text("a weight's name is not UTF-8");
     weight.type.element = *take(1);
     weight.bytes = element_size(weight.type.element);
     bool fits = weight.bytes > 0;
@@ -116,13 +129,14 @@ TensorType Payload::type() const {
 Manifest read_manifest(const uint8_t* topology, size_t size, size_t payload_count, uint64_t stored_bytes) {
   ManifestReader reader(topology, size, stored_bytes);
   const uint64_t version = reader.varint();
-  if (version != 1) refuse("this library reads manifest version 1, not " + std::to_string(version));
+  if (version < 1 || version > 2)
+    refuse("this library reads manifest versions 1 and 2, not " + std::to_string(version));
   const uint64_t count = reader.varint();
   if (count != payload_count)
     refuse("the model has " + std::to_string(count) + " packed weights, but " + std::to_string(payload_count) +
            " payloads are given");
   Manifest manifest;
-  for (size_t i = 0; i < payload_count; ++i) manifest.payloads.push_back(reader.payload());
+  for (size_t i = 0; i < payload_count; ++i) manifest.payloads.push_back(reader.payload(version));
   check_names_differ(manifest.payloads);
   manifest.model_size = reader.left();
   manifest.model = reader.take(manifest.model_size);
