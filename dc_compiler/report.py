@@ -85,6 +85,8 @@ class CompileReport:
         """Plain data for JSON; infinite values become None."""
         result = dataclasses.asdict(self)
         result["ratio"] = self.ratio
+        if self.verification is not None:
+            result["verification"]["compared"] = self.verification.compared
         for row, tensor in zip(result["tensors"], self.tensors, strict=True):
             row["ratio"] = tensor.ratio
         return plain(result)  # type: ignore[no-any-return]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from dc_compiler.ort.shapes import Dim, Value
 EXTENTS = (16, 32, 64, 1, 8, 128, 224, 48, 256, 512)  # tried in turn for axes whose extent nothing in the graph tells
 SIGNAL_EXTENT = 4096  # samples of a one-dimensional signal
 MAX_BYTES = 1 << 30  # of all values of a run
+MAX_INPUTS = 1 << 24  # elements of all inputs, the only bound where an operator's shapes are not known
 MAX_MULTIPLICATIONS = 20_000_000_000
 SEARCHED_NODES = 100_000  # most nodes that are looked at in search of an extent that none of EXTENTS is
 ANONYMOUS = frozenset({"", "?", "*", "-1", "None"})  # what exporters write for an axis that has no name
@@ -109,6 +111,9 @@ class OpenAxes:
         return Extents({name: tuple(map(extent, dims)) for name, dims in self.inputs.items()}, main)
 
     def _fits(self, attempt: Extents) -> bool:
+        if sum(math.prod(dims) for dims in attempt.inputs.values()) > MAX_INPUTS:
+            self.too_large = True
+            return False
         found = shapes.infer(self._model, attempt.inputs)
         for one, other in _equal_dims(self._model, found):
             if isinstance(one, int) and isinstance(other, int) and one != other:

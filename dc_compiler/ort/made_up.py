@@ -15,6 +15,7 @@ from dc_compiler.ort.extents import Extents, OpenAxes
 from dc_compiler.ort.sessions import short
 
 COUNT = 4
+MAX_FAILURES = 60  # runs that fail, after which no more is tried
 SIGNAL_LENGTH = 1000  # samples from which on an axis of fixed extent may be a signal in time
 # How floats are made, tried in turn until outputs are finite and not constant: logarithms and roots want positive
 # numbers, exponentials small ones, and some models are made for pixels
@@ -49,13 +50,14 @@ def feeds(session: Any, specs: Sequence[InputSpec], model: onnx.ModelProto, seed
         session: of the original model. specs: its inputs. model: its message; weights are not read.
     """
     maker = _Maker(specs, model, seed)
-    error = None
+    errors: list[Exception] = []
     for extents in maker.axes.attempts():
-        found, failure = _at(session, maker, extents, count)
+        found = _at(session, maker, extents, count, errors)
         if found.feeds:
             return found
-        error = error or failure
-    return MadeUp(reason=_reason(specs, model, maker.axes, error))
+        if len(errors) > MAX_FAILURES:
+            break
+    return MadeUp(reason=_reason(specs, maker.axes, errors))
 
 
 @dataclass
@@ -67,14 +69,13 @@ class _Run:
     score: int
 
 
-def _at(session: Any, maker: _Maker, extents: Extents, count: int) -> tuple[MadeUp, Exception | None]:
-    """Feeds of these extents, and the first error when there are none."""
+def _at(session: Any, maker: _Maker, extents: Extents, count: int, errors: list[Exception]) -> MadeUp:
+    """Feeds of these extents; what onnxruntime says against others goes to ``errors``."""
     kept: list[_Run] = []
-    errors: list[Exception] = []
     kind, integers = FLOATS[0], None
     for slot in range(count):
         run = None
-        for guess in (None, *(OTHER_INTEGERS if maker.has_integers and not kept else ())):
+        for guess in (None, *(OTHER_INTEGERS if maker.has_integers and slot == 0 else ())):
             run = _try(session, maker.feed(extents, slot, kind, guess), errors)
             if run is not None:
                 integers = guess
@@ -92,7 +93,7 @@ def _at(session: Any, maker: _Maker, extents: Extents, count: int) -> tuple[Made
         kept.append(run)
     best = max((k.score for k in kept), default=0)
     kept = [k for k in kept if k.score > 0 or best == 0]
-    return MadeUp([k.feed for k in kept], [k.outputs for k in kept]), errors[0] if errors else None
+    return MadeUp([k.feed for k in kept], [k.outputs for k in kept])
 
 
 def _try(session: Any, feed: Feed, errors: list[Exception]) -> _Run | None:
@@ -242,11 +243,11 @@ def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
     return (node for g in ir.walk_graphs(graph) for node in g.node)
 
 
-def _reason(specs: Sequence[InputSpec], model: onnx.ModelProto, axes: OpenAxes, error: Exception | None) -> str:
+def _reason(specs: Sequence[InputSpec], axes: OpenAxes, errors: Sequence[Exception]) -> str:
     """Why no inputs were found, and what to give instead."""
     wanted = ", ".join(f"{s.name} ({s.dtype} {_shape_text(axes.inputs[s.name])})" for s in specs)
     limit = " within a bounded amount of memory" if axes.too_large else ""
-    said = f"; onnxruntime: {short(error)}" if error is not None else ""
+    said = f"; onnxruntime: {short(errors[0])}" if errors else ""
     return f"the original runs on none of the made-up inputs{limit}; give --data with {wanted or 'its inputs'}{said}"
 
 

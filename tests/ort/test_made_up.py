@@ -180,6 +180,32 @@ def test_axes_without_a_name_are_not_one() -> None:
     assert shapes_of(net) == {"x": (1, 64), "b": (1, 24)}
 
 
+def test_inputs_are_bounded_where_nothing_is_known() -> None:
+    """An operator of another library: no shape behind it is known, so its inputs are the only measure."""
+    nodes = [onnx.helper.make_node("Own", ["x"], ["y"], domain="else.where")]
+    net = model(nodes, [x_in("n", "a", "b", "c", "d")], [y_out("n")], domains=[("else.where", 1)])
+    axes = extents.OpenAxes(net, ["x"])
+    sizes = [int(np.prod(a.inputs["x"])) for a in axes.attempts()]
+    assert max(sizes) == 64**4
+    assert axes.too_large
+
+
+def test_failing_runs_are_bounded() -> None:
+    net = flagged([info("i", I64, "a"), info("j", I64, "b"), info("m", BOOL, "c")])
+    runs = 0
+
+    class Failing:
+        def run(self, names: Any, feed: Any) -> Any:
+            nonlocal runs
+            runs += 1
+            raise RuntimeError("no")
+
+    found = made_up.feeds(Failing(), data.input_specs(net), net, 0)
+    assert runs < 80
+    assert found.reason is not None
+    assert found.reason.endswith("i (int64 [a]), j (int64 [b]), m (bool [c]); onnxruntime: no")
+
+
 def test_attempts_grow_and_end() -> None:
     net = model([node("Relu", ["x"], ["y"])], [x_in("n", "a", "b")], [y_out("n", "a", "b")])
     attempts = [a.inputs["x"] for a in extents.OpenAxes(net, ["x"]).attempts()]
