@@ -23,11 +23,15 @@ ORT_DTYPES: dict[str, np.dtype] = {t.ort_name: t.dtype for t in ir.ELEMENT_TYPES
 
 @dataclass(frozen=True)
 class InputSpec:
-    """One input of a model: its name, dtype and dims (None where the model leaves an extent open)."""
+    """One input of a model: its name, dtype and dims (None where the model leaves an extent open).
+
+    ``any_rank`` says that it declares no shape at all; ``dims`` is empty then.
+    """
 
     name: str
     dtype: np.dtype
     dims: tuple[int | None, ...]
+    any_rank: bool = False
 
 
 def input_specs(model: onnx.ModelProto) -> list[InputSpec]:
@@ -46,8 +50,10 @@ def _spec(value: onnx.ValueInfoProto) -> InputSpec:
         kind = f"tensor({onnx.TensorProto.DataType.Name(value.type.tensor_type.elem_type).lower()})"
     if kind not in ORT_DTYPES:
         raise DataError(f"input '{value.name}' is a {kind}, for which no data can be given")
-    extents = (d.dim_value if d.HasField("dim_value") else -1 for d in value.type.tensor_type.shape.dim)
-    return InputSpec(value.name, ORT_DTYPES[kind], tuple(e if e >= 0 else None for e in extents))
+    tensor = value.type.tensor_type
+    extents = (d.dim_value if d.HasField("dim_value") else -1 for d in tensor.shape.dim)
+    dims = tuple(e if e >= 0 else None for e in extents)
+    return InputSpec(value.name, ORT_DTYPES[kind], dims, any_rank=not tensor.HasField("shape"))
 
 
 @dataclass(frozen=True)
@@ -185,9 +191,11 @@ def _from_arrays(arrays: dict[str, np.ndarray], specs: Sequence[InputSpec], labe
     for spec in specs:
         if spec.name not in arrays:
             raise DataError(f"{label} has no array '{spec.name}'; it has: {', '.join(sorted(arrays)) or 'none'}")
-        if not spec.dims:
+        if not (spec.dims or spec.any_rank):
             raise DataError(f"input '{spec.name}' is a scalar, without an axis for samples; give module:function")
-        chosen[spec.name] = _fitting(arrays[spec.name], spec, label)
+        chosen[spec.name] = _fitting(np.asanyarray(arrays[spec.name]), spec, label)
+        if chosen[spec.name].ndim == 0:
+            raise DataError(f"{label}: '{spec.name}' is a single number, without an axis for samples")
     wanted = _labels(arrays, labels, label)
     _check_counts({name: len(a) for name, a in chosen.items()}, wanted, label)
     return Dataset([chosen], wanted, is_table=True)
@@ -198,7 +206,7 @@ def _labels(arrays: dict[str, np.ndarray], name: str | None, label: str) -> np.n
         return None
     if name not in arrays:
         raise DataError(f"{label} has no array '{name}' for the labels; it has: {', '.join(sorted(arrays))}")
-    found = arrays[name]
+    found = np.asanyarray(arrays[name])
     if found.dtype.kind not in "iubf":
         raise DataError(f"{label}: the labels '{name}' are {found.dtype}, neither class numbers nor floats")
     if found.ndim == 0:
@@ -235,9 +243,9 @@ def fit_labels(labels: np.ndarray, shape: Sequence[int]) -> np.ndarray:
 
 def _fitting(array: np.ndarray, spec: InputSpec, label: str) -> np.ndarray:
     """The array as the input's dtype, or an error when it cannot be the input."""
-    if array.ndim != len(spec.dims):
+    if array.ndim != len(spec.dims) and not spec.any_rank:
         raise DataError(f"{label}: '{spec.name}' has {array.ndim} axes, the model's input has {len(spec.dims)}")
-    for axis, (have, want) in enumerate(zip(array.shape[1:], spec.dims[1:], strict=True), 1):
+    for axis, (have, want) in enumerate(zip(array.shape[1:], spec.dims[1:], strict=not spec.any_rank), 1):
         if want is not None and have != want:
             raise DataError(f"{label}: '{spec.name}' has extent {have} on axis {axis}, the model's input has {want}")
     if array.dtype == spec.dtype:

@@ -66,6 +66,19 @@ def test_specs_come_from_the_model_alone() -> None:
         input_specs(model)
 
 
+def test_an_input_without_a_declared_shape_takes_any() -> None:
+    model = classifier(features=64)
+    model.graph.input[0].type.tensor_type.ClearField("shape")
+    assert input_specs(model) == [InputSpec("x", np.dtype(np.float32), (), any_rank=True)]
+    for data in ({"x": numbers(40, 64)}, [{"x": numbers(40, 64)}]):
+        result = compile_model(model, data=data, min_size=1).report.verification
+        assert result is not None
+        assert result.worst_cosine is not None
+        assert result.worst_cosine > 0.99
+    with pytest.raises(DataError, match="'x' is a single number"):
+        read({"x": np.float32(3)}, input_specs(model))  # type: ignore[arg-type]
+
+
 def test_an_archive_is_cut_into_batches(tmp_path: Path) -> None:
     x, labels = numbers(70, 4), np.arange(70)
     np.savez(tmp_path / "d.npz", x=x, label=labels, other=np.zeros(3))
@@ -155,6 +168,13 @@ def test_a_generator_may_fill_the_same_buffer_again() -> None:
 def test_number_types_are_converted_within_their_kind(given: Any, wanted: Any) -> None:
     found = read({"x": np.ones((2, 4), given)}, [InputSpec("x", np.dtype(wanted), (None, 4))])
     assert found.feeds[0]["x"].dtype == wanted
+
+
+def test_lists_of_numbers_do_too() -> None:
+    found = read({"x": [[1.0, 2, 3, 4], [5, 6, 7, 8]], "label": [0, 1]}, [X], "label")  # type: ignore[arg-type]
+    assert np.array_equal(found.feeds[0]["x"], np.arange(1, 9, dtype=np.float32).reshape(2, 4))
+    assert found.labels is not None
+    assert found.labels.tolist() == [0, 1]
 
 
 def test_labels_that_are_no_class_numbers() -> None:
