@@ -17,7 +17,18 @@ from dc_compiler.ir.program import Program
 from dc_compiler.ir.quantized import Clustered, Scales, log_step_values, nearest_log_step, without_unused
 from dc_compiler.ir.record import DECODE, Use, WeightRecord, add_change, rebuild
 from dc_compiler.ir.roles import Roles
-from dc_compiler.ir.site import Site, attribute, constant_tensor, find_uses, subgraphs, walk_graphs, weight_sites
+from dc_compiler.ir.site import (
+    InitializerSite,
+    Site,
+    attribute,
+    attribute_sites,
+    constant_tensor,
+    find_uses,
+    remove_sites,
+    subgraphs,
+    walk_graphs,
+    weight_sites,
+)
 
 __all__ = [
     "BLOCK",
@@ -25,6 +36,7 @@ __all__ = [
     "ELEMENT_TYPES",
     "Clustered",
     "ElementType",
+    "InitializerSite",
     "Program",
     "Roles",
     "Scales",
@@ -33,6 +45,7 @@ __all__ = [
     "WeightRecord",
     "add_change",
     "attribute",
+    "attribute_sites",
     "blocks",
     "channel_layout",
     "compute_dtype",
@@ -50,6 +63,7 @@ __all__ = [
     "ordered_sum",
     "quantized_note",
     "rebuild",
+    "remove_sites",
     "subgraphs",
     "walk_graphs",
     "weight_sites",

@@ -24,7 +24,8 @@ class ElementType:
         compute: the type that decoders compute in (FORMAT.md 2.1); None for types whose tensors are no weights that can
             be pruned and clustered.
         trains: the type that training computes in; None for what has no gradient.
-        framed: whether the codec packs tensors of it.
+        framed: whether the codec has frames of it.
+        packs: whether weights of it are packed though passes cannot change them: without loss.
         carried: whether onnxruntime hands such tensors through custom operators, and inputs can be made for them.
         quantizes: whether a product's operand of this type is a quantized weight.
     """
@@ -36,6 +37,7 @@ class ElementType:
     compute: DType | None = None
     trains: DType | None = None
     framed: bool = False
+    packs: bool = False
     carried: bool = False
     quantizes: bool = False
 
@@ -48,6 +50,11 @@ class ElementType:
     def is_compressible(self) -> bool:
         """Whether passes may change such tensors."""
         return self.compute is not None
+
+    @property
+    def is_packable(self) -> bool:
+        """Whether such tensors are packed."""
+        return self.is_compressible or self.packs
 
     @property
     def ort_name(self) -> str:

@@ -20,7 +20,10 @@ def mark_exact(program: Program) -> None:
     """
     roles = Roles.of(program.proto)
     for record, site in zip(program.records, program.sites, strict=True):
-        if not program.named.isdisjoint(record.names) or not _is_finite_float(record):
+        kind = find_element_type(record.elem_type)
+        if kind is not None and kind.packs:
+            record.exact = f"{kind.name}, packed without loss"
+        if not program.named.isdisjoint(record.names) or not _is_finite_float(record) or not site.can_hoist:
             continue
         record.exact = find_pattern(record.values)
         if record.exact is not None:

@@ -1,31 +1,142 @@
-"""Where tensors are stored in a graph and its bodies, and who consumes them."""
+"""Where tensors are stored in a graph and its bodies: initializers, Constants, attributes; and who consumes them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
+import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from dc_compiler.ir.record import Use
 
+DATA_FIELDS = (
+    "raw_data",
+    "float_data",
+    "double_data",
+    "int32_data",
+    "int64_data",
+    "uint64_data",
+    "external_data",
+    "data_location",
+)
+
+Load = Callable[[onnx.TensorProto], np.ndarray]  # the values of a tensor, wherever its data are
+
 
 @dataclass
-class Site:
-    """Where a record's tensor is stored: an initializer of ``graph``, or a Constant ``node`` in it."""
+class Site(ABC):
+    """Where a record's tensor is stored in ``graph``: a ``tensor`` and the ``node`` that holds it, as far as there are
+    such."""
 
     graph: onnx.GraphProto
     tensor: onnx.TensorProto | None
     node: onnx.NodeProto | None
+    can_hoist: ClassVar[bool] = True  # the value may be made by something else, such as a packed weight
+
+    @property
+    @abstractmethod
+    def value_name(self) -> str:
+        """Name of the value that consumers take; of an attribute, a name for reports."""
+
+    @property
+    def elem_type(self) -> int:
+        """TensorProto.DataType of what is stored."""
+        assert self.tensor is not None
+        return self.tensor.data_type
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Extents of what is stored."""
+        assert self.tensor is not None
+        return tuple(self.tensor.dims)
+
+    def read(self, load: Load) -> np.ndarray:
+        """The values, read-only or fresh; ``load`` reads tensors, whose data may be in other files."""
+        assert self.tensor is not None
+        return load(self.tensor)
+
+    def clear(self) -> None:
+        """Free the memory of the data; until :meth:`write` the place keeps only type and extents."""
+        assert self.tensor is not None
+        for name in DATA_FIELDS:
+            self.tensor.ClearField(name)
+
+    def write(self, values: np.ndarray) -> None:
+        """Store these values, of the place's type, instead of what is there."""
+        self.clear()
+        assert self.tensor is not None
+        self.tensor.dims[:] = values.shape
+        self.tensor.raw_data = np.ascontiguousarray(values).tobytes()
+
+
+class InitializerSite(Site):
+    """An initializer of a graph or of a body."""
 
     @property
     def value_name(self) -> str:
-        if self.node is not None:
-            return str(self.node.output[0])
         assert self.tensor is not None
         return self.tensor.name
+
+
+class ConstantSite(Site):
+    """A Constant node that holds a tensor, or a list of floats, of which ``tensor`` is a copy."""
+
+    @property
+    def value_name(self) -> str:
+        assert self.node is not None
+        return str(self.node.output[0])
+
+    @property
+    def _floats(self) -> onnx.AttributeProto | None:
+        assert self.node is not None
+        attribute = self.node.attribute[0]
+        return attribute if attribute.name == "value_floats" else None
+
+    def clear(self) -> None:
+        if self._floats is None:
+            super().clear()
+
+    def write(self, values: np.ndarray) -> None:
+        floats = self._floats
+        if floats is None:
+            super().write(values)
+        else:
+            floats.floats[:] = values.tolist()
+
+
+@dataclass
+class AttributeSite(Site):
+    """A list of floats among a node's attributes, such as the leaves of a TreeEnsemble. It stays where it is."""
+
+    attribute: onnx.AttributeProto
+    can_hoist: ClassVar[bool] = False
+
+    @property
+    def value_name(self) -> str:
+        assert self.node is not None
+        return f"{self.node.name or self.node.output[0]}.{self.attribute.name}"
+
+    @property
+    def elem_type(self) -> int:
+        return int(TensorProto.FLOAT)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.attribute.floats),)
+
+    def read(self, load: Load) -> np.ndarray:
+        return np.array(self.attribute.floats, np.float32)
+
+    def clear(self) -> None:
+        """Nothing: the list tells the extent."""
+
+    def write(self, values: np.ndarray) -> None:
+        if not np.array_equal(self.read(numpy_helper.to_array).view(np.uint32), values.view(np.uint32)):
+            self.attribute.floats[:] = values.tolist()
 
 
 def walk_graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
@@ -70,11 +181,21 @@ def weight_sites(graph: onnx.GraphProto) -> Iterator[Site]:
     """Every place of the graph and its bodies that stores a tensor, in a fixed order."""
     for g in walk_graphs(graph):
         for tensor in g.initializer:
-            yield Site(g, tensor, None)
+            yield InitializerSite(g, tensor, None)
         for node in g.node:
             tensor_or_none = constant_tensor(node)
             if tensor_or_none is not None:
-                yield Site(g, tensor_or_none, node)
+                yield ConstantSite(g, tensor_or_none, node)
+
+
+def attribute_sites(graph: onnx.GraphProto, least: int) -> Iterator[AttributeSite]:
+    """Every list of at least ``least`` floats among the attributes of the graph's nodes and those of its bodies; not of
+    Constant nodes, which :func:`weight_sites` has."""
+    for g in walk_graphs(graph):
+        for node in g.node:
+            for attribute in node.attribute if node.op_type != "Constant" else ():
+                if attribute.type == onnx.AttributeProto.FLOATS and len(attribute.floats) >= max(least, 1):
+                    yield AttributeSite(g, None, node, attribute)
 
 
 def find_uses(graph: onnx.GraphProto) -> dict[str, list[Use]]:
@@ -91,3 +212,19 @@ def find_uses(graph: onnx.GraphProto) -> dict[str, list[Use]]:
                 if name:
                     uses.setdefault(name, []).append(Use(node.op_type, index, transposed, node.name))
     return uses
+
+
+def remove_sites(sites: Iterable[Site]) -> None:
+    """Take tensors that ``can_hoist`` out of their graphs, in one pass over each; what stays is not copied."""
+    graphs: dict[int, tuple[onnx.GraphProto, set[str], set[str]]] = {}
+    for site in sites:
+        _, initializers, constants = graphs.setdefault(id(site.graph), (site.graph, set(), set()))
+        (initializers if site.node is None else constants).add(site.value_name)
+    for graph, initializers, constants in graphs.values():
+        _remove_at(graph.initializer, [i for i, t in enumerate(graph.initializer) if t.name in initializers])
+        _remove_at(graph.node, [i for i, n in enumerate(graph.node) if constants.intersection(n.output)])
+
+
+def _remove_at(field: Any, indices: Sequence[int]) -> None:
+    for index in reversed(indices):
+        del field[index]

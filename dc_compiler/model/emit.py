@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx
@@ -14,7 +13,7 @@ from onnx import TensorProto, helper
 from dc_compiler import ir
 from dc_compiler.codec import binding, load_time
 from dc_compiler.model import packed
-from dc_compiler.model.importer import DOMAIN, restore_data
+from dc_compiler.model.importer import DOMAIN
 from dc_compiler.recipe import Form
 
 POOL_MIN_SIZE = 16  # elements of a tensor worth an entry in the list of weights
@@ -80,8 +79,9 @@ def _place_weights(program: ir.Program) -> list[PlacedWeight]:
     emptied: list[ir.Site] = []
     for record, site in zip(program.records, program.sites, strict=True):
         if record.frame is None:
-            if ir.is_compressible(record.elem_type) and site.tensor is not None:
-                restore_data(record, site.tensor)
+            kind = ir.find_element_type(record.elem_type)
+            if kind is not None and kind.is_packable:
+                site.write(record.values)
             continue
         name = site.value_name
         if site.graph is not program.proto.graph and names[name] > 1:
@@ -91,7 +91,7 @@ def _place_weights(program: ir.Program) -> list[PlacedWeight]:
             program.rounding.append(f"{name}: moved out of the body it was stored in")
         emptied.append(site)
         placed.append(PlacedWeight(name, record))
-    _remove(emptied)
+    ir.remove_sites(emptied)
     packed_names = {p.name for p in placed}
     listed = [i.name for i in program.proto.graph.input if i.name in packed_names]
     program.rounding += [f"{name}: no longer an input that can be overridden" for name in listed]
@@ -180,7 +180,7 @@ def _pool_kept(program: ir.Program) -> list[Pool]:
     by_type: dict[int, list[tuple[ir.WeightRecord, ir.Site]]] = {}
     for record, site in zip(program.records, program.sites, strict=True):
         poolable = ir.is_compressible(record.elem_type) and record.size >= POOL_MIN_SIZE
-        inside = site.graph is program.proto.graph and site.value_name not in inputs
+        inside = site.graph is program.proto.graph and site.can_hoist and site.value_name not in inputs
         if record.frame is None and poolable and inside:
             by_type.setdefault(record.elem_type, []).append((record, site))
     pools = []
@@ -190,7 +190,7 @@ def _pool_kept(program: ir.Program) -> list[Pool]:
         frame = binding.encode_data(values)
         if len(frame) < values.nbytes:
             pools.append(Pool([(s.value_name, r) for r, s in members], frame))
-            _remove(site for _, site in members)
+            ir.remove_sites(site for _, site in members)
     return pools
 
 
@@ -296,22 +296,6 @@ def _rename(graph: onnx.GraphProto, old: str, new: str) -> None:
         for info in g.value_info:
             if info.name == old:
                 info.name = new
-
-
-def _remove(sites: Iterable[ir.Site]) -> None:
-    """Take tensors out of the graphs that hold them, in one pass over each; what stays is not copied."""
-    graphs: dict[int, tuple[onnx.GraphProto, set[str], set[str]]] = {}
-    for site in sites:
-        _, initializers, constants = graphs.setdefault(id(site.graph), (site.graph, set(), set()))
-        (initializers if site.node is None else constants).add(site.value_name)
-    for graph, initializers, constants in graphs.values():
-        _remove_at(graph.initializer, [i for i, t in enumerate(graph.initializer) if t.name in initializers])
-        _remove_at(graph.node, [i for i, n in enumerate(graph.node) if constants.intersection(n.output)])
-
-
-def _remove_at(field: Any, indices: Sequence[int]) -> None:
-    for index in reversed(indices):
-        del field[index]
 
 
 def _remove_where(field, condition) -> None:  # type: ignore[no-untyped-def]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import fnmatch
+import math
 from collections.abc import Iterable, Sequence
+from functools import partial
 
 import numpy as np
 import onnx
@@ -14,6 +16,7 @@ from dc_compiler.errors import InvalidArgumentError, ModelError
 from dc_compiler.model import external, files, functions
 from dc_compiler.model.ties import tie_equal
 
+LEAST_ATTRIBUTE = 1024  # floats from which on an attribute is shown
 LEAST_TIED = 1024  # elements from which on equal tensors are stored once
 DOMAIN = "dcc"  # operator domain and prefix of our metadata keys
 
@@ -42,11 +45,14 @@ def build_program(
     notes = _drop_unused(proto)
     arrays = _extract(proto, source, min_size)
     proto = _without_data(proto)
-    sites = list(ir.weight_sites(proto.graph))
+    sites: list[ir.Site] = list(ir.weight_sites(proto.graph))
     ties = tie_equal(proto, sites, arrays, max(min_size, LEAST_TIED))
     if ties.aliases:
         sites, arrays = _still_there(proto, sites, arrays)
         notes += ties.notes
+    attributes = list(ir.attribute_sites(proto.graph, max(min_size, LEAST_ATTRIBUTE)))
+    sites += attributes
+    arrays += [(s.read(onnx.numpy_helper.to_array), s.elem_type) for s in attributes]
     uses = ir.find_uses(proto.graph)
     records: list[ir.WeightRecord] = []
     kept_sites: list[ir.Site] = []
@@ -57,7 +63,7 @@ def build_program(
         record = ir.WeightRecord(site.value_name, array, elem_type, tuple(site_uses), max(1, len(site_uses)))
         is_finite = _is_finite_float(record)
         record.reason = _reason(record, site, proto, min_size, is_finite)
-        record.trainable = site.graph is proto.graph and is_finite and record.name not in ties.moved
+        record.trainable = site.graph is proto.graph and is_finite and site.can_hoist and record.name not in ties.moved
         record.aliases = tuple(ties.aliases.get(record.name, ()))
         records.append(record)
         kept_sites.append(site)
@@ -94,14 +100,17 @@ def _reason(
     record: ir.WeightRecord, site: ir.Site, proto: onnx.ModelProto, min_size: int, is_finite: bool
 ) -> str | None:
     """Why a tensor is left alone, or None."""
-    if not ir.is_compressible(record.elem_type):
+    kind = ir.find_element_type(record.elem_type)
+    if kind is None or not kind.is_packable:
         return f"{TensorProto.DataType.Name(record.elem_type).lower()}, not a float tensor"
     if record.size < max(min_size, 1):
         return f"{record.size} elements, fewer than the minimum of {min_size}"
     if site.graph is not proto.graph and any(o.name == site.value_name for o in site.graph.output):
         return "it is itself an output of its If, Loop or Scan body"
-    if not is_finite:
+    if not is_finite and kind.is_compressible:
         return "it contains NaN or Inf"
+    if not site.can_hoist:
+        return "an attribute, part of the graph"
     return None
 
 
@@ -142,34 +151,21 @@ def _extract(proto: onnx.ModelProto, source: files.SourceModel, min_size: int) -
     for site in ir.weight_sites(proto.graph):
         tensor = site.tensor
         assert tensor is not None
-        is_float = ir.is_compressible(tensor.data_type)
-        size = int(np.prod(np.array(tensor.dims, dtype=object))) if tensor.dims else 1
+        kind = ir.find_element_type(site.elem_type)
+        is_packable = kind is not None and kind.is_packable
+        size = math.prod(site.shape)
         is_external = external.is_external(tensor)
-        if not is_float and size < min_size and not is_external:
+        if (not is_packable and size < min_size and not is_external) or site.elem_type == TensorProto.STRING:
             result.append((None, 0))
             continue
-        if tensor.data_type == TensorProto.STRING:
-            result.append((None, 0))
-            continue
-        array = files.tensor_array(tensor, source)
-        result.append((array, tensor.data_type))
-        if is_float and size >= max(min_size, 1):
-            _clear_data(tensor)
+        array = site.read(partial(files.tensor_array, source=source))
+        result.append((array, site.elem_type))
+        if is_packable and size >= max(min_size, 1):
+            site.clear()
         elif is_external:
             files.embed(tensor, array)
     files.embed_external_data(files.SourceModel(proto, source.path, source.base_dir, source.size))
     return result
-
-
-def restore_data(record: ir.WeightRecord, tensor: onnx.TensorProto) -> None:
-    """Put a record's current values back into the graph."""
-    _clear_data(tensor)
-    tensor.raw_data = np.ascontiguousarray(record.values).tobytes()
-
-
-def _clear_data(tensor: onnx.TensorProto) -> None:
-    for name in ("raw_data", "float_data", "double_data", "int32_data", "external_data", "data_location"):
-        tensor.ClearField(name)
 
 
 def _without_data(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -222,7 +218,8 @@ def _inline_functions_with_weights(proto: onnx.ModelProto, min_size: int) -> onn
 def _holds_weight(site: ir.Site, min_size: int) -> bool:
     tensor = site.tensor
     assert tensor is not None
-    return ir.is_compressible(tensor.data_type) and int(np.prod(tensor.dims)) >= max(min_size, 1)
+    kind = ir.find_element_type(tensor.data_type)
+    return kind is not None and kind.is_packable and int(np.prod(tensor.dims)) >= max(min_size, 1)
 
 
 def _calls(nodes: Iterable[onnx.NodeProto]) -> set[tuple[str, str]]:

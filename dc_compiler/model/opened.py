@@ -9,7 +9,6 @@ import onnx
 from onnx import helper
 
 from dc_compiler import ir
-from dc_compiler.model import importer
 
 
 def open_weights(program: ir.Program, names: Collection[str]) -> onnx.ModelProto:
@@ -22,17 +21,15 @@ def open_weights(program: ir.Program, names: Collection[str]) -> onnx.ModelProto
     pending = deque(zip(program.records, program.sites, strict=True))
     opened: list[tuple[ir.WeightRecord, ir.Site]] = []
     for before, after in zip(ir.weight_sites(program.proto.graph), ir.weight_sites(model.graph), strict=True):
-        assert before.tensor is not None
-        assert after.tensor is not None
         if not pending or pending[0][1].value_name != before.value_name:
             continue
-        if pending[0][0].elem_type != before.tensor.data_type:
+        if pending[0][0].elem_type != before.elem_type:
             continue
         record, _ = pending.popleft()
         if record.name in names:
             opened.append((record, after))
-        elif ir.is_compressible(record.elem_type):
-            importer.restore_data(record, after.tensor)
+        elif ir.element_type(record.elem_type).is_packable:
+            after.write(record.values)
     _replace_by_inputs(model.graph, opened)
     return model
 

@@ -22,11 +22,14 @@ MOST_CANDIDATES = 8
 @dataclass
 class Ties:
     """What was tied: by the name of a tensor that stays, those that it stands for; notes; the names of tensors that
-    were moved out of bodies."""
+    were moved out of bodies; the places that are given up; and the nodes that make
+    what they held."""
 
     aliases: dict[str, list[str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     moved: set[str] = field(default_factory=set)
+    gone: list[ir.Site] = field(default_factory=list)
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
 
 
 @dataclass
@@ -63,6 +66,9 @@ def tie_equal(
         for stored in group:
             if not _tie(proto, survey, stored, firsts, renamed, result) and len(firsts) < MOST_CANDIDATES:
                 firsts.append(stored)
+    ir.remove_sites(result.gone)
+    for node in reversed(result.nodes):
+        proto.graph.node.insert(0, node)
     _rename(proto.graph, renamed)
     return result
 
@@ -134,7 +140,7 @@ def _tie(
             if first.array.shape != stored.array.shape[::-1] or not _equal(first.array.T, stored.array):
                 continue
         _move_to_main(proto, first, result)
-        _remove(stored.site)
+        result.gone.append(stored.site)
         how = "equal to" if is_same else "the transpose of"
         result.notes.append(f"{stored.name}: {how} {first.name}, stored once")
         result.aliases.setdefault(first.name, []).append(stored.name)
@@ -142,7 +148,7 @@ def _tie(
             renamed[stored.name] = first.name
         else:
             node = helper.make_node("Transpose", [first.name], [stored.name], perm=[1, 0], name=stored.name)
-            proto.graph.node.insert(0, node)
+            result.nodes.append(node)
         return True
     return False
 
@@ -169,16 +175,8 @@ def _move_to_main(proto: onnx.ModelProto, stored: _Stored, result: Ties) -> None
     tensor.name = name
     if site.graph is not proto.graph:
         result.moved.add(name)
-    _remove(site)
-    stored.site = ir.Site(proto.graph, tensor, None)
-
-
-def _remove(site: ir.Site) -> None:
-    if site.node is not None:
-        site.graph.node.remove(site.node)
-        return
-    name = site.value_name
-    del site.graph.initializer[next(i for i, t in enumerate(site.graph.initializer) if t.name == name)]
+    result.gone.append(site)
+    stored.site = ir.InitializerSite(proto.graph, tensor, None)
 
 
 def _rename(graph: onnx.GraphProto, names: dict[str, str]) -> None:

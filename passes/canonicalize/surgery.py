@@ -11,7 +11,6 @@ from onnx import numpy_helper
 from onnx_graphsurgeon.logger import G_LOGGER
 
 from dc_compiler import ir
-from dc_compiler.model import importer
 
 DOMAINS = (None, "", "ai.onnx")  # of ONNX's own operators
 
@@ -123,7 +122,7 @@ class Surgery:
         """Store a tensor that a node computed so far."""
         main = self.program.proto.graph
         main.initializer.append(numpy_helper.from_array(values, tensor.name))
-        site = self._stored[tensor.name] = ir.Site(main, main.initializer[-1], None)
+        site = self._stored[tensor.name] = ir.InitializerSite(main, main.initializer[-1], None)
         for producer in list(tensor.inputs):
             self.detach(producer)
         elem_type = main.initializer[-1].data_type
@@ -162,7 +161,8 @@ class Surgery:
     def _rebind(self, program: ir.Program) -> None:
         """Put the records that are left in the order of their places, and tell them their shapes and uses."""
         main = program.proto.graph
-        order = {(id(s.graph), s.value_name): i for i, s in enumerate(ir.weight_sites(main))}
+        sites = [*ir.weight_sites(main), *ir.attribute_sites(main, 1)]
+        order = {(id(s.graph), s.value_name): i for i, s in enumerate(sites)}
         placed = [
             (order[key], record, site)
             for record, site in zip(program.records, program.sites, strict=True)
@@ -178,7 +178,7 @@ class Surgery:
             if site.tensor is not None and tuple(site.tensor.dims) != record.shape:
                 site.tensor.dims[:] = record.shape
                 if any(len(getattr(site.tensor, f)) for f in ("raw_data", "float_data", "int32_data", "double_data")):
-                    importer.restore_data(record, site.tensor)
+                    site.write(record.values)
 
 
 def _drop_declarations(graph: onnx.GraphProto) -> None:

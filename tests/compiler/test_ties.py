@@ -76,6 +76,10 @@ CASES: dict[str, tuple[onnx.ModelProto, dict[str, tuple[str, ...]]]] = {
     "tied_head_that_comes_first": (
         build(HEAD, {"h": TABLE.T, "e": TABLE}, ["n"], TensorProto.INT64), {"e": ("h",)},
     ),
+    "tied_head_in_a_constant": (
+        build([constant("h", np.ascontiguousarray(TABLE.T)), *HEAD], {"e": TABLE}, ["n"], TensorProto.INT64),
+        {"e": ("h",)},
+    ),
     "integers": (
         build([node("Cast", ["w"], ["wf"], to=1), node("Cast", ["v"], ["vf"], to=1), node("MatMul", ["x", "wf"], ["a"]),
                node("MatMul", ["x", "vf"], ["b"]), TWO[2]],

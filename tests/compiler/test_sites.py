@@ -1,0 +1,124 @@
+"""Places where tensors are stored: all of them are read and written alike."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from models.graphs import GRAPHS, info, node, weight
+from onnx import TensorProto, helper, numpy_helper
+
+from dc_compiler import InferenceSession, compile_model, inspect_model, ir
+
+VALUES = weight(6, 8)
+
+
+def graph(*nodes: onnx.NodeProto, initializers: Any = ()) -> onnx.GraphProto:
+    return helper.make_graph(nodes, "g", [], [], initializers)
+
+
+def initializer() -> onnx.GraphProto:
+    return graph(initializers=[helper.make_tensor("w", TensorProto.FLOAT, [6, 8], VALUES.ravel().tolist())])
+
+
+def constant() -> onnx.GraphProto:
+    return graph(node("Constant", [], ["w"], value=numpy_helper.from_array(VALUES, "other name")))
+
+
+def constant_floats() -> onnx.GraphProto:
+    return graph(node("Constant", [], ["w"], value_floats=VALUES.ravel().tolist()))
+
+
+def attribute() -> onnx.GraphProto:
+    return graph(helper.make_node("Trees", ["x"], ["w"], domain="ai.onnx.ml", nodes_values=VALUES.ravel().tolist()))
+
+
+PLACES = {"initializer": initializer, "constant": constant, "constant_floats": constant_floats, "attribute": attribute}
+
+
+def the_site(held: onnx.GraphProto) -> ir.Site:
+    sites: list[ir.Site] = [*ir.weight_sites(held)]
+    sites += ir.attribute_sites(held, 1)
+    (site,) = sites
+    return site
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_a_place_is_read_written_and_given_up(name: str) -> None:
+    held = PLACES[name]()
+    site = the_site(held)
+    flat = name in ("constant_floats", "attribute")
+    before = VALUES.ravel() if flat else VALUES
+    assert site.elem_type == TensorProto.FLOAT
+    assert site.shape == before.shape
+    assert site.value_name == ("w.nodes_values" if name == "attribute" else "w")
+    assert np.array_equal(site.read(numpy_helper.to_array), before)
+    site.clear()
+    assert site.shape == before.shape
+    site.write(before * 2)
+    again = the_site(held)
+    assert np.array_equal(again.read(numpy_helper.to_array), before * 2)
+    assert site.can_hoist == (name != "attribute")
+    if site.can_hoist:
+        ir.remove_sites([site])
+        assert (len(held.node), len(held.initializer)) == (0, 0)
+
+
+def forest(trees: int = 40, leaves: int = 32) -> onnx.ModelProto:
+    """Trees of chains: at every node, x[0] <= its value ends in a leaf."""
+    count = trees * leaves
+    numbers = np.arange(count) % leaves
+    is_leaf = numbers % 2 == 1
+    is_leaf[leaves - 1 :: leaves] = True
+    is_leaf[leaves - 2 :: leaves] = True
+    targets = np.flatnonzero(is_leaf)
+    values = weight(count).tolist()
+    body = helper.make_node(
+        "TreeEnsembleRegressor", ["x"], ["y"], domain="ai.onnx.ml", n_targets=1,
+        nodes_treeids=np.repeat(np.arange(trees), leaves).tolist(), nodes_nodeids=numbers.tolist(),
+        nodes_featureids=[0] * count, nodes_values=values,
+        nodes_modes=["LEAF" if leaf else "BRANCH_LEQ" for leaf in is_leaf],
+        nodes_truenodeids=np.where(is_leaf, 0, numbers + 1).tolist(),
+        nodes_falsenodeids=np.where(is_leaf, 0, np.minimum(numbers + 2, leaves - 1)).tolist(),
+        target_treeids=np.repeat(np.arange(trees), leaves)[targets].tolist(), target_nodeids=numbers[targets].tolist(),
+        target_ids=[0] * len(targets), target_weights=[values[i] for i in targets],
+    )  # fmt: skip
+    return helper.make_model(
+        helper.make_graph([body], "g", [info("x", 1, "n", 1)], [info("y", 1, "n", 1)]),
+        opset_imports=[helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)], ir_version=8,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("preset", ["default", "lossless", "smallest"])
+def test_what_is_in_attributes_is_shown_and_stays(preset: str, tmp_path: Path) -> None:
+    net = forest()
+    onnx.save(net, tmp_path / "in.onnx")
+    result = compile_model(net, tmp_path / "out.onnx", preset=preset)
+    rows = {t.name: t for t in result.report.tensors}
+    assert rows["y.nodes_values"].shape == (1280,)
+    assert rows["y.nodes_values"].reason == "an attribute, part of the graph"
+    assert (rows["y.nodes_values"].execution, rows["y.nodes_values"].exact) == ("kept", None)
+    assert [t.name for t in inspect_model(tmp_path / "in.onnx").tensors] == ["y.nodes_values"]
+    x = np.linspace(-1, 1, 50, dtype=np.float32)[:, None]
+    outputs = [InferenceSession(tmp_path / name).run(None, {"x": x})[0] for name in ("in.onnx", "out.onnx")]
+    assert np.array_equal(np.asarray(outputs[0]), np.asarray(outputs[1]))
+
+
+def test_a_list_of_floats_in_a_constant_can_be_trained(tmp_path: Path) -> None:
+    """It is kept in the graph, as too small to pack; what training made of it must be kept with it."""
+    net, feeds = GRAPHS["constant_floats"]()
+    x = np.tile(feeds["x"], (20, 1))
+    data = {"x": x, "labels": np.ones((len(x), 48), np.float32)}
+    result = compile_model(
+        net, tmp_path / "out.onnx", pipeline="finetune(epochs=2,lr=0.05),encode(lossless)", min_size=10_000,
+        emit="graph", data=data, labels="labels",
+    )  # fmt: skip
+    before, after = (
+        [s.read(numpy_helper.to_array) for s in ir.weight_sites(m.graph) if s.elem_type == TensorProto.FLOAT]
+        for m in (net, result.model)
+    )
+    assert before[0].shape == after[0].shape
+    assert np.abs(before[0] - after[0]).max() > 1e-3
