@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -68,18 +69,28 @@ def reach(original: files.SourceModel, feeds: Iterable[Feed], sessions: Sessions
 
 
 def changed_weights(original: files.SourceModel, compiled: onnx.ModelProto) -> set[str]:
-    """Names of the original's float tensors that the compiled model does not hold with the same bits under this name.
+    """Names of the original's float tensors whose bits the compiled model does not hold under any name.
+
+    Equal tensors may be stored once, and those of functions get other names.
 
     Raises:
         ModelError, CorruptFrameError
     """
-    kept = {s.value_name: s.tensor for s in ir.weight_sites(dense(compiled).graph) if s.tensor is not None}
-    found = set()
-    for site in ir.weight_sites(loaded(original).graph):
-        old, new = site.tensor, kept.get(site.value_name)
-        if old is not None and ir.is_compressible(old.data_type) and (new is None or not _same_bits(old, new)):
-            found.add(site.value_name)
-    return found
+    kept = {_content(tensor) for _, tensor in _floats(_inlined(dense(compiled)))}
+    return {name for name, tensor in _floats(_inlined(loaded(original))) if _content(tensor) not in kept}
+
+
+def _floats(model: onnx.ModelProto) -> Iterator[tuple[str, onnx.TensorProto]]:
+    """Every float tensor that a model stores, with the name of its value."""
+    for site in ir.weight_sites(model.graph):
+        if site.tensor is not None and ir.is_compressible(site.tensor.data_type):
+            yield site.value_name, site.tensor
+
+
+def _content(tensor: onnx.TensorProto) -> tuple[int, tuple[int, ...], bytes]:
+    """Type, shape and a digest of the bits."""
+    bits = np.ascontiguousarray(numpy_helper.to_array(tensor))
+    return tensor.data_type, tuple(tensor.dims), hashlib.blake2b(bits.tobytes()).digest()
 
 
 def loaded(source: files.SourceModel) -> onnx.ModelProto:
@@ -120,11 +131,6 @@ def taken(session: Any, feed: Feed) -> Feed:
     """What of a feed a session takes: a part of a model may not need all inputs."""
     names = {i.name for i in session.get_inputs()}
     return {name: array for name, array in feed.items() if name in names}
-
-
-def _same_bits(old: onnx.TensorProto, new: onnx.TensorProto) -> bool:
-    x, y = numpy_helper.to_array(old), numpy_helper.to_array(new)
-    return x.dtype == y.dtype and x.shape == y.shape and x.tobytes() == y.tobytes()
 
 
 def _run(session: Any, feed: Feed) -> list[np.ndarray]:

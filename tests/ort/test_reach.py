@@ -154,6 +154,22 @@ def test_changed_weights_that_no_run_reached() -> None:
     assert same.unreached == []
 
 
+def test_equal_weights_that_are_stored_once_are_unchanged() -> None:
+    """And those inside functions, which the compiled model calls otherwise."""
+    twins = two_ways()
+    for graph in (a.g for a in twins.graph.node[0].attribute):
+        graph.initializer[0].CopyFrom(tensor(graph.initializer[0].name, weight(64, 48)))
+    functions, feed = GRAPHS["function_called_in_if"]()
+    for net, data in ((twins, YES), (functions, feed)):
+        check = compile_model(net, preset="lossless", min_size=16, data=[data]).report.verification
+        assert check is not None
+        assert (check.unreached, check.maybe_unreached, check.notes) == ([], [], [])
+    source = files.read_model(functions)
+    pruned = compile_model(functions, pipeline="prune(density=0.5),encode", min_size=16)
+    assert reach.changed_weights(source, functions) == set()
+    assert reach.changed_weights(source, pruned.model) != set()
+
+
 def never_finite() -> onnx.ModelProto:
     """log(-|x| - 1) @ w: NaN whatever the inputs."""
     nodes = [
