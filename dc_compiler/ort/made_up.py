@@ -72,28 +72,41 @@ class _Run:
 def _at(session: Any, maker: _Maker, extents: Extents, count: int, errors: list[Exception]) -> MadeUp:
     """Feeds of these extents; what onnxruntime says against others goes to ``errors``."""
     kept: list[_Run] = []
-    kind, integers = FLOATS[0], None
+    kind = FLOATS[0]
+    spare: tuple[str, ...] = OTHER_INTEGERS if maker.has_integers else ()  # for when the slot's own integers do not run
     for slot in range(count):
-        run = None
-        for guess in (None, *(OTHER_INTEGERS if maker.has_integers and slot == 0 else ())):
-            run = _try(session, maker.feed(extents, slot, kind, guess), errors)
+        for integers in (None, *spare):
+            run = _try(session, maker.feed(extents, slot, kind, integers), errors)
             if run is not None:
-                integers = guess
                 break
-        if run is None:
+        else:
+            spare = spare if kept else ()
             continue
-        wanted = max((k.score for k in kept), default=_float_outputs(run.outputs))
+        wanted = max((k.score for k in kept), default=2 * len(_floats(run.outputs)))
         if run.score < wanted:  # NaN or constant: floats of another kind may do better
-            for other in FLOATS[1:]:
-                again = _try(session, maker.feed(extents, slot, other, integers), errors)
-                if again is not None and again.score > run.score:
-                    run, kind = again, (kind if kept else other)
-                    if run.score >= wanted:
-                        break
+            run, better = _best_kind(session, maker, extents, slot, integers, run, wanted, errors)
+            kind = kind if kept else better
+        if not kept:
+            spare = (integers or INTEGERS[0],) if spare else ()
         kept.append(run)
     best = max((k.score for k in kept), default=0)
     kept = [k for k in kept if k.score > 0 or best == 0]
     return MadeUp([k.feed for k in kept], [k.outputs for k in kept])
+
+
+def _best_kind(
+    session: Any, maker: _Maker, extents: Extents, slot: int, integers: str | None, run: _Run, wanted: int,
+    errors: list[Exception],
+) -> tuple[_Run, str]:  # fmt: skip
+    """The first run that scores ``wanted``, or else the best, and its kind of floats."""
+    best, kind = run, FLOATS[0]
+    for other in FLOATS[1:]:
+        again = _try(session, maker.feed(extents, slot, other, integers), errors)
+        if again is not None and again.score > best.score:
+            best, kind = again, other
+            if best.score >= wanted:
+                break
+    return best, kind
 
 
 def _try(session: Any, feed: Feed, errors: list[Exception]) -> _Run | None:
@@ -110,10 +123,6 @@ def _floats(value: Any) -> list[np.ndarray]:
     if isinstance(value, list | tuple):
         return [array for v in value for array in _floats(v)]
     return [value] if isinstance(value, np.ndarray) and value.dtype.kind in "fV" else []
-
-
-def _float_outputs(outputs: Sequence[Any]) -> int:
-    return 2 * len(_floats(outputs))
 
 
 @np.errstate(all="ignore")

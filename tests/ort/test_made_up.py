@@ -268,14 +268,20 @@ def test_bytes_with_three_axes_are_pixels() -> None:
 
 
 def test_the_feeds_that_run_are_kept() -> None:
-    """A depth of zero is refused by OneHot: the feeds with ones are kept, not none."""
+    """A depth of zero is refused by OneHot: what runs is kept, and ones take the place of what does not."""
     net = flagged([info("k", I64, 1)])
     net.graph.node.append(node("OneHot", ["k", "k", "pair"], ["hot"]))
     net.graph.output.append(info("hot", F32, 1, "k"))
     net.graph.initializer.append(tensor("pair", np.array([0.0, 1.0], np.float32)))
     found = made_for(net)
-    assert 0 < len(found.feeds) < 4
+    assert len(found.feeds) == 4
     assert all(f["k"] == 1 for f in found.feeds)
+    flag = flagged([info("f", BOOL, 1)])
+    flag.graph.node.append(node("Cast", ["f"], ["k"], to=I64))
+    flag.graph.node.append(node("OneHot", ["k", "k", "pair"], ["hot"]))
+    flag.graph.output.append(info("hot", F32, 1, "k"))
+    flag.graph.initializer.append(tensor("pair", np.array([0.0, 1.0], np.float32)))
+    assert [bool(f["f"][0]) for f in made_for(flag).feeds] == [True, True]
 
 
 def overflowing() -> list[onnx.NodeProto]:
