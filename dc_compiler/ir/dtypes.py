@@ -43,8 +43,9 @@ class ElementType:
 
     @property
     def bit_pattern(self) -> DType:
-        """The unsigned type of the same size, in which elements are compared bit for bit."""
-        return np.dtype(f"u{self.dtype.itemsize}")
+        """The unsigned type of the same size, or plain bytes, in which elements are compared bit for bit."""
+        size = self.dtype.itemsize
+        return np.dtype(f"u{size}") if size <= 8 else np.dtype((np.void, size))
 
     @property
     def is_compressible(self) -> bool:

@@ -88,7 +88,7 @@ def test_smallest_takes_slow_coders_where_they_pay(model: str) -> None:
 def test_smallest_passes_over_slow_coders_that_do_not_pay() -> None:
     """Dense weights of a grid: next to nothing saved, for several times the load time."""
     smallest, fast = compiled("lenet5", f"{DENSE}(smallest)"), compiled("lenet5", f"{DENSE}(smallest_fast)")
-    assert smallest.output_bytes == fast.output_bytes
+    assert [row.bytes for row in smallest.tensors] == [row.bytes for row in fast.tensors]
     (note,) = (note for note in smallest.notes if "passed over" in note)
     facts = smallest.passes[-1].facts["passed over"]
     assert note.startswith(f"encode: passed over context for {facts['weights']} weights: the file would be")
@@ -240,5 +240,5 @@ def test_rows_of_the_report_add_up() -> None:
     assert row.bytes == len(frame)
     assert row.ratio == pytest.approx(12_288 / len(frame))
     assert row.coded_index_bits is not None
-    assert 0 < row.coded_index_bits <= 4
+    assert 3.5 < row.coded_index_bits < 4.5  # of 16 entries, filler zeros included
     assert dataclasses.asdict(row)["reason"] is None
