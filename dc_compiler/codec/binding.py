@@ -155,6 +155,19 @@ def decode_indices(frame: Buffer, threads: int = 0) -> npt.NDArray[np.uint16]:
     return out
 
 
+def check_topology(topology: Buffer, payloads: int, stored_bytes: int, most_bytes: int) -> None:
+    """Check a decoded topology as the operator does when it loads (FORMAT.md 9.2): manifest and inner model.
+
+    payloads      number of payloads that the manifest must list
+    stored_bytes  bytes of topology and payloads in the file
+    most_bytes    about what holding the parsed model may take
+
+    Raises CorruptFrameError.
+    """
+    view = _bytes_view(topology)
+    _call("dcc_check_topology", _pointer(view), view.size, payloads, stored_bytes, max(most_bytes, 0))
+
+
 def encode_codebook(
     indices: Array,
     dims: Sequence[int],

@@ -18,6 +18,9 @@ from dc_compiler.model.importer import DOMAIN
 
 # Version 2 tells how each weight is executed; it is written where that is not plainly decoding it
 MANIFEST_VERSIONS = (1, 2)
+FREE_BYTES = 64 << 20  # what every file may decode to (native/ort/budget.h has the same numbers)
+BYTES_PER_STORED = 1024  # and what each byte stored in it adds
+_GRAPH_DTYPES = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
 
 
 @dataclass(frozen=True)
@@ -60,28 +63,57 @@ def is_compiled(model: onnx.ModelProto) -> bool:
     return any(o.domain == DOMAIN for o in model.opset_import)
 
 
-def open_packed(model: onnx.ModelProto, label: str) -> PackedModel:
+class Budget:
+    """What a compiled model may take when decoded; the runtime's rule (SECURITY.md).
+
+    limit   bytes; None for ``FREE_BYTES`` and ``BYTES_PER_STORED`` for each stored byte
+    """
+
+    def __init__(self, limit: int | None, stored: int) -> None:
+        self.limit = FREE_BYTES + BYTES_PER_STORED * stored if limit is None else limit
+        self.left = self.limit
+
+    def spend(self, size: int, what: str) -> None:
+        """Count bytes that are about to be allocated.
+
+        Raises:
+            ModelError: the file would take more than it may.
+        """
+        self.left -= size
+        if self.left < 0:
+            raise ModelError(
+                f"{what} would take what the file decodes to over {self.limit:,} bytes; "
+                "if you trust the file, allow more with max_decoded_bytes"
+            )
+
+
+def open_packed(model: onnx.ModelProto, label: str, max_decoded_bytes: int | None = None) -> PackedModel:
     """Find the packed weights of a compiled model, without decoding them.
 
+    What the model declares is checked as the runtime checks it, before anything is allocated for it.
+
+    Args:
+        max_decoded_bytes: what topology and weights may take; None for the runtime's own bound.
+
     Raises:
-        ModelError: the model was not written by dcc, or is damaged.
-        CorruptFrameError: the topology frame is damaged.
+        ModelError: the model was not written by dcc, is damaged, or would take more than it may.
+        CorruptFrameError: a frame is damaged, or the inner model is one that a packed model must not hold.
     """
     if not is_compiled(model):
         raise ModelError(f"{label} was not compiled by dcc")
     nodes = [n for n in model.graph.node if n.domain == DOMAIN]
     if len(nodes) == 1 and nodes[0].op_type == "CompiledModel":
-        return _open_session(model, nodes[0], label)
-    return _open_graph(model, nodes, label)
+        return _open_session(model, nodes[0], label, max_decoded_bytes)
+    return _open_graph(model, nodes, label, max_decoded_bytes)
 
 
-def unpack(model: onnx.ModelProto, label: str) -> onnx.ModelProto:
+def unpack(model: onnx.ModelProto, label: str, max_decoded_bytes: int | None = None) -> onnx.ModelProto:
     """The plain standard ONNX model that a compiled model stands for; weights as the library decodes them.
 
     Raises:
         ModelError, CorruptFrameError: as :func:`open_packed`, or a weight does not decode.
     """
-    opened = open_packed(model, label)
+    opened = open_packed(model, label, max_decoded_bytes)
     tensors = [t for p in opened.payloads for t in _decode(p, label)]
     result = _unpack_session(model, opened.inner) if opened.form == "session" else _without_decoders(opened.inner)
     result.graph.initializer.extend(tensors)
@@ -147,31 +179,73 @@ class _Reader:
         return PackedWeight(name, elem_type, dims, self.text() if self.version > 1 else ir.DECODE)
 
 
-def _open_session(model: onnx.ModelProto, node: onnx.NodeProto, label: str) -> PackedModel:
+def _open_session(
+    model: onnx.ModelProto, node: onnx.NodeProto, label: str, max_decoded_bytes: int | None
+) -> PackedModel:
     initializers = {t.name: t.raw_data for t in model.graph.initializer}
     count = next((a.i for a in node.attribute if a.name == "model_inputs"), -1)
     names = list(node.input[count:]) if 0 <= count < len(node.input) else []
     if not names or any(n not in initializers for n in names):
         raise ModelError(f"{label}: node '{node.name}' lacks its topology or a packed weight")
+    stored = sum(len(initializers[n]) for n in names)
+    budget = Budget(max_decoded_bytes, stored)
+    for name in names:
+        budget.spend(_decoded_bytes(initializers[name], f"{label}: '{name}'"), f"{label}: '{name}'")
     content = binding.decode(initializers[names[0]]).tobytes()
     reader = _Reader(content)
     if reader.version not in MANIFEST_VERSIONS:
         raise ModelError(f"{label} was compiled by a newer dcc; update dc-compiler")
-    if reader.varint() != len(names) - 1:
-        raise ModelError(f"{label}: the number of packed weights is not the number of payloads")
-    payloads = []
-    for name in names[1:]:
-        weights = tuple(reader.weight() for _ in range(reader.varint()))
-        if not weights:
-            raise CorruptFrameError(f"{label}: payload '{name}' holds no weights")
-        payloads.append(Payload(initializers[name], weights))
+    try:
+        binding.check_topology(content, len(names) - 1, stored, budget.left)
+    except CorruptFrameError as e:
+        raise CorruptFrameError(f"{label}: {e}") from None
+    reader.varint()  # the number of payloads has been checked
+    payloads = [
+        Payload(initializers[name], tuple(reader.weight() for _ in range(reader.varint()))) for name in names[1:]
+    ]
     inner_label = f"the model packed in {label}"
     inner = files.parse_model(content[reader.position :], inner_label)
     files.check_is_model(inner, inner_label)
+    weights = {w.name for p in payloads for w in p.weights} | {t.name for t in inner.graph.initializer}
+    inputs = [i for i in inner.graph.input if i.name not in weights]
+    _check_ports(node.input[:count], model.graph.input, inputs, f"{label}: input")
+    _check_ports(node.output, model.graph.output, inner.graph.output, f"{label}: output")
     return PackedModel("session", tuple(payloads), inner, len(initializers[names[0]]))
 
 
-def _open_graph(model: onnx.ModelProto, nodes: list[onnx.NodeProto], label: str) -> PackedModel:
+def _check_ports(
+    names: Sequence[str],
+    outer: Sequence[onnx.ValueInfoProto],
+    inner: Sequence[onnx.ValueInfoProto],
+    what: str,
+) -> None:
+    """Refuse a node whose inputs or outputs are not those of the inner model: another number, other element types."""
+    if len(names) != len(inner):
+        raise ModelError(f"{what}s of the graph are {len(names)}, those of the inner model {len(inner)}")
+    types = {v.name: v.type.tensor_type.elem_type for v in outer}
+    for name, value in zip(names, inner, strict=True):
+        here, there = types.get(name, 0), value.type.tensor_type.elem_type
+        if here and there and here != there:
+            one, other = (TensorProto.DataType.Name(t).lower() for t in (here, there))
+            raise ModelError(f"{what} '{name}' is {one} in the graph, {other} in the inner model")
+
+
+def _decoded_bytes(frame: bytes, what: str) -> int:
+    """What a frame decodes to, from its header.
+
+    Raises:
+        CorruptFrameError: the header is damaged.
+    """
+    try:
+        info = binding.frame_info(frame)
+    except CorruptFrameError as e:
+        raise CorruptFrameError(f"{what}: {e}") from None
+    return info.elements * info.dtype.itemsize
+
+
+def _open_graph(
+    model: onnx.ModelProto, nodes: list[onnx.NodeProto], label: str, max_decoded_bytes: int | None
+) -> PackedModel:
     initializers = {t.name: t.raw_data for t in model.graph.initializer}
     payloads = []
     for node in nodes:
@@ -179,7 +253,14 @@ def _open_graph(model: onnx.ModelProto, nodes: list[onnx.NodeProto], label: str)
             raise ModelError(f"{label}: node '{node.name}' is not one that this version of dcc knows")
         frame = initializers[node.input[0]]
         info = binding.frame_info(frame)
+        if info.elem_type not in _GRAPH_DTYPES:
+            raise CorruptFrameError(
+                f"{label}: weight '{node.output[0]}' has elements of another type than weights have"
+            )
         payloads.append(Payload(frame, (PackedWeight(node.output[0], info.elem_type, info.dims),)))
+    budget = Budget(max_decoded_bytes, sum(len(p.frame) for p in payloads))
+    for payload in payloads:
+        budget.spend(_decoded_bytes(payload.frame, label), f"{label}: weight '{payload.label}'")
     return PackedModel("graph", tuple(payloads), model, 0)
 
 

@@ -1,4 +1,4 @@
-// c_api.cpp: the C interface of the codec (dcc.h) over codec.h; lets no exception out.
+// c_api.cpp: the C interface (dcc.h) over codec.h and the checks of inner models; lets no exception out.
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
@@ -10,6 +10,8 @@
 #include "frame/codec.h"
 #include "kernels/isa.h"
 #include "kernels/kernels.h"
+#include "ort/manifest.h"
+#include "ort/model_check.h"
 
 namespace {
 
@@ -53,6 +55,17 @@ int dcc_frame_encode(const dcc_encode_request* request, uint8_t** frame, size_t*
     if (*frame == nullptr) throw std::bad_alloc();
     std::memcpy(*frame, bytes.data(), bytes.size());
     *size = bytes.size();
+  });
+  return report(code, sentence, error, error_size);
+}
+
+int dcc_check_topology(const uint8_t* topology, size_t size, size_t payloads, uint64_t stored_bytes,
+                       uint64_t most_bytes, char* error, size_t error_size) {
+  std::string sentence;
+  const int code = dcc::guarded(sentence, [&] {
+    const dcc::ort::Manifest manifest = dcc::ort::read_manifest(topology, size, payloads, stored_bytes);
+    dcc::ort::Budget budget(most_bytes);
+    dcc::ort::check_inner_model(manifest.model, manifest.model_size, budget);
   });
   return report(code, sentence, error, error_size);
 }

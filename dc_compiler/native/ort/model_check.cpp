@@ -10,8 +10,8 @@
 namespace dcc::ort {
 namespace {
 
-constexpr size_t kMostMessages = 96;  // inside each other; protobuf itself reads 100
-constexpr size_t kMostDepth = 64;     // of bodies and calls; onnxruntime recurses into them
+constexpr size_t kMostMessages = 101;  // inside each other, as protobuf reads
+constexpr size_t kMostDepth = 64;      // of bodies and calls; onnxruntime recurses into them
 constexpr uint64_t kMessageCost =
     128;  // about what protobuf and onnxruntime keep for a message or a text, beside its bytes
 constexpr uint64_t kNumberCost = 8;

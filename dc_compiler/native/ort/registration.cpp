@@ -68,34 +68,34 @@ class Registrations {
     return all;
   }
 
-  // The registration of these options: made when the address is new.
-  Registration& at(const Api& api, uint32_t version, const char* runtime, const OrtSessionOptions* options) {
+  // The registration that these options belong to: made when there is none.
+  const Registration& at(const Api& api, uint32_t version, const char* runtime, const OrtSessionOptions* options) {
     const std::lock_guard<std::mutex> lock(mutex_);
-    Slot& slot = slots_[key(api, options)];
-    if (!slot.registration) slot.registration = std::make_unique<Registration>(api, version, runtime, options);
-    return *slot.registration;
+    const void* address = api.KernelInfo_GetConfigEntries ? nullptr : options;
+    std::unique_ptr<const Registration>& registration = registrations_[key(api, address)];
+    if (!registration) registration = std::make_unique<const Registration>(api, version, runtime, address);
+    return *registration;
   }
 
   // What was registered at this address before is dropped.
-  void put(const Registration& registration, std::shared_ptr<const Registered> registered) {
+  void put(const Api& api, const OrtSessionOptions* options, std::shared_ptr<const Registered> registered) {
     const std::lock_guard<std::mutex> lock(mutex_);
-    Slot& slot = slots_[key(registration.api, registration.address)];
-    if (slot.registered) by_mark_.erase(slot.registered->mark);
-    slot.registered = registered;
+    std::shared_ptr<const Registered>& place = by_address_[key(api, options)];
+    if (place) by_mark_.erase(place->mark);
+    place = registered;
     by_mark_[registered->mark] = std::move(registered);
   }
 
-  // What was registered last at the operators' address, or under the mark that the session's options carry.
-  std::shared_ptr<const Registered> find(const Registration& registration, const std::string* mark) {
+  // What was registered last at an address, and under a mark; null when nothing is.
+  std::shared_ptr<const Registered> at_address(const Api& api, const void* options) {
     const std::lock_guard<std::mutex> lock(mutex_);
-    if (!mark) return slots_[key(registration.api, registration.address)].registered;
-    const auto found = by_mark_.find(*mark);
-    return found == by_mark_.end() ? nullptr : found->second;
+    const auto found = by_address_.find(key(api, options));
+    return found == by_address_.end() ? nullptr : found->second;
   }
-
-  bool is_current(const Registration& registration, const std::string& mark) {
-    const auto registered = find(registration, nullptr);
-    return registered && registered->mark == mark;
+  std::shared_ptr<const Registered> under_mark(const std::string& mark) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    const auto found = by_mark_.find(mark);
+    return found == by_mark_.end() ? nullptr : found->second;
   }
 
   std::string new_mark() {
@@ -117,10 +117,6 @@ class Registrations {
   }
 
  private:
-  struct Slot {
-    std::unique_ptr<Registration> registration;
-    std::shared_ptr<const Registered> registered;
-  };
   using Key = std::pair<uintptr_t, const void*>;  // of the runtime, of the options
 
   static Key key(const Api& api, const void* options) {
@@ -128,7 +124,8 @@ class Registrations {
   }
 
   std::mutex mutex_;
-  std::map<Key, Slot> slots_;
+  std::map<Key, std::unique_ptr<const Registration>> registrations_;
+  std::map<Key, std::shared_ptr<const Registered>> by_address_;
   std::map<std::string, std::shared_ptr<const Registered>> by_mark_;
   std::map<const OrtLogger*, std::weak_ptr<Budget>> budgets_;
   uint64_t marks_ = 0;
@@ -146,17 +143,18 @@ void register_operators(OrtSessionOptions* options, const Api& api, uint32_t ver
   if (!isa_problem().empty()) refuse(isa_problem());
   Registrations& all = Registrations::instance();
   const std::string mark = entry_of(api, options, kRegisteredKey);
-  Registration& registration = all.at(api, version, runtime, options);
-  if (!mark.empty() && all.is_current(registration, mark)) return;
+  const auto current = all.at_address(api, options);
+  if (current && current->mark == mark) return;
   const Settings settings = settings_in(api, options);
   // a copy of registered options has the domain already, and a second one of its name would be refused
+  const Registration& registration = all.at(api, version, runtime, options);
   if (mark.empty()) check(api, api.AddCustomOpDomain(options, registration.domain(!settings.borrows_model_bytes)));
   const std::string new_mark = all.new_mark();
   check(api, api.AddSessionConfigEntry(options, kRegisteredKey, new_mark.c_str()));
   const OrtSessionOptions* registered = options;
   Owned<OrtSessionOptions> copy(get<OrtSessionOptions*>(api, api.CloneSessionOptions, registered),
                                 api.ReleaseSessionOptions);
-  all.put(registration, std::make_shared<const Registered>(Registered{new_mark, std::move(copy), settings}));
+  all.put(api, options, std::make_shared<const Registered>(Registered{new_mark, std::move(copy), settings}));
 }
 
 }  // namespace
@@ -196,10 +194,11 @@ Context kernel_context(const Registration& owner, const OrtKernelInfo* info) {
   Settings settings;
   if (api.KernelInfo_GetConfigEntries) {
     const Entries entries = read_entries(api, get<OrtKeyValuePairs*>(api, api.KernelInfo_GetConfigEntries, info));
-    registered = all.find(owner, find_entry(entries, kRegisteredKey));
+    const std::string* mark = find_entry(entries, kRegisteredKey);
+    if (mark) registered = all.under_mark(*mark);
     settings = settings_of(entries);
   } else {
-    registered = all.find(owner, nullptr);
+    registered = all.at_address(api, owner.address);
     if (registered) settings = registered->settings;
   }
   if (!registered)

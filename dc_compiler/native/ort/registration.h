@@ -1,8 +1,10 @@
 // registration.h: what one registration of the library leaves behind, and how a kernel finds it again.
 //
 // Operators must outlive every session made with the options that they are registered on, and nothing tells when the
-// last one ends. So that registering over and over keeps nothing more, a registration belongs to the address of its
-// options: options that stand there without our mark replace others that are gone.
+// last one ends. So that registering over and over keeps nothing more, operators are shared, and a copy of the options
+// belongs to their address: options that stand there without our mark replace others that are gone. A kernel finds the
+// copy by the mark among its session's options; in runtimes that do not show them to kernels (before 1.24) by its
+// operator, of which every address then has its own.
 #ifndef DCC_REGISTRATION_H_
 #define DCC_REGISTRATION_H_
 
@@ -39,7 +41,7 @@ struct Operator : OrtCustomOp {
   const Registration* registration;
 };
 
-// One address of session options, for good.
+// The operators of a runtime, or in old ones of an address of options, for good.
 class Registration {
  public:
   Registration(const Api& table, uint32_t api_version, std::string runtime_version, const void* address);
@@ -49,7 +51,7 @@ class Registration {
   const Api api;
   const uint32_t version;     // of the C API
   const std::string runtime;  // onnxruntime's own version
-  const void* const address;
+  const void* const address;  // of the options; null where operators are shared
 
   // The operators as a domain to add to options. With `alias`, DecodeWeights may decode into the graph's own buffers.
   OrtCustomOpDomain* domain(bool alias) const;
