@@ -26,7 +26,7 @@ from dc_compiler.model import packed
 
 FLOAT = TensorProto.FLOAT
 NAMES = {number: name.lower() for name, number in TensorProto.DataType.items()}
-PLAIN = {
+PLAIN: dict[int, Any] = {
     FLOAT: np.float32, TensorProto.UINT8: np.uint8, TensorProto.INT8: np.int8, TensorProto.UINT16: np.uint16,
     TensorProto.INT16: np.int16, TensorProto.INT32: np.int32, TensorProto.INT64: np.int64, TensorProto.BOOL: np.bool_,
     TensorProto.FLOAT16: np.float16, TensorProto.DOUBLE: np.float64, TensorProto.UINT32: np.uint32,
@@ -49,7 +49,7 @@ WEIGHTS: dict[int, Any] = {
 def tensor(elem_type: int, name: str = "c") -> TensorProto:
     """Two elements of the type."""
     if elem_type == TensorProto.STRING:
-        return helper.make_tensor(name, elem_type, [2], [b"one", b"two"])
+        return TensorProto(name=name, data_type=elem_type, dims=[2], string_data=[b"one", b"two"])
     if elem_type in NOT_CARRIED:
         return TensorProto(name=name, data_type=elem_type, dims=[2], raw_data=b"\x21")
     return TensorProto(
