@@ -119,8 +119,8 @@ def _candidates(
 
 def _sum_of_bits(array: Array) -> int:
     """The same for every order of the elements."""
-    bits = array.view(f"u{array.dtype.itemsize}")
-    return int(bits.sum(dtype=np.uint64)) if bits.dtype.itemsize < 8 else int(np.bitwise_xor.reduce(bits, axis=None))
+    bits = np.ascontiguousarray(array).reshape(-1).view(_bits(array))
+    return int(bits.sum(dtype=np.uint64)) if bits.dtype.itemsize < 8 else int(np.bitwise_xor.reduce(bits))
 
 
 def _tie(
@@ -155,12 +155,17 @@ def _tie(
 
 def _equal(one: Array, other: Array) -> bool:
     """Whether two arrays of one shape have the same bits; compared in blocks of rows."""
-    bits = f"u{one.dtype.itemsize}"
+    bits = _bits(one)
     rows = max(1, ir.BLOCK // max(1, one[0].size))
     return all(
         np.array_equal(np.ascontiguousarray(one[s]).view(bits), np.ascontiguousarray(other[s]).view(bits))
         for s in ir.blocks(len(one), rows)
     )
+
+
+def _bits(array: Array) -> str:
+    """The unsigned type to look at elements bit for bit; of the two parts of a complex number."""
+    return f"u{min(8, array.dtype.itemsize)}"
 
 
 def _move_to_main(proto: onnx.ModelProto, stored: _Stored, result: Ties) -> None:

@@ -199,7 +199,8 @@ def cluster_record(record: ir.WeightRecord, job: Job, seed: int) -> Update:
     """Indices and codebook of a weight, or the reason why it gets none."""
     options = job.cluster
     if record.exact is not None:
-        return Update(clustered=_exact(record.values.reshape(-1), FEW))
+        is_float = ir.is_compressible(record.elem_type)  # codebooks hold floats only
+        return Update(clustered=_exact(record.values.reshape(-1), FEW) if is_float else None)
     if options.mode == "rd":
         values = _kept(record)
         return _priced(record, values, options._quantizer(record, values, 1.0))

@@ -156,6 +156,14 @@ def test_vectors_stay_apart() -> None:
     assert stored(build(nodes, {"w": zeros, "v": zeros}, ["n", 2048])) == {"w": (), "v": ()}
 
 
+def test_complex_numbers_are_compared_too() -> None:
+    """onnxruntime runs few operators on them, but whatever it reads can be stored once."""
+    w = W + 1j * W.astype(np.complex128)
+    nodes = [node("Add", ["w", "v"], ["c"]), node("Shape", ["c"], ["s"]), node("Cast", ["s"], ["y"], to=1)]
+    assert stored(build(nodes, {"w": w, "v": w})) == {"w": ("v",)}
+    assert stored(build(nodes, {"w": w, "v": w.conj()})) == {"w": (), "v": ()}
+
+
 def test_every_name_of_a_tensor_still_means_it() -> None:
     net = build(TWO, {"w": W, "v": W})
     for name in ("w", "v", "v*"):
