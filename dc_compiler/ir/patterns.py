@@ -22,6 +22,8 @@ LEAST_LINE = 8  # elements of a line that can be told from a random one
 LEAST_SIZE = 64  # elements of a tensor, and
 LEAST_VECTOR = 16  # of a vector, that can
 SAMPLE = 8  # lines looked at first
+ARGUMENT = 2e-7  # error of a sinusoid whose argument was computed in float32, for each radian of it
+MOST = 1 << 22  # elements looked at after that: more would agree, too, and cost memory
 LARGEST_WINDOWED = 1 << 24  # elements up to which a window is looked for: that needs all of them
 
 
@@ -75,6 +77,12 @@ def _sampled(lines: NDArray[np.generic], count: int = SAMPLE) -> Array:
     return lines[:: max(1, len(lines) // count)].astype(np.float64)
 
 
+def _nearly_all(lines: NDArray[np.generic]) -> Array:
+    """The rows, float64; of large matrices as many as ``MOST`` elements are, at equal distances."""
+    step = -(-lines.size // MOST)
+    return lines[::step].astype(np.float64)
+
+
 # Values -------------------------------------------------------------------------------------------------------------
 
 
@@ -121,7 +129,7 @@ def _equal_rows(lines: NDArray[np.generic], floor: float) -> str | None:
         return None
     first = lines[0].astype(np.float64)
     bound = floor * float(np.abs(first).max())
-    for part in (_sampled(lines), lines):
+    for part in (_sampled(lines), _nearly_all(lines)):
         if (np.abs(part - first) > bound).any():
             return None
     return "one row repeated"
@@ -134,11 +142,11 @@ def _bank(lines: NDArray[np.generic], floor: float) -> str | None:
     sample = _sampled(lines)
     if _has_peaks(sample if sample.sum() >= 0 else -sample, floor) is None:
         return None
-    numbers = lines.astype(np.float64)
+    numbers = _nearly_all(lines)
     peaks = _has_peaks(numbers if numbers.sum() >= 0 else -numbers, floor)
     if peaks is None or len(peaks) < LEAST_LINE:
         return None
-    wide = np.count_nonzero(np.count_nonzero(lines, axis=1) >= 3)
+    wide = np.count_nonzero(np.count_nonzero(numbers, axis=1) >= 3)
     moves = np.diff(peaks)
     in_order = bool((moves >= 0).all() or (moves <= 0).all()) and len(np.unique(peaks)) >= LEAST_LINE
     return "a filter bank (mel or the like)" if in_order and wide >= 4 else None
@@ -163,9 +171,9 @@ def _toeplitz(lines: NDArray[np.generic], floor: float) -> str | None:
         return None
     for matrix, name in ((lines, "Toeplitz"), (lines[:, ::-1], "Hankel")):
         bound = floor * float(np.abs(matrix[0].astype(np.float64)).max())
-        step = max(1, len(matrix) // SAMPLE)
+        step, most = max(1, len(matrix) // SAMPLE), -(-matrix.size // MOST)
         is_so = True
-        for upper, lower in ((matrix[:-1:step], matrix[1::step]), (matrix[:-1], matrix[1:])):
+        for upper, lower in ((matrix[:-1:step], matrix[1::step]), (matrix[:-1:most], matrix[1::most])):
             differences = upper[: len(lower), :-1].astype(np.float64) - lower[:, 1:].astype(np.float64)
             is_so = is_so and not (np.abs(differences) > bound).any()
             if not is_so:
@@ -183,7 +191,7 @@ def _sinusoids(lines: NDArray[np.generic], floor: float) -> str | None:
     solutions."""
     if len(lines) < 2 or _factors(_sampled(lines), floor) is None:
         return None
-    factors = _factors(lines.astype(np.float64), floor)
+    factors = _factors(_nearly_all(lines), floor)
     return None if factors is None else _name(factors, "")
 
 
@@ -199,7 +207,8 @@ def _factors(lines: Array, floor: float, window: Array | None = None) -> Array |
     """The c of ``x[i+1] + x[i-1] = c x[i]`` for every line [n, length] that is not about zero; None if one has none.
 
     Lines are divided by ``window`` [length] first, and errors weighted by it. The error may be a fiftieth of the second
-    difference, so that smooth lines do not pass for low frequencies, or what rounding explains.
+    difference, so that smooth lines do not pass for low frequencies, or what the rounding of values and of the
+    sinusoids' arguments explains.
     """
     strength = np.sqrt(np.square(lines).mean(axis=1))
     lines = lines[strength > 1e-4 * strength.max(initial=0.0)]
@@ -213,7 +222,8 @@ def _factors(lines: Array, floor: float, window: Array | None = None) -> Array |
     error = np.sqrt(np.square(sides - factors[:, None] * middle).sum(axis=1))
     bend = np.sqrt(np.square(sides - 2 * middle).sum(axis=1))
     size = np.sqrt(np.square(lines[:, 1:-1] * weight).sum(axis=1))
-    return factors if bool((error <= np.maximum(bend / 50, floor * size)).all()) else None
+    angles = np.arccos(np.clip(factors / 2, -1, 1)) * lines.shape[1]  # of the last element, as float32 rounds it
+    return factors if bool((error <= np.maximum(bend / 50, (floor + ARGUMENT * angles) * size)).all()) else None
 
 
 def _windowed(lines: NDArray[np.generic], floor: float) -> str | None:
@@ -226,7 +236,7 @@ def _windowed(lines: NDArray[np.generic], floor: float) -> str | None:
     for s in blocks(count, max(1, (1 << 20) // length)):
         total += np.square(lines[s].astype(np.float64)).sum(axis=0)
     window = np.sqrt(total)
-    if _follow_window(_sampled(lines), window, floor) and _follow_window(lines.astype(np.float64), window, floor):
+    if _follow_window(_sampled(lines), window, floor) and _follow_window(_nearly_all(lines), window, floor):
         return _name(np.zeros(1), " under a window")
     return None
 

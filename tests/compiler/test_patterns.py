@@ -67,6 +67,10 @@ FORMULAS: dict[str, tuple[Callable[[], Array], str]] = {
     "positions": (positions, "positional"),
     "positions_scaled": (lambda: positions(5000, 32)[None] * 0.02, "positional"),
     "rotary": (lambda: np.cos(np.arange(256)[:, None] * 10000.0 ** (-np.arange(32) / 32)), "positional"),
+    "rotary_long": (
+        lambda: np.cos(np.arange(65536, dtype="f")[:, None] * (10000.0 ** (-np.arange(32) / 32)).astype("f")),
+        "positional",
+    ),
     "identity": (lambda: np.eye(48), "2 distinct values"),
     "permutation": (lambda: np.eye(64)[np.random.default_rng(0).permutation(64)], "2 distinct values"),
     "one_hot_kernel": (lambda: np.eye(9).reshape(9, 1, 3, 3).repeat(4, 0), "2 distinct values"),
