@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 
 import onnx
 
@@ -16,6 +16,8 @@ from dc_compiler.ort import shapes
 from dc_compiler.ort.shapes import Dim, Value
 
 EXTENTS = (16, 32, 64, 1, 8, 128, 224, 48, 256, 512)  # tried in turn for axes whose extent nothing in the graph tells
+LONE = (256, 64, 512)  # tried between those for the open axes of one input alone, where all others then have extent 1
+MOST_LONE = 4  # inputs with open axes up to which each is tried alone
 SIGNAL_EXTENT = 4096  # samples of a one-dimensional signal
 MAX_BYTES = 1 << 30  # of all values of a run
 MAX_INPUTS = 1 << 24  # elements of all inputs, the only bound where an operator's shapes are not known
@@ -81,12 +83,23 @@ class OpenAxes:
             yield self._fill(known, 1)
             return
         fits = False
-        for attempt in (self._fill(known, e) for e in EXTENTS):
-            if self._fits(attempt):
-                fits = True
-                yield attempt
+        for extent, lone in zip_longest(EXTENTS, LONE):
+            for attempt in (self._fill(known, extent), *(self._alone(known, lone) if lone else ())):
+                if self._fits(attempt):
+                    fits = True
+                    yield attempt
         if not fits:
             yield from filter(self._fits, self._others(known))
+
+    def _alone(self, known: dict[str, int], extent: int) -> Iterator[Extents]:
+        """One input of this extent, the others of extent 1: batches and states beside a length."""
+        open_dims = self._symbols - set(known) - self._batches
+        groups = [open_dims & {d for d in dims if isinstance(d, str)} for dims in self.inputs.values()]
+        groups = [g for g in groups if g]
+        if len(groups) <= MOST_LONE:
+            for group in groups:
+                if group != open_dims:
+                    yield self._fill(known | dict.fromkeys(open_dims - group, 1), extent)
 
     def _others(self, known: dict[str, int]) -> Iterator[Extents]:
         nodes = sum(len(g.node) for g in ir.walk_graphs(self._model.graph))

@@ -16,6 +16,7 @@ from dc_compiler.ort.sessions import short
 
 COUNT = 4
 MAX_FAILURES = 60  # runs that fail, after which no more is tried
+MORE_EXTENTS = 6  # tried after the first that run, where an input chooses a way and not all ways ran
 SIGNAL_LENGTH = 1000  # samples from which on an axis of fixed extent may be a signal in time
 # How floats are made, tried in turn until outputs are finite and not constant: logarithms and roots want positive
 # numbers, exponentials small ones, and some models are made for pixels
@@ -23,6 +24,7 @@ FLOATS = ("normal", "unit", "positive", "small", "pixels")
 # How integers that index no table are made: counts and flags want 1 or 0, masks both, lengths the extent of other axes
 INTEGERS = ("ones", "random", "zeros", "random")
 OTHER_INTEGERS = ("ones", "zeros", "extent", "random")
+COMPARISONS = frozenset({"Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"})
 ON_THE_WAY = frozenset({
     "Add", "Cast", "Div", "Identity", "Mul", "Pad", "Reshape", "Slice", "Squeeze", "Sub", "Transpose", "Unsqueeze",
 })  # fmt: skip
@@ -44,20 +46,22 @@ def feeds(session: Any, specs: Sequence[InputSpec], model: onnx.ModelProto, seed
     than a bounded amount of memory (:mod:`dc_compiler.ort.extents`). Floats are standard normal, or of another kind
     where the outputs would not be finite or would be constant; among signals in time are tones and quiet noise.
     Integers lie below the smallest table that they may index, else they are zeros, ones or both, or pixels where bytes
-    have three axes or more; booleans take both values.
+    have three axes or more; single ones also take the values that the graph compares them with, such as a sample rate.
+    Booleans take both values.
 
     Args:
         session: of the original model. specs: its inputs. model: its message; weights are not read.
     """
     maker = _Maker(specs, model, seed)
     errors: list[Exception] = []
+    best, more = MadeUp(), MORE_EXTENTS if maker.chooses else 0
     for extents in maker.axes.attempts():
         found = _at(session, maker, extents, count, errors)
-        if found.feeds:
-            return found
-        if len(errors) > MAX_FAILURES:
+        best = max(best, found, key=lambda m: len(m.feeds))
+        if len(best.feeds) == count or len(errors) > MAX_FAILURES or (best.feeds and not more):
             break
-    return MadeUp(reason=_reason(specs, maker.axes, errors))
+        more -= bool(best.feeds)
+    return best if best.feeds else MadeUp(reason=_reason(specs, maker.axes, errors))
 
 
 @dataclass
@@ -141,6 +145,8 @@ class _Maker:
     def __init__(self, specs: Sequence[InputSpec], model: onnx.ModelProto, seed: int) -> None:
         self._specs, self._seed = specs, seed
         self._bounds = _index_bounds(model)
+        self._compared = _compared(specs, model)
+        self.chooses = bool(self._compared)
         self._signals = {s.name for s in specs if s.dtype.kind in "fV" and _is_signal(s, model)}
         self.axes = OpenAxes(model, [s.name for s in specs], sorted(self._signals))
         self.has_integers = any(s.dtype.kind in "iu" for s in specs)
@@ -177,6 +183,9 @@ class _Maker:
         if kind is None and spec.dtype.itemsize == 1 and len(shape) >= 3:  # pixels
             limits = np.iinfo(spec.dtype)
             return np.asarray(random.integers(limits.min, limits.max + 1, shape)).astype(spec.dtype)
+        compared = self._compared.get(spec.name)
+        if kind is None and compared and slot % 2 == 0:
+            return np.full(shape, compared[slot // 2 % len(compared)], spec.dtype)
         kind = kind or INTEGERS[slot % len(INTEGERS)]
         if kind == "random":
             return np.asarray(random.integers(0, 2, shape)).astype(spec.dtype)
@@ -237,15 +246,44 @@ def _hears(kernel: tuple[int, ...], is_long: bool) -> bool:
 def _index_bounds(model: onnx.ModelProto) -> dict[str, int]:
     """Upper bounds of integer inputs that index a stored table (Gather along axis 0), directly or after a Cast."""
     tables = {s.value_name: s.tensor.dims[0] for s in ir.weight_sites(model.graph) if s.tensor and s.tensor.dims}
-    given: dict[str, str] = {}
+    given = _given(model)
     bounds: dict[str, int] = {}
     for node in _nodes(model.graph):
-        if node.op_type in ("Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze") and node.input:
-            given[node.output[0]] = given.get(node.input[0], node.input[0])
         if node.op_type == "Gather" and node.input[0] in tables and not ir.attribute(node, "axis", 0):
             rows, name = tables[node.input[0]], given.get(node.input[1], node.input[1])
             bounds[name] = min(rows, bounds.get(name, rows))
     return bounds
+
+
+def _given(model: onnx.ModelProto) -> dict[str, str]:
+    """Values that are another in another type or shape, and that other one."""
+    given: dict[str, str] = {}
+    for node in _nodes(model.graph):
+        if node.op_type in ("Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze") and node.input:
+            given[node.output[0]] = given.get(node.input[0], node.input[0])
+    return given
+
+
+def _compared(specs: Sequence[InputSpec], model: onnx.ModelProto) -> dict[str, list[int]]:
+    """What the graph compares single integers with, sorted: beside 0 and 1, which are tried anyway."""
+    limits = {
+        s.name: np.iinfo(s.dtype) for s in specs if s.dtype.kind in "iu" and set(s.dims) <= {1} and not s.any_rank
+    }
+    if not limits:
+        return {}
+    single = {s.value_name: s.tensor for s in ir.weight_sites(model.graph) if s.tensor and set(s.tensor.dims) <= {1}}
+    given = _given(model)
+    found: dict[str, set[int]] = {}
+    for node in _nodes(model.graph):
+        if node.op_type not in COMPARISONS:
+            continue
+        for value, other in (node.input, node.input[::-1]):
+            name, tensor = given.get(value, value), single.get(other)
+            if name in limits and tensor is not None and not tensor.external_data:
+                number = float(onnx.numpy_helper.to_array(tensor).astype(np.float64).item())
+                if number.is_integer() and number not in (0, 1) and limits[name].min <= number <= limits[name].max:
+                    found.setdefault(name, set()).add(int(number))
+    return {name: sorted(numbers) for name, numbers in found.items()}
 
 
 def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:

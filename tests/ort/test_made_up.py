@@ -340,6 +340,44 @@ def test_rows_of_numbers_are_no_signals() -> None:
     assert all(f["x"].std() == pytest.approx(1, abs=0.1) for f in made_for(net).feeds)
 
 
+def voice_detector() -> onnx.ModelProto:
+    """y = the last state of an LSTM that starts from h, over frames of x: one weight for a rate of 16,000, another for
+    others; reflection needs more than 64 samples, and the LSTM's batch is that of x. No axis has a name."""
+
+    def way(name: str) -> onnx.GraphProto:
+        nodes = [
+            node("Unsqueeze", ["x", "axis"], ["u"]),
+            node("Pad", ["u", "pads"], ["p"], mode="reflect"),
+            node("Conv", ["p", name], ["c"], strides=[128]),
+            node("Transpose", ["c"], ["t"], perm=[2, 0, 1]),
+            node("Squeeze", ["h", "axis"], ["s"]),
+            node("LSTM", ["t", "wx", "wh", "", "", "s", "s"], ["", "last"], hidden_size=16),
+        ]
+        return body(name, nodes, [info("last", F32)], [])
+
+    rate = [node("Equal", ["sr", "rate"], ["is"])]
+    choose = node("If", ["is"], ["y"], then_branch=way("high"), else_branch=way("low"))
+    weights = {"high": weight(32, 1, 128), "low": weight(32, 1, 128), "wx": weight(1, 64, 32), "wh": weight(1, 64, 16)}
+    constants = {"axis": np.array([1]), "pads": np.array([0, 0, 0, 0, 0, 64]), "rate": np.array(16000)}
+    net = model(
+        [*rate, choose],
+        [x_in("?", "?"), info("h", F32, 1, 1, "?", 16), info("sr", I64)],
+        [info("y", F32)],
+        [tensor(n, v) for n, v in (weights | constants).items()],
+    )
+    for output in (*net.graph.output, *(o for a in choose.attribute for o in a.g.output)):
+        output.type.tensor_type.ClearField("shape")
+    return net
+
+
+def test_a_length_a_state_and_a_rate_that_the_graph_asks_for() -> None:
+    found = made_for(voice_detector())
+    assert [int(f["sr"]) == 16000 for f in found.feeds] == [True, False, True, False]
+    assert {f["x"].shape for f in found.feeds} == {(1, 256)}
+    assert {f["h"].shape for f in found.feeds} == {(1, 1, 1, 16)}
+    assert len(found.feeds) == 4
+
+
 def test_an_input_that_a_loop_counts_with() -> None:
     """A loop that runs as often as an integer input says is entered."""
     inner = body(
