@@ -64,13 +64,15 @@ class _Products:
         self.noise += float(difference @ difference)
 
     def cosine(self, unknown: float) -> float | None:
-        """None for zeros on both sides; ``unknown`` where squares overflow."""
+        """None for zeros on both sides, 1 for equal ones; ``unknown`` where squares overflow."""
         if self.signal == 0 and self.other == 0:
             return None
         if self.signal == 0 or self.other == 0:
             return 0.0
+        if self.noise == 0:
+            return 1.0
         found = self.dot / (math.sqrt(self.signal) * math.sqrt(self.other))
-        return found if math.isfinite(found) else unknown
+        return min(1.0, max(-1.0, found)) if math.isfinite(found) else unknown
 
 
 @dataclass

@@ -94,7 +94,8 @@ class OpenAxes:
     def _alone(self, known: dict[str, int], extent: int) -> Iterator[Extents]:
         """One input of this extent, the others of extent 1: batches and states beside a length."""
         open_dims = self._symbols - set(known) - self._batches
-        groups = [open_dims & {d for d in dims if isinstance(d, str)} for dims in self.inputs.values()]
+        leading = {d for dims in self.inputs.values() for d in dims[:1] if isinstance(d, str)}
+        groups = [(open_dims - leading) & {d for d in dims if isinstance(d, str)} for dims in self.inputs.values()]
         groups = [g for g in groups if g]
         if len(groups) <= MOST_LONE:
             for group in groups:

@@ -27,6 +27,16 @@ def test_known_differences() -> None:
     assert result.top1_agreement == 0.0
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_equal_values_have_a_cosine_of_one_and_no_values_have_more(seed: int) -> None:
+    """Rounding in square roots made equal outputs miss a demand for 1."""
+    x = np.random.default_rng(seed).standard_normal((7, 31)).astype(np.float32)
+    assert one(x, x.copy()).worst_cosine == 1.0
+    near = one(x, x * np.float32(1 + 2**-20)).worst_cosine
+    assert near is not None
+    assert 1 - 1e-12 < near <= 1.0
+
+
 def test_all_feeds_count() -> None:
     before = [np.array([[1.0, 0.0]]), np.array([[0.0, 1.0]])]
     after = [np.array([[1.0, 0.0]]), np.array([[2.0, 1.0]])]

@@ -340,9 +340,9 @@ def test_rows_of_numbers_are_no_signals() -> None:
     assert all(f["x"].std() == pytest.approx(1, abs=0.1) for f in made_for(net).feeds)
 
 
-def voice_detector() -> onnx.ModelProto:
+def voice_detector(batch: str) -> onnx.ModelProto:
     """y = the last state of an LSTM that starts from h, over frames of x: one weight for a rate of 16,000, another for
-    others; reflection needs more than 64 samples, and the LSTM's batch is that of x. No axis has a name."""
+    others; reflection needs more than 64 samples, and the LSTM's batch is that of x."""
 
     def way(name: str) -> onnx.GraphProto:
         nodes = [
@@ -361,7 +361,7 @@ def voice_detector() -> onnx.ModelProto:
     constants = {"axis": np.array([1]), "pads": np.array([0, 0, 0, 0, 0, 64]), "rate": np.array(16000)}
     net = model(
         [*rate, choose],
-        [x_in("?", "?"), info("h", F32, 1, 1, "?", 16), info("sr", I64)],
+        [x_in(batch, "?"), info("h", F32, 1, 1, batch, 16), info("sr", I64)],
         [info("y", F32)],
         [tensor(n, v) for n, v in (weights | constants).items()],
     )
@@ -370,8 +370,9 @@ def voice_detector() -> onnx.ModelProto:
     return net
 
 
-def test_a_length_a_state_and_a_rate_that_the_graph_asks_for() -> None:
-    found = made_for(voice_detector())
+@pytest.mark.parametrize("batch", ["?", "batch"])
+def test_a_length_a_state_and_a_rate_that_the_graph_asks_for(batch: str) -> None:
+    found = made_for(voice_detector(batch))
     assert [int(f["sr"]) == 16000 for f in found.feeds] == [True, False, True, False]
     assert {f["x"].shape for f in found.feeds} == {(1, 256)}
     assert {f["h"].shape for f in found.feeds} == {(1, 1, 1, 16)}
