@@ -74,7 +74,7 @@ def test_kmeans_is_no_worse_than_scikit_learns(values: Array, count: int) -> Non
     theirs = KMeans(count, init=start[:, None], n_init=1, tol=0, max_iter=10_000, algorithm="lloyd")
     found = np.sort(theirs.fit(values[:, None]).cluster_centers_[:, 0])
     result = kmeans(values, start)
-    assert len(result) == count
+    assert len(result) == count or squared_error(values, result) < 1e-20  # nothing to gain
     assert squared_error(values, result) <= 1.05 * squared_error(values, found) + 1e-12
 
 
