@@ -180,7 +180,7 @@ def _inspect(a: argparse.Namespace) -> int:
 
     if a.report is not None:
         files.check_output_path(a.report, files.read_model(a.file).files())
-    report = inspect_model(a.file, min_size=a.min_size)
+    report = inspect_model(a.file, min_size=a.min_size, max_decoded_bytes=a.max_decoded_bytes)
     if a.report is not None:
         files.write_atomically(a.report, [report.to_html().encode()])
     if a.json:
@@ -211,7 +211,7 @@ def _unpack(a: argparse.Namespace) -> int:
     from dc_compiler.compiler import unpack_model
     from dc_compiler.model import files
 
-    unpack_model(a.compiled, a.output)
+    unpack_model(a.compiled, a.output, max_decoded_bytes=a.max_decoded_bytes)
     a.is_written = True
     _show([f"{a.compiled} -> {a.output}: {files.file_size(a.output):,} bytes"], written=a.output)
     return OK
@@ -274,6 +274,7 @@ def _parser() -> argparse.ArgumentParser:
         "--min-size", metavar="N", type=int, default=1024, help="element floor shown as reason (default 1024)"
     )
     p.add_argument("--all", action="store_true", help="show every weight (default: the 50 largest)")
+    _add_bound(p)
     p.add_argument("--report", metavar="FILE.html", type=Path)
     p.add_argument("--json", action="store_true")
     p = _command(commands, "verify", _verify, "compare a compiled model with its original by running both")
@@ -291,6 +292,7 @@ def _parser() -> argparse.ArgumentParser:
     p = _command(commands, "unpack", _unpack, "turn a compiled model back into a plain ONNX model")
     p.add_argument("compiled", metavar="COMPILED", type=Path)
     p.add_argument("-o", "--output", metavar="DENSE", type=Path, required=True)
+    _add_bound(p)
     p = _command(commands, "bench", _bench, "size, load time, latency and peak memory side by side")
     p.add_argument("original", metavar="ORIGINAL", type=Path)
     p.add_argument("compiled", metavar="COMPILED", type=Path)
@@ -337,6 +339,12 @@ def _add_data(p: argparse.ArgumentParser) -> None:
     p.add_argument("--metric", metavar="NAME", help=metric_help)
     p.add_argument("--data", metavar="FILE", help=".npz, a folder of .npy, or module:function yielding input dicts")
     p.add_argument("--labels", metavar="NAME", help="array of the data that holds the labels: class numbers, or floats")
+
+
+def _add_bound(p: argparse.ArgumentParser) -> None:
+    p.add_argument(
+        "--max-decoded-bytes", metavar="N", type=int, help="what a compiled file may decode to (SECURITY.md)"
+    )
 
 
 def _add_libraries(p: argparse.ArgumentParser) -> None:

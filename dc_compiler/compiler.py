@@ -293,8 +293,13 @@ def _check_quality(report: CompileReport, recipe: Recipe, exact: bool, force: bo
         )
 
 
-def inspect_model(path: str | os.PathLike[str], *, min_size: int = 1024) -> CompileReport:
+def inspect_model(
+    path: str | os.PathLike[str], *, min_size: int = 1024, max_decoded_bytes: int | None = None
+) -> CompileReport:
     """Per-tensor facts of a compiled model, or of a model that could be compiled.
+
+    Args:
+        min_size: element floor shown as reason. max_decoded_bytes: as for :func:`unpack_model`.
 
     Raises:
         ModelError, CorruptFrameError
@@ -305,7 +310,7 @@ def inspect_model(path: str | os.PathLike[str], *, min_size: int = 1024) -> Comp
         rows = [record_row(r) for r in program.records]
         return CompileReport(source.label, "", 0, "not compiled", source.size, source.size, 0, rows)
     files.embed_external_data(source)
-    opened = packed.open_packed(source.proto, source.label)
+    opened = packed.open_packed(source.proto, source.label, max_decoded_bytes)
     facts = {p.key: p.value for p in source.proto.metadata_props}
     original = _number(facts, "dcc.original_bytes") or source.size
     return CompileReport(
@@ -362,8 +367,16 @@ def verify_models(
     return result
 
 
-def unpack_model(compiled: str | os.PathLike[str], output: str | os.PathLike[str] | None = None) -> onnx.ModelProto:
+def unpack_model(
+    compiled: str | os.PathLike[str],
+    output: str | os.PathLike[str] | None = None,
+    *,
+    max_decoded_bytes: int | None = None,
+) -> onnx.ModelProto:
     """The plain ONNX model behind a compiled one; written to ``output`` when given.
+
+    Args:
+        max_decoded_bytes: what the file may decode to; by default what onnxruntime may (SECURITY.md).
 
     Raises:
         ModelError, CorruptFrameError, OutputError
@@ -373,7 +386,7 @@ def unpack_model(compiled: str | os.PathLike[str], output: str | os.PathLike[str
     if target is not None:
         files.check_output_path(target, source.files())
     files.embed_external_data(source)
-    model = packed.unpack(source.proto, source.label)
+    model = packed.unpack(source.proto, source.label, max_decoded_bytes)
     if target is not None:
         files.write_model(model, target)
     return model

@@ -83,7 +83,7 @@ class Budget:
         if self.left < 0:
             raise ModelError(
                 f"{what} would take what the file decodes to over {self.limit:,} bytes; "
-                "if you trust the file, allow more with max_decoded_bytes"
+                "if you trust the file, allow more with --max-decoded-bytes"
             )
 
 

@@ -27,8 +27,8 @@ def kmeans(ordered: np.ndarray, start: np.ndarray, count: int | None = None) -> 
         count: clusters wanted; by default as many as ``start`` has.
 
     Returns:
-        Centroids, ascending, float64 [<= count]: fewer only where there are fewer distinct values, or no cut gains anything that
-        float64 can tell.
+        Centroids, ascending, float64 [<= count]: fewer only where there are fewer distinct values, or no cut gains
+        anything that float64 can tell.
     """
     wanted = len(start) if count is None else count
     sums = _prefix_sums(ordered)

@@ -20,6 +20,7 @@ import ort_models as models
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from dc_compiler.cli import main
 from dc_compiler.codec import binding
 from dc_compiler.errors import DccError
 from dc_compiler.model import packed
@@ -532,10 +533,21 @@ def test_the_host_may_bound_and_allow(make: Callable[..., onnx.ModelProto]) -> N
     model = make(1000, 1000, count=20)  # 80 MB
     assert "set dcc.max_decoded_bytes" in refusal(model)
     assert models.open_session(model, entries(100_000_000)).run(None, {})[0] == 0
-    with pytest.raises(DccError, match="max_decoded_bytes"):
+    with pytest.raises(DccError, match="--max-decoded-bytes"):
         packed.unpack(model, "it")
     unpacked = packed.unpack(model, "it", max_decoded_bytes=100_000_000)
     assert sum(len(t.raw_data) for t in unpacked.graph.initializer) == 80_000_000
+
+
+def test_the_command_bounds_and_allows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, dense = str(tmp_path / "zeros.onnx"), tmp_path / "dense.onnx"
+    onnx.save(zeros_model(1000, 1000, count=20), source)  # 80 MB
+    for command in (["inspect", source], ["unpack", source, "-o", str(dense)]):
+        assert main(command) == 2
+        assert "zeros.onnx" in capsys.readouterr().err
+        assert not dense.exists()
+        assert main([*command, "--max-decoded-bytes", "100000000"]) == 0
+    assert dense.stat().st_size > 80_000_000
 
 
 def refusal_with(model: onnx.ModelProto, options: ort.SessionOptions) -> str:
