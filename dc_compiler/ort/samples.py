@@ -13,7 +13,7 @@ import onnx
 from onnx import helper
 
 from dc_compiler.codec import binding
-from dc_compiler.errors import DataError
+from dc_compiler.errors import DataError, ModelError
 from dc_compiler.model import files
 from dc_compiler.ort import data
 from dc_compiler.ort.sessions import Sessions
@@ -60,6 +60,7 @@ class Samples:
         self._source, self._label_name, self._original = source, labels, original
         self._trains, self._seed, self._validation = trains, seed, VALIDATION
         self._outputs: dict[str, Array] = {}
+        self._left_out = 0
         self.threads = threads
         self.pool = ThreadPoolExecutor(threads, initializer=binding.flush_denormals)
 
@@ -71,7 +72,17 @@ class Samples:
     def _dataset(self) -> data.Dataset:
         found = data.read(self._source, self._specs, self._label_name, None if self._trains else CHECKED)
         self._source = None
-        return found.joined() if self._trains else found
+        return self._in_batches(found.joined()) if self._trains else found
+
+    def _in_batches(self, table: data.Dataset) -> data.Dataset:
+        """The samples that fill batches, where the model fixes how many these have."""
+        count, unit = table.count, self.fixed_batch or 1
+        self._left_out = count % unit if count > unit else 0
+        if not self._left_out:
+            return table
+        whole = slice(0, count - self._left_out)
+        labels = None if table.labels is None else table.labels[whole]
+        return data.Dataset([data.take(table.feeds[0], whole)], labels, is_table=True)
 
     def read(self) -> None:
         """Read and split the data now, so that what does not fit is refused before any work.
@@ -173,11 +184,16 @@ class Samples:
     def notes(self) -> list[str]:
         """What a reader of the figures should know about their samples."""
         checked = self.sizes()["check"]
+        found = []
+        if self._left_out:
+            found.append(f"{self._left_out} samples that fill no batch of {self.fixed_batch} were left out")
         if self._trains and checked < FEW:
-            return [f"only {checked} samples, kept from training, check the result; give more data for surer figures"]
+            found.append(
+                f"only {checked} samples, kept from training, check the result; give more data for surer figures"
+            )
         if self.is_table and checked < self.count and not self._trains:
-            return [f"{checked:,} of {self.count:,} samples check the result"]
-        return []
+            found.append(f"{checked:,} of {self.count:,} samples check the result")
+        return found
 
     @cached_property
     def _order(self) -> Array:
@@ -199,13 +215,28 @@ class Samples:
         return order[np.argsort((within + start[of_class]) / sizes[of_class], kind="stable")]
 
     def original_output(self, value: str) -> Array:
-        """What the original computes for a value of its main graph, over all samples: [n, ...]."""
+        """What the original computes for a value of its main graph, over all samples: [n, ...].
+
+        Raises:
+            ModelError: it is no tensor, or has no row for each sample.
+        """
         if value not in self._outputs:
             session = self._session_with(value)
             batch = self.fixed_batch or BATCH
-            parts = self.pool.map(lambda rows: session.run([value], self.take(rows))[0], runs(self.count, batch))
+            parts = self.pool.map(lambda rows: self._rows_of(session, value, rows), runs(self.count, batch))
             self._outputs[value] = np.concatenate(list(parts))
         return self._outputs[value]
+
+    def _rows_of(self, session: Any, value: str, rows: slice) -> Array:
+        output, count = session.run([value], self.take(rows))[0], rows.stop - rows.start
+        if not isinstance(output, np.ndarray):
+            raise ModelError(f"the model cannot be trained: '{value}' is no tensor")
+        if output.shape[:1] != (count,):
+            raise ModelError(
+                f"the model cannot be trained: '{value}' has no row for each sample along its first axis, but is "
+                f"{list(output.shape)} for {count} samples along the first axis of the inputs"
+            )
+        return output
 
     def _session_with(self, value: str) -> Any:
         """A session of the original with this value among its outputs."""

@@ -257,7 +257,7 @@ def test_small_data_sets() -> None:
 def test_fixed_batches_split_into_whole_batches() -> None:
     given = make({"x": numbers(100, 4)}, batch=8)
     parts = given.parts()
-    assert [len(p) for p in (parts.train, parts.validation, parts.check)] == [84, 8, 8]
+    assert [len(p) for p in (parts.train, parts.validation, parts.check)] == [80, 8, 8]
     assert [f["x"].shape for f in given.check.feeds] == [(8, 4)]
     with pytest.raises(DataError, match="at least three batches of 8 samples"):
         make({"x": numbers(23, 4)}, batch=8).read()

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from small_models import context, perceptron, program, samples, weight
 
 import dc_compiler
-from dc_compiler.errors import DataError, InvalidArgumentError
+from dc_compiler.errors import DataError, InvalidArgumentError, ModelError
 from dc_compiler.ir import Clustered, Program
 from dc_compiler.ort.data import Feed
 from dc_compiler.pass_manager import Context, PassManager, PassReport
@@ -114,6 +115,37 @@ def test_a_model_with_a_fixed_batch() -> None:
     report = Finetune(epochs=2, lr=0.01, validation=0.1).run(program(model), context(model, arrays))
     assert report.facts["steps"] == 2 * ((600 - 64 - 56) // 8)  # less 8 batches to check, 7 to choose by
     assert report.facts["validation error after"] < 0.05
+
+
+@pytest.mark.parametrize("labels", [None, "labels"])
+def test_samples_that_fill_no_batch_are_left_out(labels: str | None) -> None:
+    model = perceptron()
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 8
+    pipeline = "prune(density=0.5),finetune(epochs=2,lr=0.01),encode"
+    report = dc_compiler.compile_model(
+        model, pipeline=pipeline, min_size=16, data=samples(605), labels=labels
+    ).report  # fmt: skip
+    assert report.samples == {"train": 600 - 64 - 56, "validation": 56, "check": 64}
+    assert "5 samples that fill no batch of 8 were left out" in report.notes
+
+
+@pytest.mark.parametrize(
+    ("node", "said"),
+    [
+        (helper.make_node("Transpose", ["y"], ["z"], perm=[1, 0]), r"'z' has no row for each sample .* is \[3, 120\]"),
+        (helper.make_node("SplitToSequence", ["y"], ["z"], axis=0), "'z' is no tensor"),
+    ],
+)
+def test_outputs_without_a_row_for_each_sample(node: onnx.NodeProto, said: str) -> None:
+    """Time before the batch, say: rows cannot be told apart, so nothing is trained on them."""
+    model = perceptron()
+    model.graph.node.append(node)
+    make = helper.make_tensor_sequence_value_info if "Seq" in node.op_type else helper.make_tensor_value_info
+    model.graph.output[0].CopyFrom(make("z", TensorProto.FLOAT, None))
+    arrays = {"x": samples(120)["x"]}
+    with pytest.raises(ModelError, match=said):
+        dc_compiler.compile_model(model, preset="deep-compression", data=arrays, min_size=16)
 
 
 def test_constants_of_formulas_stay() -> None:
