@@ -20,7 +20,6 @@ from dc_compiler.model.importer import DOMAIN
 MANIFEST_VERSIONS = (1, 2)
 FREE_BYTES = 64 << 20  # what every file may decode to (native/ort/budget.h has the same numbers)
 BYTES_PER_STORED = 1024  # and what each byte stored in it adds
-_GRAPH_DTYPES = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
 
 
 @dataclass(frozen=True)
@@ -253,7 +252,7 @@ def _open_graph(
             raise ModelError(f"{label}: node '{node.name}' is not one that this version of dcc knows")
         frame = initializers[node.input[0]]
         info = binding.frame_info(frame)
-        if info.elem_type not in _GRAPH_DTYPES:
+        if not ir.element_type(info.elem_type).is_packable:
             raise CorruptFrameError(
                 f"{label}: weight '{node.output[0]}' has elements of another type than weights have"
             )

@@ -10,12 +10,13 @@ import pytest
 from models.graphs import GRAPHS
 
 from dc_compiler import InferenceSession, compile_model, inspect_model, ir, unpack_model
+from dc_compiler.codec import binding
 from dc_compiler.model import emit, packed
 from dc_compiler.model.files import read_model
 from dc_compiler.model.importer import build_program
 from dc_compiler.pass_manager import Context, PassManager
 from dc_compiler.recipe import parse_pipeline
-from dc_compiler.report import cells
+from dc_compiler.report import cells, frame_row
 
 
 def weights(**executions: str) -> list[list[tuple[str, ir.WeightRecord]]]:
@@ -44,21 +45,21 @@ def compiled(execution: str, path: Path) -> onnx.ModelProto:
     return model
 
 
-def test_inspect_shows_how_a_weight_is_executed(tmp_path: Path) -> None:
-    compiled("sparse", tmp_path / "sparse.onnx")
-    (row,) = inspect_model(tmp_path / "sparse.onnx").tensors
-    assert row.execution == "sparse"
-    assert "run by sparse" in cells(row)[-1]
+def test_reports_show_how_a_weight_is_executed(tmp_path: Path) -> None:
     compiled("decode", tmp_path / "plain.onnx")
     (row,) = inspect_model(tmp_path / "plain.onnx").tensors
     assert (row.execution, cells(row)[-1]) == ("decode", row.coder)
-    assert unpack_model(tmp_path / "sparse.onnx") == unpack_model(tmp_path / "plain.onnx")
+    frame = binding.encode_data(np.zeros(2000, np.float32))
+    assert cells(frame_row("w", frame, execution="sparse"))[-1] == "lossless, run by sparse"
 
 
-def test_the_runtime_refuses_what_it_cannot_execute(tmp_path: Path) -> None:
-    compiled("sparse", tmp_path / "sparse.onnx")
-    with pytest.raises(Exception, match="is to be run by 'sparse', which this library does not know"):
-        InferenceSession(tmp_path / "sparse.onnx")
+def test_what_nobody_can_execute_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    """By the runtime and by everything that opens the file."""
+    path = tmp_path / "sparse.onnx"
+    compiled("sparse", path)
+    for open_it in (InferenceSession, inspect_model, unpack_model):
+        with pytest.raises(Exception, match="weight 'w' is to be run by 'sparse', which this library does not know"):
+            open_it(path)
 
 
 def test_the_report_says_what_is_decoded_and_what_is_kept() -> None:
