@@ -305,7 +305,7 @@ def inspect_model(
         ModelError, CorruptFrameError
     """
     source = files.read_model(path)
-    if not packed.is_compiled(source.proto):
+    if not packed.is_written(source.proto):
         program = importer.build_program(source, min_size=min_size)
         rows = [record_row(r) for r in program.records]
         return CompileReport(source.label, "", 0, "not compiled", source.size, source.size, 0, rows)

@@ -66,6 +66,7 @@ def emit(program: ir.Program, form: Form, provenance: Mapping[str, str]) -> onnx
     """
     placed = _place_weights(program)
     model = _session_form(program, placed) if form == "session" else _graph_form(program, placed)
+    _remove_where(model.metadata_props, lambda p: p.key.startswith(f"{DOMAIN}."))  # of an earlier time
     for key, value in provenance.items():
         if key in NEEDED or not program.is_terse:
             model.metadata_props.add(key=f"{DOMAIN}.{key}", value=value)

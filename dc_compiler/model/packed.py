@@ -58,8 +58,13 @@ class PackedModel:
 
 
 def is_compiled(model: onnx.ModelProto) -> bool:
-    """Whether dcc wrote this model."""
+    """Whether the model needs dcc's library."""
     return any(o.domain == DOMAIN for o in model.opset_import)
+
+
+def is_written(model: onnx.ModelProto) -> bool:
+    """Whether dcc wrote this model; a graph form in which no weight is packed needs no library."""
+    return is_compiled(model) or any(p.key == f"{DOMAIN}.version" for p in model.metadata_props)
 
 
 class Budget:
@@ -98,7 +103,7 @@ def open_packed(model: onnx.ModelProto, label: str, max_decoded_bytes: int | Non
         ModelError: the model was not written by dcc, is damaged, or would take more than it may.
         CorruptFrameError: a frame is damaged, or the inner model is one that a packed model must not hold.
     """
-    if not is_compiled(model):
+    if not is_written(model):
         raise ModelError(f"{label} was not compiled by dcc")
     nodes = [n for n in model.graph.node if n.domain == DOMAIN]
     if len(nodes) == 1 and nodes[0].op_type == "CompiledModel":

@@ -264,6 +264,22 @@ def test_lossless_and_back(form: str, tmp_path: Path) -> None:
 # Initializers that are inputs ----------------------------------------------------------------------------------------
 
 
+def test_a_graph_form_in_which_nothing_is_packed_is_unpacked_and_compiled_again(tmp_path: Path) -> None:
+    """It needs no library, but it is what dcc wrote: its facts are shown, taken away, or replaced."""
+    model, feed = GRAPHS["matmul"]()
+    model.metadata_props.add(key="own", value="kept")
+    first, again, dense = (tmp_path / f"{n}.onnx" for n in ("first", "again", "dense"))
+    compile_model(model, first, emit="graph", skip="*")
+    assert not any(o.domain == "dcc" for o in onnx.load(first).opset_import)
+    assert inspect_model(first).form == "graph"
+    compile_model(first, again, emit="graph", skip="*")
+    onnx.checker.check_model(onnx.load(again))
+    for path in (first, again):
+        unpack_model(path, dense)
+        assert [(p.key, p.value) for p in onnx.load(dense).metadata_props] == [("own", "kept")]
+        assert same(run(str(dense), feed), run(model, feed), exact=True)
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_an_overridable_weight_that_is_left_alone_stays_overridable(form: str) -> None:
     net = overridable()
