@@ -102,9 +102,9 @@ DCC_EXPORT int dcc_frame_encode(const dcc_encode_request* request, uint8_t** fra
                                 size_t error_size);
 DCC_EXPORT void dcc_free(uint8_t* frame);
 
-// Checks a decoded topology (FORMAT.md 9.2) as the operator dcc:CompiledModel does: its list of weights, which must be of
-// `payloads` payloads, and the inner model, which must name no files and hold no compiled models. `stored_bytes` are the bytes
-// of topology and payloads in the file. Holding the parsed model must take no more than about `most_bytes`.
+// Checks a decoded topology (FORMAT.md 9.2) as the operator dcc:CompiledModel does: its list of weights, which must be
+// of `payloads` payloads, and the inner model, which must name no files and hold no compiled models. `stored_bytes` are
+// the bytes of topology and payloads in the file. Holding the parsed model must take no more than about `most_bytes`.
 DCC_EXPORT int dcc_check_topology(const uint8_t* topology, size_t size, size_t payloads, uint64_t stored_bytes,
                                   uint64_t most_bytes, char* error, size_t error_size);
 

@@ -2,9 +2,10 @@
 //
 //     dcc_fuzz FRAME... [--mutations N]
 //
-// For each file: the frame itself must decode; every truncation, and every byte changed by several masks, must be refused or
-// decode to the same values; N random changes (default 2000) get their CRCs recomputed, so that the checks behind the CRCs are
-// met: those may decode to anything, and the sanitizers watch. Every decoding runs on each kernel set.
+// For each file: the frame itself must decode; every truncation, and every byte changed by several masks, must be
+// refused or decode to the same values; N random changes (default 2000) get their CRCs recomputed, so that the checks
+// behind the CRCs are met: those may decode to anything, and the sanitizers watch. Every decoding runs on each kernel
+// set.
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -148,8 +149,8 @@ int main(int count, char** arguments) {
       const Bytes frame{std::istreambuf_iterator<char>(stream), std::istreambuf_iterator<char>()};
       if (fuzz(file, frame, mutations, tally) != 0) return 1;
     }
-    std::printf("%s: %zu frames; changed behind right CRCs: %zu refused, %zu decoded\n", isa, files.size(), tally.refused,
-                tally.decoded);
+    std::printf("%s: %zu frames; changed behind right CRCs: %zu refused, %zu decoded\n", isa, files.size(),
+                tally.refused, tally.decoded);
   }
   return 0;
 }
