@@ -188,7 +188,7 @@ def _inspect(a: argparse.Namespace) -> int:
         return OK
     made = f", pipeline {report.pipeline}, from {report.original_bytes:,} bytes" if report.pipeline else ""
     total = f"{report.source}: {report.form}{made}, {report.output_bytes:,} bytes"
-    _show([console.tensor_table(report.tensors, None if a.all else console.MOST_ROWS), total])
+    _show([console.TensorTable(report.tensors, None if a.all else console.MOST_ROWS), total])
     return OK
 
 

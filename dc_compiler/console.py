@@ -8,10 +8,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TextIO, cast
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions
+from rich.measure import Measurement
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -22,6 +24,9 @@ from dc_compiler.printable import printable
 
 LINE_INTERVAL = 30.0  # seconds between two lines of progress
 FILE_WIDTH = 200  # columns where the output is no terminal
+NARROW = frozenset({"name", "shape", "kept", "bytes", "ratio", "sqnr_db", "coder"})  # columns of a narrow terminal
+REASON_WIDTH = 28  # columns in which a reason may be folded
+WIDEST = 10_000
 MOST_ROWS = 50  # weights that a table shows, and notes, unless all are asked for
 
 
@@ -31,7 +36,10 @@ def rendered(items: Sequence[Any]) -> str:
     text, terminal = io.StringIO(), sys.stdout.isatty()
     out = Console(file=text, force_terminal=terminal or None, width=None if terminal else FILE_WIDTH)
     for item in items:
-        out.print(printable(item) if isinstance(item, str) else item, highlight=False, markup=False)
+        if isinstance(item, str):  # a terminal breaks lines at words, a file gets them whole
+            out.print(printable(item), highlight=False, markup=False, soft_wrap=not terminal)
+        else:
+            out.print(item)
     return text.getvalue()
 
 
@@ -59,24 +67,55 @@ def standard_error() -> Console:
     return Console(file=cast("TextIO", _Forgiving(sys.stderr)))
 
 
-def tensor_table(rows: Sequence[reporting.TensorRow], most: int | None = MOST_ROWS) -> Table:
+@dataclass(frozen=True)
+class TensorTable:
     """Per-tensor table in the form of the paper's Tables 2 to 5, with a total line.
 
-    Of more than ``most`` weights the largest are shown, in the model's order, and one line stands for the others.
+    Of more than ``most`` weights the largest are shown, in the model's order, and one line stands for the others. Where
+    the terminal is too narrow for all columns, those that are not in ``NARROW`` and details of reasons are left out, so
+    that numbers stay whole.
     """
+
+    rows: Sequence[reporting.TensorRow]
+    most: int | None = MOST_ROWS
+
+    def __rich_console__(self, out: Console, options: ConsoleOptions) -> Iterator[Table | str]:
+        lines = self._lines()
+        table = _table_of(lines, range(len(reporting.COLUMNS)))
+        whole = Measurement.get(out, options.update(max_width=WIDEST), table).maximum
+        if whole - max(0, max(len(line[-1]) for line in lines) - REASON_WIDTH) <= options.max_width:
+            yield table
+            return
+        places = [i for i, (_, key) in enumerate(reporting.COLUMNS) if key in NARROW]
+        yield _table_of([[*line[:-1], line[-1].split(":")[0]] for line in lines], places)
+        yield "(--json and --report, or a wider terminal, show more columns and every reason)"
+
+    def _lines(self) -> list[list[str]]:
+        """Cells of all lines, the total last."""
+        rows = self.rows
+        by_size = sorted(range(len(rows)), key=lambda i: -rows[i].raw_bytes)
+        shown = sorted(by_size[: self.most])
+        lines = [[printable(c) for c in reporting.cells(rows[i])] for i in shown]
+        others = [rows[i] for i in sorted(by_size[len(shown) :])]
+        if others:
+            lines.append(reporting.total_cells(others, f"{len(others):,} smaller weights"))
+        return [*lines, reporting.total_cells(rows)]
+
+
+def _table_of(lines: Sequence[Sequence[str]], places: Sequence[int]) -> Table:
+    """A table of the columns at these places; names and reasons may be folded, numbers never."""
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for i, (title, _) in enumerate(reporting.COLUMNS):
-        left = i in (0, len(reporting.COLUMNS) - 1)
-        table.add_column(title, justify="left" if left else "right", overflow="fold")
-    by_size = sorted(range(len(rows)), key=lambda i: -rows[i].raw_bytes)
-    shown = sorted(by_size[:most])
-    for i in shown:
-        table.add_row(*map(printable, reporting.cells(rows[i])))
-    others = [rows[i] for i in sorted(by_size[len(shown) :])]
-    if others:
-        table.add_row(*reporting.total_cells(others, f"{len(others):,} smaller weights"))
+    texts = 0, len(reporting.COLUMNS) - 1
+    for i in places:
+        title = reporting.COLUMNS[i][0]
+        table.add_column(
+            title, justify="left" if i in texts else "right", overflow="fold", no_wrap=i not in texts,
+            min_width=10 if i in texts else None,
+        )  # fmt: skip
+    for line in lines[:-1]:
+        table.add_row(*(line[i] for i in places))
     table.add_section()
-    table.add_row(*reporting.total_cells(rows), style="bold")
+    table.add_row(*(lines[-1][i] for i in places), style="bold")
     return table
 
 
@@ -88,7 +127,7 @@ def note_lines(notes: Sequence[str], most: int = MOST_ROWS) -> list[str]:
 
 def compile_summary(report: reporting.CompileReport) -> list[Any]:
     """What ``dcc compile`` shows: the table, what was checked, and the total."""
-    lines: list[Any] = [tensor_table(report.tensors)]
+    lines: list[Any] = [TensorTable(report.tensors)]
     lines += reporting.samples_lines(report.samples)
     lines += reporting.training_lines(report.passes)
     lines += note_lines(report.notes)

@@ -10,7 +10,7 @@ from rich.progress import Progress
 
 from dc_compiler import console
 from dc_compiler.pass_manager import PassReport
-from dc_compiler.report import CompileReport, training_lines
+from dc_compiler.report import CompileReport, TensorRow, training_lines
 
 FACTS = {
     "steps": 1250,
@@ -104,3 +104,30 @@ def test_training_takes_one_line(facts: dict[str, float]) -> None:
     assert line in console.compile_summary(report)
     assert line.replace(">", "&gt;") in report.to_html()
     assert report.to_dict()["passes"][0]["facts"] == facts
+
+
+def shown(width: int) -> list[str]:
+    """The table of a packed weight and one left alone, in a terminal so wide."""
+    rows = [
+        TensorRow(
+            "encoder.layer.0.weight", (500, 20, 5, 5), "float32", 1_000_000, 278_910, kept=0.25, bits=5,
+            coded_index_bits=4.8, position_bits=4, coded_position_bits=3.9, sqnr_db=32.1, coder="huffman",
+        ),
+        TensorRow("encoder.layer.0.bias", (500,), "float32", 2_000, 2_000, reason="fewer than the minimum of 1024"),
+    ]  # fmt: skip
+    out = io.StringIO()
+    Console(file=out, width=width).print(console.TensorTable(rows))
+    return [line.rstrip() for line in out.getvalue().splitlines()]
+
+
+@pytest.mark.parametrize("width", [70, 80, 100, 130, 200])
+def test_numbers_stay_whole_in_a_narrow_terminal(width: int) -> None:
+    lines = shown(width)
+    assert all(len(line) <= width for line in lines)
+    for numbers in ("500x20x5x5", "278,910", "280,910", "3.59x", "32.1"):
+        assert any(numbers in line.split() for line in lines), numbers
+    text = " ".join(" ".join(lines).split())
+    assert ("4.80" in text) == (width >= 130)
+    assert "left alone" in text
+    assert ("minimum of 1024" in text) == (width >= 130)
+    assert ("--json and --report" in text) == (width < 130)

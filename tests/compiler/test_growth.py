@@ -12,7 +12,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from dc_compiler import compile_model, compiler, inspect_model, unpack_model
-from dc_compiler.console import MOST_ROWS, rendered, tensor_table
+from dc_compiler.console import MOST_ROWS, TensorTable, rendered
 from dc_compiler.ort.verify import Verification
 
 LIMIT = 6.0
@@ -102,10 +102,10 @@ def test_tables_stay_readable(tmp_path: Path) -> None:
     model.graph.output.append(helper.make_tensor_value_info("y", 1, None))
     onnx.save(model, tmp_path / "m.onnx")
     rows = inspect_model(tmp_path / "m.onnx", min_size=1).tensors
-    lines = rendered([tensor_table(rows)]).splitlines()
+    lines = rendered([TensorTable(rows)]).splitlines()
     assert len(lines) == MOST_ROWS + 3
     assert [line.split()[0] for line in lines[1:-2]] == [*(f"w{i}" for i in range(MOST_ROWS - 1)), "large"]
     assert lines[-2].split()[:4] == [str(MOST_ROWS + 1), "smaller", "weights", f"{64 * (MOST_ROWS + 1):,}"]
     assert lines[-1].split()[:3] == ["all", "weights", f"{64 * 2 * MOST_ROWS + 72:,}"]
-    every = rendered([tensor_table(rows, None)]).splitlines()
+    every = rendered([TensorTable(rows, None)]).splitlines()
     assert len(every) == 2 * MOST_ROWS + 3
