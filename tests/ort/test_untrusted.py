@@ -475,7 +475,7 @@ BOMBS: dict[str, Callable[[], onnx.ModelProto]] = {
     ),
 }  # fmt: skip
 WEIGH = """
-import resource, sys, time
+import sys, time
 import onnxruntime as ort
 options = ort.SessionOptions()
 options.log_severity_level = 4
@@ -486,10 +486,10 @@ for path in sys.argv[2:]:
         ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:
         print(time.process_time() - start, error)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
 """
 WEIGH_PYTHON = """
-import resource, sys, time
+import sys, time
 import onnx
 from dc_compiler.errors import DccError
 from dc_compiler.model import packed
@@ -500,7 +500,7 @@ for path in sys.argv[2:]:
         packed.unpack(model, path)
     except DccError as error:
         print(time.process_time() - start, error)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
 """
 
 

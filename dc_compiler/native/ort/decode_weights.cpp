@@ -72,7 +72,7 @@ PayloadFrame checked_payload(const Context& context, const OrtKernelInfo* info, 
 }
 
 // The buffer of input 1 when it is a constant; null when there is none or it is made anew in every run.
-uint8_t* constant_buffer(const Context& context, const OrtKernelInfo* info, const TensorType& frame, bool may_write,
+uint8_t* constant_buffer(const Context& context, const OrtKernelInfo* info, const TensorType& frame,
                          const std::string& what) {
   const Api& api = context.owner.api;
   if (get<size_t>(api, api.KernelInfo_GetInputCount, info) < 2) return nullptr;
@@ -83,16 +83,9 @@ uint8_t* constant_buffer(const Context& context, const OrtKernelInfo* info, cons
   const TensorType type = type_of(api, value);
   if (type.element != frame.element || type.dims != frame.dims)
     refuse(what + ": the buffer has " + type_text(type) + ", the payload " + type_text(frame));
-  if (!may_write) return nullptr;
-  if (context.settings.borrows_model_bytes)
-    refuse(what +
-           ": its buffer lies in the bytes of the model, which are not to be written; register the dcc library " +
-           "after setting session.use_ort_model_bytes_for_initializers");
   return data_of(api, value);
 }
 
-// With `kAlias` the output is declared an alias of the buffer; without, every run copies the weight.
-template <bool kAlias>
 class DecodeWeights {
  public:
   DecodeWeights(const Context& context, const OrtKernelInfo* info)
@@ -115,7 +108,7 @@ class DecodeWeights {
       : api_(context.owner.api),
         budget_(context.budget),
         frame_(checked_payload(context, info, what)),
-        memory_(constant_buffer(context, info, frame_.type, kAlias, what), frame_.bytes, what) {
+        memory_(constant_buffer(context, info, frame_.type, what), frame_.bytes, what) {
     const DecodeJob job{frame_.data, frame_.size, memory_.data(), frame_.bytes};
     std::string error;
     size_t failed = 0;
@@ -152,7 +145,7 @@ size_t alias_output_to_buffer(int** inputs, int** outputs) {
 
 }  // namespace
 
-Operator decode_weights_operator(const Registration& owner, bool alias) {
+Operator decode_weights_operator(const Registration& owner) {
   Operator op(owner, [](const OrtCustomOp*) { return "DecodeWeights"; });
   op.GetInputTypeCount = [](const OrtCustomOp*) -> size_t { return 2; };
   op.GetOutputTypeCount = [](const OrtCustomOp*) -> size_t { return 1; };
@@ -163,13 +156,9 @@ Operator decode_weights_operator(const Registration& owner, bool alias) {
   };
   op.GetOutputCharacteristic = [](const OrtCustomOp*, size_t) { return kCharacteristicRequired; };
   op.InferOutputShapeFn = infer_like_buffer;
-  if (alias) {
-    op.GetAliasMap = alias_output_to_buffer;
-    op.ReleaseAliasMap = [](int*, int*) {};
-    use_kernel<DecodeWeights<true>>(op);
-  } else {
-    use_kernel<DecodeWeights<false>>(op);
-  }
+  op.GetAliasMap = alias_output_to_buffer;
+  op.ReleaseAliasMap = [](int*, int*) {};
+  use_kernel<DecodeWeights>(op);
   return op;
 }
 

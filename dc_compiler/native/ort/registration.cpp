@@ -148,7 +148,7 @@ void register_operators(OrtSessionOptions* options, const Api& api, uint32_t ver
   const Settings settings = settings_in(api, options);
   // a copy of registered options has the domain already, and a second one of its name would be refused
   const Registration& registration = all.at(api, version, runtime, options);
-  if (mark.empty()) check(api, api.AddCustomOpDomain(options, registration.domain(!settings.borrows_model_bytes)));
+  if (mark.empty()) check(api, api.AddCustomOpDomain(options, registration.domain()));
   const std::string new_mark = all.new_mark();
   check(api, api.AddSessionConfigEntry(options, kRegisteredKey, new_mark.c_str()));
   const OrtSessionOptions* registered = options;
@@ -168,8 +168,8 @@ Operator::Operator(const Registration& owner, const char* (*name)(const OrtCusto
 }
 
 struct Registration::Operators {
-  Operators(const Registration& owner, bool alias)
-      : all{decode_weights_operator(owner, alias), compiled_model_operator(owner), release_model_operator(owner)} {
+  explicit Operators(const Registration& owner)
+      : all{decode_weights_operator(owner), compiled_model_operator(owner), release_model_operator(owner)} {
     domain = get<OrtCustomOpDomain*>(owner.api, owner.api.CreateCustomOpDomain, "dcc");
     for (const Operator& op : all) check(owner.api, owner.api.CustomOpDomain_Add(domain, &op));
   }
@@ -182,10 +182,9 @@ Registration::Registration(const Api& table, uint32_t api_version, std::string r
       version(api_version),
       runtime(std::move(runtime_version)),
       address(options),
-      aliasing_(new Operators(*this, true), [](const Operators* operators) { delete operators; }),
-      copying_(new Operators(*this, false), [](const Operators* operators) { delete operators; }) {}
+      operators_(new Operators(*this), [](const Operators* operators) { delete operators; }) {}
 
-OrtCustomOpDomain* Registration::domain(bool alias) const { return (alias ? aliasing_ : copying_)->domain; }
+OrtCustomOpDomain* Registration::domain() const { return operators_->domain; }
 
 Context kernel_context(const Registration& owner, const OrtKernelInfo* info) {
   const Api& api = owner.api;
@@ -203,6 +202,10 @@ Context kernel_context(const Registration& owner, const OrtKernelInfo* info) {
   }
   if (!registered)
     refuse("the session options are a copy of options that are gone; register the dcc library on the copy, too");
+  // Payloads would be read from, and weights decoded into, memory that the host may change, protect or free.
+  if (settings.borrows_model_bytes)
+    refuse("packed weights are not served from the bytes of the model: leave out the session option " +
+           std::string(kBorrowKey));
   std::shared_ptr<Budget> budget = all.budget(get<const OrtLogger*>(api, api.KernelInfo_GetLogger, info), settings);
   return {owner, std::move(registered), settings, std::move(budget)};
 }

@@ -22,8 +22,7 @@ namespace dcc::ort {
 struct Settings {
   int threads = 0;                      // for decoding; 0 = all processors
   std::optional<uint64_t> max_decoded;  // the host's limit (budget.h)
-  bool borrows_model_bytes =
-      false;  // onnxruntime's: constants may lie in bytes of the host, which are not ours to write
+  bool borrows_model_bytes = false;     // onnxruntime's own: constants may stay in the bytes that the host gave
 };
 
 // The options as they were when registered.
@@ -53,12 +52,11 @@ class Registration {
   const std::string runtime;  // onnxruntime's own version
   const void* const address;  // of the options; null where operators are shared
 
-  // The operators as a domain to add to options. With `alias`, DecodeWeights may decode into the graph's own buffers.
-  OrtCustomOpDomain* domain(bool alias) const;
+  OrtCustomOpDomain* domain() const;  // of the operators, to add to options
 
  private:
   struct Operators;
-  std::unique_ptr<const Operators, void (*)(const Operators*)> aliasing_, copying_;
+  std::unique_ptr<const Operators, void (*)(const Operators*)> operators_;
 };
 
 // What a kernel is made with: the settings of its session, as far as the runtime tells; else those of the registration.
@@ -90,9 +88,9 @@ void use_kernel(Operator& op) {
   op.KernelDestroy = [](void* instance) { delete static_cast<Instance*>(instance); };
 }
 
-Operator decode_weights_operator(const Registration& owner, bool alias);  // decode_weights.cpp
-Operator compiled_model_operator(const Registration& owner);              // compiled_model.cpp
-Operator release_model_operator(const Registration& owner);               // inner_session.cpp; in inner models only
+Operator decode_weights_operator(const Registration& owner);  // decode_weights.cpp
+Operator compiled_model_operator(const Registration& owner);  // compiled_model.cpp
+Operator release_model_operator(const Registration& owner);   // inner_session.cpp; in inner models only
 
 }  // namespace dcc::ort
 #endif  // DCC_REGISTRATION_H_
