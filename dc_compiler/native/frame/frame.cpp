@@ -131,8 +131,8 @@ Frame read_frame(Span bytes) {
   ByteReader reader(bytes);
   Frame frame;
   frame.header = read_header(reader);
-  const uint32_t crc = crc32c(bytes.data, reader.position());
-  require(reader.u32() == crc, "its header has a wrong CRC");
+  const size_t header_bytes = reader.position();
+  require(has_crc32c(bytes.data, header_bytes, reader.u32()), "its header has a wrong CRC");
   frame.header_size = reader.position();
   if (frame.header.has_codebook_section()) frame.codebook = read_section(reader);
   if (frame.header.has_scales()) frame.scales = read_section(reader);
@@ -146,7 +146,7 @@ Frame read_frame(Span bytes) {
 }
 
 Span checked(const Section& section) {
-  require(crc32c(section.body.data, section.body.size) == section.crc, "a section has a wrong CRC");
+  require(has_crc32c(section.body.data, section.body.size, section.crc), "a section has a wrong CRC");
   return section.body;
 }
 

@@ -7,8 +7,20 @@
 
 #include "kernels/kernels.h"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 namespace dcc {
 namespace {
+
+#if defined(__x86_64__)
+// __builtin_cpu_supports of clang before 18 has no name for it. Its registers are those of AVX.
+bool have_f16c() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & bit_F16C) != 0;
+}
+#endif
 
 struct Choice {
   const Kernels* kernels;
@@ -22,10 +34,9 @@ constexpr Choice kChoices[] = {
      [] {
        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
               __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-              __builtin_cpu_supports("avx512vbmi2") && __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("f16c");
+              __builtin_cpu_supports("avx512vbmi2") && __builtin_cpu_supports("bmi2") && have_f16c();
      }},
-    {&kAvx2Kernels,
-     [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("f16c"); }},
+    {&kAvx2Kernels, [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2") && have_f16c(); }},
 #endif
     {&kPortableKernels, [] { return true; }},
 };

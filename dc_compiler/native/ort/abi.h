@@ -1,7 +1,7 @@
 // abi.h: the part of onnxruntime's public, append-only C ABI that the library uses.
 //
 // The names are onnxruntime's own. Table slots and struct layouts never change once released, so this compiles without
-// onnxruntime's headers; where they are present (CMake option DCC_ORT_INCLUDE) every offset is checked against them.
+// onnxruntime's headers; abi_check.cpp compares slots, fields and parameters with them (CMake option DCC_ORT_INCLUDE).
 #ifndef DCC_ORT_ABI_H_
 #define DCC_ORT_ABI_H_
 
@@ -9,10 +9,6 @@
 #include <cstdint>
 
 #include "ort/tensor_type.h"
-
-#if defined(DCC_CHECK_ORT_ABI)
-#include <onnxruntime_c_api.h>
-#endif
 
 namespace dcc::ort {
 
@@ -181,27 +177,6 @@ struct Api {
   DCC_ORT_LATER_FUNCTIONS(DCC_ORT_MEMBER)
 #undef DCC_ORT_MEMBER
 };
-
-#if defined(DCC_CHECK_ORT_ABI)
-#define DCC_ORT_CHECK(slot, name, result, parameters) \
-  static_assert(offsetof(::OrtApi, name) == (slot) * sizeof(void*), "OrtApi::" #name " is not in slot " #slot);
-DCC_ORT_FUNCTIONS(DCC_ORT_CHECK)
-#undef DCC_ORT_CHECK
-#define DCC_ORT_CHECK(since, slot, name, result, parameters) \
-  static_assert(offsetof(::OrtApi, name) == (slot) * sizeof(void*), "OrtApi::" #name " is not in slot " #slot);
-DCC_ORT_LATER_FUNCTIONS(DCC_ORT_CHECK)
-#undef DCC_ORT_CHECK
-#define DCC_ORT_CHECK(field) \
-  static_assert(offsetof(::OrtCustomOp, field) == offsetof(OrtCustomOp, field), "OrtCustomOp::" #field " has moved");
-DCC_ORT_CHECK(KernelDestroy)
-DCC_ORT_CHECK(GetOutputCharacteristic)
-DCC_ORT_CHECK(GetVariadicOutputHomogeneity)
-DCC_ORT_CHECK(KernelComputeV2)
-DCC_ORT_CHECK(InferOutputShapeFn)
-DCC_ORT_CHECK(ReleaseAliasMap)
-#undef DCC_ORT_CHECK
-static_assert(offsetof(::OrtApiBase, GetVersionString) == offsetof(OrtApiBase, GetVersionString), "OrtApiBase differs");
-#endif
 
 }  // namespace dcc::ort
 #endif  // DCC_ORT_ABI_H_
