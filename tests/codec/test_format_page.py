@@ -9,7 +9,7 @@ import numpy as np
 
 from dc_compiler.codec import binding, reference
 
-PAGE = Path(reference.__file__).with_name("FORMAT.md").read_text(encoding="utf-8")
+PAGE = (Path(reference.__file__).parents[1] / "FORMAT.md").read_text(encoding="utf-8")
 EXAMPLE = np.array([[0, 0, -1.5, 0], [0, 0, 0, 0.5], [2, 0, 0, 0.5]], np.float32)
 
 

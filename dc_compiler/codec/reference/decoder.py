@@ -1,0 +1,101 @@
+"""A frame as a whole."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dc_compiler.codec.reference.context import context_indices
+from dc_compiler.codec.reference.fixed import fixed_indices
+from dc_compiler.codec.reference.header import open_frame
+from dc_compiler.codec.reference.huffman import huffman_indices
+from dc_compiler.codec.reference.lossless import lossless_bytes
+from dc_compiler.codec.reference.lz import lz_bytes
+from dc_compiler.codec.reference.rans import rans_indices
+from dc_compiler.codec.reference.readers import ByteReader, read_section, require
+from dc_compiler.codec.reference.spec import (
+    CONTEXT,
+    FIXED,
+    HUFFMAN,
+    LZ,
+    NO_CODEBOOK,
+    NO_SCALES,
+    RAW,
+    TEXT,
+    Array,
+    Header,
+)
+from dc_compiler.codec.reference.text import text_bytes
+from dc_compiler.codec.reference.values import dequantize, nonzero_bits, read_codebook, read_scales
+
+
+def parse_header(frame: bytes) -> Header:
+    """Read and check the header and its CRC; the sections are not looked at. Raises CorruptFrameError."""
+    return open_frame(frame)[0]
+
+
+def decode(frame: bytes, max_bytes: int = 1 << 31) -> Array:
+    """Decode a frame to an array of its dims and dtype (ml_dtypes.bfloat16 for bf16).
+
+    Raises CorruptFrameError when the frame breaks a rule of FORMAT.md or decodes to more than `max_bytes`.
+    """
+    header, reader = open_frame(frame)
+    _check_size(header, max_bytes)
+    if header.codebook_kind == NO_CODEBOOK:
+        values = _read_elements(header, reader)
+    else:
+        codebook, scales, indices = _read_indexed(header, reader)
+        values = dequantize(header, codebook, scales, indices)
+    reader.finish("the frame")
+    return values.reshape(header.dims)
+
+
+def decode_indices(frame: bytes, max_bytes: int = 1 << 31) -> Array:
+    """Decode only the codebook indices: uint16, in the shape of the tensor. Raises as `decode` does."""
+    header, reader = open_frame(frame)
+    _check_size(header, max_bytes)
+    require(header.codebook_kind != NO_CODEBOOK, "the frame has no codebook")
+    indices = _read_indexed(header, reader)[2]
+    reader.finish("the frame")
+    return indices.astype(np.uint16).reshape(header.dims)
+
+
+def _check_size(header: Header, max_bytes: int) -> None:
+    require(header.n * header.element.itemsize <= max_bytes, f"it decodes to more than {max_bytes} bytes")
+
+
+def _read_elements(header: Header, reader: ByteReader) -> Array:
+    """The elements of a frame without a codebook: 1-D, in the tensor's dtype."""
+    if header.coder == RAW:
+        data = read_section(reader).data
+        require(len(data) == header.n * header.element.itemsize, "DATA has the wrong length")
+    else:
+        parts = []
+        for m in header.chunk_sizes():
+            chunk = read_section(reader)
+            if header.coder == LZ:
+                parts.append(lz_bytes(chunk, m))
+            elif header.coder == TEXT:
+                parts.append(text_bytes(chunk, m))
+            else:
+                parts.append(lossless_bytes(chunk, m, header.element))
+            chunk.finish("a chunk")
+        data = b"".join(parts)
+    values = np.frombuffer(data, header.element)
+    require(nonzero_bits(values) == header.nnz, "wrong number of non-zeros")
+    return values
+
+
+def _read_indexed(header: Header, reader: ByteReader) -> tuple[Array, Array | None, Array]:
+    """Codebook (k,), scales (channels,) or None, and indices (n,) of a frame with a codebook."""
+    codebook = read_codebook(header, reader)
+    scales = read_scales(header, reader) if header.scale_kind != NO_SCALES else None
+    if header.coder == FIXED:
+        indices = fixed_indices(header, read_section(reader))
+    elif header.coder == CONTEXT:
+        indices = np.concatenate([context_indices(header, read_section(reader), m) for m in header.chunk_sizes()])
+    else:
+        read_chunks = huffman_indices if header.coder == HUFFMAN else rans_indices
+        indices = np.concatenate(read_chunks(header, reader))
+    nnz = header.n if header.zero == 0 else int(np.count_nonzero(indices != header.zero - 1))
+    require(nnz == header.nnz, "wrong number of non-zeros")
+    return codebook, scales, indices

@@ -1,0 +1,18 @@
+"""Section 3: coder `fixed`."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dc_compiler.codec.reference.readers import BitReader, ByteReader, require
+from dc_compiler.codec.reference.spec import Array, Header
+
+
+def fixed_indices(header: Header, section: ByteReader) -> Array:
+    width = (header.k - 1).bit_length()
+    require(len(section.data) == -(-header.n * width // 8), "DATA has the wrong length")
+    bits = BitReader(section.data)
+    indices = np.zeros(header.n, np.int64) if width == 0 else np.array([bits.take(width) for _ in range(header.n)])
+    bits.pad()
+    require(int(indices.max()) < header.k, "index not in the codebook")
+    return indices

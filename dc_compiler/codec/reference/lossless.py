@@ -1,0 +1,19 @@
+"""Section 7: coder `lossless`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from dc_compiler.codec.reference.byte_stream import read_byte_stream
+from dc_compiler.codec.reference.readers import ByteReader
+from dc_compiler.codec.reference.spec import Array
+
+
+def lossless_bytes(chunk: ByteReader, m: int, dtype: np.dtype[Any]) -> bytes:
+    planes = [read_byte_stream(chunk, m) for _ in range(dtype.itemsize)]
+    words: Array = np.stack(planes, axis=1).reshape(-1).view(f"<u{dtype.itemsize}")
+    if dtype.kind != "u":
+        words = words >> 1 | words << (8 * dtype.itemsize - 1)
+    return words.tobytes()
