@@ -166,9 +166,11 @@ def _compile(a: argparse.Namespace) -> int:
         files.write_atomically(a.report, [result.report.to_html().encode()])
     if a.json is not None:
         files.write_atomically(a.json, [result.report.to_json().encode()])
+    if a.quiet:
+        return OK
     if a.dry_run:
         _show([*console.compile_summary(result.report), f"{a.output} was not written (--dry-run)"])
-    elif not a.quiet:
+    else:
         _show(console.compile_summary(result.report), written=a.output)
     return OK
 

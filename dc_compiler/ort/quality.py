@@ -80,10 +80,10 @@ def _beyond(
         return
     known = [(name, figure) for name, figure in figures if figure is not None]
     if not known:
-        yield f"{flag} {threshold:g}: nothing has a figure for it"
+        yield f"{flag} {threshold:.12g}: nothing has a figure for it"
     for name, figure in known:
         if is_beyond(figure, threshold):
-            yield f"{flag} {threshold:g}: {what} of {name} is {figure:.6g}"
+            yield f"{flag} {threshold:.12g}: {what} of {name} is {figure:.12g}"
 
 
 def catastrophe(result: Verification) -> str | None:

@@ -16,7 +16,7 @@ from dc_compiler.codec import binding
 from dc_compiler.errors import DataError, ModelError
 from dc_compiler.model import files
 from dc_compiler.ort import data
-from dc_compiler.ort.sessions import Sessions
+from dc_compiler.ort.sessions import Sessions, short
 
 Array = np.ndarray
 BATCH = 256  # samples a run where nothing is trained and the model leaves it open
@@ -218,7 +218,7 @@ class Samples:
         """What the original computes for a value of its main graph, over all samples: [n, ...].
 
         Raises:
-            ModelError: it is no tensor, or has no row for each sample.
+            ModelError: the original does not run on the samples, or the value is no tensor or has no row for each.
         """
         if value not in self._outputs:
             session = self._session_with(value)
@@ -228,7 +228,11 @@ class Samples:
         return self._outputs[value]
 
     def _rows_of(self, session: Any, value: str, rows: slice) -> Array:
-        output, count = session.run([value], self.take(rows))[0], rows.stop - rows.start
+        count = rows.stop - rows.start
+        try:
+            output = session.run([value], self.take(rows))[0]
+        except Exception as e:  # onnxruntime's exceptions share no base class
+            raise ModelError(f"the original does not run on {count} samples of the data: {short(e)}") from None
         if not isinstance(output, np.ndarray):
             raise ModelError(f"the model cannot be trained: '{value}' is no tensor")
         if output.shape[:1] != (count,):

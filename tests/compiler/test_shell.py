@@ -325,8 +325,9 @@ def test_dry_run_and_quiet(prepared: Path, tmp_path: Path, capsys: pytest.Captur
     assert [p.name for p in tmp_path.iterdir()] == ["r.json"]
     facts = json.loads((tmp_path / "r.json").read_text())
     assert facts["output_bytes"] == (prepared / "session.onnx").stat().st_size
-    assert main([*argv, "--quiet"]) == 0
-    assert capsys.readouterr() == ("", "")
+    for more in (["--dry-run"], []):
+        assert main([*argv, "--quiet", *more]) == 0
+        assert capsys.readouterr() == ("", "")
     assert (tmp_path / "out.onnx").read_bytes() == (prepared / "session.onnx").read_bytes()
     for wrong, message in (
         (["--dry-run", "--checkpoint", str(tmp_path / "c")], "give --dry-run or --checkpoint, not both"),

@@ -243,7 +243,9 @@ def test_a_threshold_without_a_figure_is_missed() -> None:
     )
     check = result.report.verification
     assert check is not None
-    assert quality.missed(check, quality.Thresholds(cosine=0.5)) == ["--min-cosine 0.5: nothing has a figure for it"]
+    for wanted in (0.5, 0.9999999):  # told with all its digits
+        said = f"--min-cosine {wanted}: nothing has a figure for it"
+        assert quality.missed(check, quality.Thresholds(cosine=wanted)) == [said]
     assert quality.missed(check, quality.Thresholds(agreement=1)) == []
 
 

@@ -148,6 +148,19 @@ def test_outputs_without_a_row_for_each_sample(node: onnx.NodeProto, said: str) 
         dc_compiler.compile_model(model, preset="deep-compression", data=arrays, min_size=16)
 
 
+@pytest.mark.parametrize(("preset", "pipeline"), [("deep-compression", None), (None, "finetune(epochs=1),encode")])
+def test_an_original_that_does_not_run_on_the_samples(preset: str | None, pipeline: str | None) -> None:
+    """It takes one sample at a time, but does not say so."""
+    model = perceptron()
+    model.graph.node.append(helper.make_node("Reshape", ["y", "one"], ["z"]))
+    model.graph.initializer.append(numpy_helper.from_array(np.array([1, 3]), "one"))
+    model.graph.output[0].name = "z"
+    with pytest.raises(ModelError, match=r"the original does not run on 120 samples of the data: .*Reshape"):
+        dc_compiler.compile_model(
+            model, preset=preset, pipeline=pipeline, data={"x": samples(120)["x"]}, min_size=16
+        )  # fmt: skip
+
+
 def test_constants_of_formulas_stay() -> None:
     """An exponent, an epsilon and bounds have gradients (or NaN for one), but they are no weights."""
     model = perceptron()
