@@ -41,7 +41,7 @@ def pruned(n: int, density: float, bits: int) -> Tensor:
     indices[rng.random(n) >= density] = zero
     codebook = np.linspace(-1, 1, k, dtype=np.float32)
     codebook[zero] = 0
-    return indices, {"codebook": codebook, "zero": zero + 1}
+    return indices, {"codebook": codebook, "zero": zero}
 
 
 def grid(n: int, channels: int) -> Tensor:
@@ -52,7 +52,7 @@ def grid(n: int, channels: int) -> Tensor:
     return (values - lo).astype(np.uint16), {
         "grid_lo": lo,
         "k": int(values.max()) - lo + 1,
-        "zero": 1 - lo,
+        "zero": -lo,
         "scales": np.linspace(0.5, 1, channels, dtype=np.float32),
         "channels": channels,
         "inner": n // channels,
