@@ -228,6 +228,9 @@ def byte_stream(data: bytes, lanes: int = 0, s: int = 8) -> bytes:
 # Sections 1 to 3.
 
 
+CHUNKED = (2, 3, 4, 5, 6, 7)  # coders whose header says how large chunks are
+
+
 @dataclass(frozen=True)
 class Fields:
     """Header fields as they will be written; which ones are follows from coder and kinds, as in section 2."""
@@ -261,7 +264,7 @@ class Fields:
             out += svarint(self.lo)
         if self.scale_kind != 0:
             out += varint(self.channels) + varint(self.inner)
-        if self.coder >= 2:
+        if self.coder in CHUNKED:
             out += varint(self.chunk)
         if self.coder in (2, 3):
             out += bytes([self.lanes])

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from dc_compiler.codec.reference.arithmetic import BitCoder, Mixer, RangeDecoder, Slot, limited
+from dc_compiler.codec.reference.coder import Coder, Layout, Stores, read_chunks
 from dc_compiler.codec.reference.readers import ByteReader, require
 from dc_compiler.codec.reference.spec import Array, Header
 
 _LEVELS = [38, 54, 76, 108, 152, 215, 304, 431, 609, 861, 1218, 1722, 2435]
 
 
-def context_indices(header: Header, chunk: ByteReader, m: int) -> Array:
+def _fields(header: Header, reader: ByteReader) -> Header:
+    columns, group, stride = reader.varint(), reader.varint(), reader.varint()
+    require(1 <= columns <= min(header.chunk, header.n), "columns out of range")
+    require(1 <= group <= columns, "group of columns out of range")
+    require(stride != 1 and stride <= columns, "stride out of range")
+    return replace(header, columns=columns, group=group, stride=stride)
+
+
+def _read(header: Header, reader: ByteReader) -> Array:
+    return np.concatenate(read_chunks(header, reader, lambda chunk, m: _chunk(header, chunk, m)))
+
+
+def _chunk(header: Header, chunk: ByteReader, m: int) -> Array:
     coder = RangeDecoder(chunk.rest())
     indices = ContextModel(header, coder, m).decode()
     coder.finish()
@@ -120,3 +134,6 @@ class ContextModel:
             self._slot("column's node", of_column, sign, node),
         ]
         return self.node_mixers[node].bit(self.coder, slots, 164)
+
+
+CODER = Coder(6, Stores.INDICES, Layout.CHUNKS, _read, _fields)

@@ -4,27 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from dc_compiler.codec.reference.context import context_indices
-from dc_compiler.codec.reference.fixed import fixed_indices
 from dc_compiler.codec.reference.header import open_frame
-from dc_compiler.codec.reference.huffman import huffman_indices
-from dc_compiler.codec.reference.lossless import lossless_bytes
-from dc_compiler.codec.reference.lz import lz_bytes
-from dc_compiler.codec.reference.rans import rans_indices
-from dc_compiler.codec.reference.readers import ByteReader, read_section, require
-from dc_compiler.codec.reference.spec import (
-    CONTEXT,
-    FIXED,
-    HUFFMAN,
-    LZ,
-    NO_CODEBOOK,
-    NO_SCALES,
-    RAW,
-    TEXT,
-    Array,
-    Header,
-)
-from dc_compiler.codec.reference.text import text_bytes
+from dc_compiler.codec.reference.readers import ByteReader, require
+from dc_compiler.codec.reference.spec import NO_CODEBOOK, NO_SCALES, Array, Header
+from dc_compiler.codec.reference.table import CODERS
 from dc_compiler.codec.reference.values import dequantize, nonzero_bits, read_codebook, read_scales
 
 
@@ -65,22 +48,7 @@ def _check_size(header: Header, max_bytes: int) -> None:
 
 def _read_elements(header: Header, reader: ByteReader) -> Array:
     """The elements of a frame without a codebook: 1-D, in the tensor's dtype."""
-    if header.coder == RAW:
-        data = read_section(reader).data
-        require(len(data) == header.n * header.element.itemsize, "DATA has the wrong length")
-    else:
-        parts = []
-        for m in header.chunk_sizes():
-            chunk = read_section(reader)
-            if header.coder == LZ:
-                parts.append(lz_bytes(chunk, m))
-            elif header.coder == TEXT:
-                parts.append(text_bytes(chunk, m))
-            else:
-                parts.append(lossless_bytes(chunk, m, header.element))
-            chunk.finish("a chunk")
-        data = b"".join(parts)
-    values = np.frombuffer(data, header.element)
+    values = CODERS[header.coder].read(header, reader)
     require(nonzero_bits(values) == header.nnz, "wrong number of non-zeros")
     return values
 
@@ -89,13 +57,7 @@ def _read_indexed(header: Header, reader: ByteReader) -> tuple[Array, Array | No
     """Codebook (k,), scales (channels,) or None, and indices (n,) of a frame with a codebook."""
     codebook = read_codebook(header, reader)
     scales = read_scales(header, reader) if header.scale_kind != NO_SCALES else None
-    if header.coder == FIXED:
-        indices = fixed_indices(header, read_section(reader))
-    elif header.coder == CONTEXT:
-        indices = np.concatenate([context_indices(header, read_section(reader), m) for m in header.chunk_sizes()])
-    else:
-        read_chunks = huffman_indices if header.coder == HUFFMAN else rans_indices
-        indices = np.concatenate(read_chunks(header, reader))
+    indices = CODERS[header.coder].read(header, reader)
     nnz = header.n if header.zero == 0 else int(np.count_nonzero(indices != header.zero - 1))
     require(nnz == header.nnz, "wrong number of non-zeros")
     return codebook, scales, indices

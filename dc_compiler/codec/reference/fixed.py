@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from dc_compiler.codec.reference.readers import BitReader, ByteReader, require
+from dc_compiler.codec.reference.coder import Coder, Layout, Stores
+from dc_compiler.codec.reference.readers import BitReader, ByteReader, read_section, require
 from dc_compiler.codec.reference.spec import Array, Header
 
 
-def fixed_indices(header: Header, section: ByteReader) -> Array:
+def _read(header: Header, reader: ByteReader) -> Array:
+    section = read_section(reader)
     width = (header.k - 1).bit_length()
     require(len(section.data) == -(-header.n * width // 8), "DATA has the wrong length")
     bits = BitReader(section.data)
@@ -16,3 +18,6 @@ def fixed_indices(header: Header, section: ByteReader) -> Array:
     bits.pad()
     require(int(indices.max()) < header.k, "index not in the codebook")
     return indices
+
+
+CODER = Coder(1, Stores.INDICES, Layout.WHOLE, _read)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
+from dc_compiler.codec.reference.coder import Coder, Layout, Stores, read_chunks
 from dc_compiler.codec.reference.number_list import read_numbers
 from dc_compiler.codec.reference.readers import BitReader, ByteReader, read_section, require
-from dc_compiler.codec.reference.spec import Array, Header
+from dc_compiler.codec.reference.spec import LANES, Array, Header
 
 
 class _HuffmanCode:
@@ -38,25 +41,31 @@ class _HuffmanCode:
         return self.symbols[length, code]
 
 
-def huffman_indices(header: Header, reader: ByteReader) -> list[Array]:
+def _fields(header: Header, reader: ByteReader) -> Header:
+    lanes, position_bits = reader.u8(), reader.u8()
+    require(lanes in LANES and lanes <= 8, "wrong number of lanes")
+    require(position_bits <= 16, "position bits out of range")
+    require(position_bits == 0 or header.zero > 0, "positions without a zero entry")
+    return replace(header, lanes=lanes, position_bits=position_bits)
+
+
+def _read(header: Header, reader: ByteReader) -> Array:
     tables = read_section(reader)
     positions = None
     if header.position_bits > 0:
         positions = _HuffmanCode(read_numbers(tables, 1 << header.position_bits))
     codes = _HuffmanCode(read_numbers(tables, header.k))
     tables.finish("TABLES")
-    return [_huffman_chunk(header, read_section(reader), positions, codes, m) for m in header.chunk_sizes()]
+    chunks = read_chunks(header, reader, lambda chunk, m: _chunk(header, chunk, positions, codes, m))
+    return np.concatenate(chunks)
 
 
-def _huffman_chunk(
-    header: Header, chunk: ByteReader, positions: _HuffmanCode | None, codes: _HuffmanCode, m: int
-) -> Array:
+def _chunk(header: Header, chunk: ByteReader, positions: _HuffmanCode | None, codes: _HuffmanCode, m: int) -> Array:
     entries = chunk.varint()
     require(entries <= m if positions else entries == m, "wrong number of entries")
     tables = [codes] if positions is None else [positions, codes]
     bit_counts = [[chunk.varint() for _ in range(header.lanes)] for _ in tables]
-    lists = [_huffman_list(chunk, table, counts, entries) for table, counts in zip(tables, bit_counts, strict=True)]
-    chunk.finish("a chunk")
+    lists = [_list(chunk, table, counts, entries) for table, counts in zip(tables, bit_counts, strict=True)]
     if positions is None:
         return np.array(lists[0], np.int64)
     indices = np.full(m, header.zero - 1, np.int64)
@@ -68,7 +77,7 @@ def _huffman_chunk(
     return indices
 
 
-def _huffman_list(chunk: ByteReader, code: _HuffmanCode, bit_counts: list[int], entries: int) -> list[int]:
+def _list(chunk: ByteReader, code: _HuffmanCode, bit_counts: list[int], entries: int) -> list[int]:
     """`entries` symbols from one stream per lane; the streams follow each other in `chunk`."""
     streams = [BitReader(chunk.take(-(-count // 8))) for count in bit_counts]
     symbols = [code.read(streams[t % len(streams)]) for t in range(entries)]
@@ -76,3 +85,6 @@ def _huffman_list(chunk: ByteReader, code: _HuffmanCode, bit_counts: list[int], 
         require(stream.at == count, "a stream does not end where declared")
         stream.pad()
     return symbols
+
+
+CODER = Coder(2, Stores.INDICES, Layout.CHUNKS, _read, _fields)

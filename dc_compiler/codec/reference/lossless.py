@@ -7,13 +7,21 @@ from typing import Any
 import numpy as np
 
 from dc_compiler.codec.reference.byte_stream import read_byte_stream
+from dc_compiler.codec.reference.coder import Coder, Layout, Stores, read_chunks
 from dc_compiler.codec.reference.readers import ByteReader
-from dc_compiler.codec.reference.spec import Array
+from dc_compiler.codec.reference.spec import Array, Header
 
 
-def lossless_bytes(chunk: ByteReader, m: int, dtype: np.dtype[Any]) -> bytes:
+def _chunk(chunk: ByteReader, m: int, dtype: np.dtype[Any]) -> Array:
     planes = [read_byte_stream(chunk, m) for _ in range(dtype.itemsize)]
     words: Array = np.stack(planes, axis=1).reshape(-1).view(f"<u{dtype.itemsize}")
     if dtype.kind != "u":
         words = words >> 1 | words << (8 * dtype.itemsize - 1)
-    return words.tobytes()
+    return words.view(dtype)
+
+
+def _read(header: Header, reader: ByteReader) -> Array:
+    return np.concatenate(read_chunks(header, reader, lambda chunk, m: _chunk(chunk, m, header.element)))
+
+
+CODER = Coder(4, Stores.ELEMENTS, Layout.CHUNKS, _read)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from dc_compiler.codec.reference.byte_stream import read_byte_stream
+from dc_compiler.codec.reference.coder import Coder, Layout, Stores, read_chunks
 from dc_compiler.codec.reference.readers import ByteReader, require
+from dc_compiler.codec.reference.spec import Array, Header
 
 
-def lz_bytes(chunk: ByteReader, n: int) -> bytes:
+def _chunk(chunk: ByteReader, n: int) -> bytes:
     sequences, literal_count, extra_count = chunk.varint(), chunk.varint(), chunk.varint()
     require(1 <= sequences <= n // 4 + 1 and literal_count <= n and extra_count <= n, "more lz parts than bytes")
     tokens = read_byte_stream(chunk, sequences).tolist()
@@ -39,3 +43,10 @@ def _lz_length(nibble: int, extras: ByteReader) -> int:
         length += extra
         more = extra == 255
     return length
+
+
+def _read(header: Header, reader: ByteReader) -> Array:
+    return np.frombuffer(b"".join(read_chunks(header, reader, _chunk)), np.uint8)
+
+
+CODER = Coder(5, Stores.BYTES, Layout.ONE_CHUNK, _read)

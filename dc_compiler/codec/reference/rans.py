@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
+from dc_compiler.codec.reference.coder import Coder, Layout, Stores, read_chunks
 from dc_compiler.codec.reference.number_list import read_numbers
 from dc_compiler.codec.reference.readers import ByteReader, read_section, require
-from dc_compiler.codec.reference.spec import Array, Header
+from dc_compiler.codec.reference.spec import LANES, Array, Header
 from dc_compiler.errors import CorruptFrameError
 
 
@@ -16,13 +19,6 @@ def read_rans_tables(reader: ByteReader, k: int) -> tuple[int, list[int]]:
     frequencies = read_numbers(reader, k)
     require(sum(frequencies) == 1 << s, "frequencies have the wrong sum")
     return s, frequencies
-
-
-def rans_indices(header: Header, reader: ByteReader) -> list[Array]:
-    tables = read_section(reader)
-    s, frequencies = read_rans_tables(tables, header.k)
-    tables.finish("TABLES")
-    return [rans_symbols(read_section(reader), s, frequencies, header.lanes, m) for m in header.chunk_sizes()]
 
 
 def rans_symbols(chunk: ByteReader, s: int, frequencies: list[int], lanes: int, m: int) -> Array:
@@ -49,3 +45,20 @@ def rans_symbols(chunk: ByteReader, s: int, frequencies: list[int], lanes: int, 
     require(all(x == 1 << 16 for x in states), "final state is not 2^16")
     require(next(words, None) is None, "words left over")
     return symbols
+
+
+def _fields(header: Header, reader: ByteReader) -> Header:
+    lanes = reader.u8()
+    require(lanes in LANES, "wrong number of lanes")
+    return replace(header, lanes=lanes)
+
+
+def _read(header: Header, reader: ByteReader) -> Array:
+    tables = read_section(reader)
+    s, frequencies = read_rans_tables(tables, header.k)
+    tables.finish("TABLES")
+    chunks = read_chunks(header, reader, lambda chunk, m: rans_symbols(chunk, s, frequencies, header.lanes, m))
+    return np.concatenate(chunks)
+
+
+CODER = Coder(3, Stores.INDICES, Layout.CHUNKS, _read, _fields)

@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
-RAW, FIXED, HUFFMAN, RANS, LOSSLESS, LZ, CONTEXT, TEXT = range(8)
 NO_CODEBOOK, VALUES, GRID, SHORT_VALUES = range(4)
 NO_SCALES, SCALE_VALUES, SCALE_LOG = range(3)
 UINT8 = 2

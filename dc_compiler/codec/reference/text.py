@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from dc_compiler.codec.reference.arithmetic import BitCoder, Mixer, RangeDecoder, Slot
+from dc_compiler.codec.reference.coder import Coder, Layout, Stores, read_chunks
 from dc_compiler.codec.reference.readers import ByteReader
+from dc_compiler.codec.reference.spec import Array, Header
 
 _ORDERS = (0, 1, 2, 3, 4, 6)
 _PRIMER = Path(__file__).parents[1] / "primer.hex"
@@ -21,7 +23,11 @@ def _primer() -> bytes:
     return b"".join(bytes.fromhex(line.partition("#")[0]) for line in lines)
 
 
-def text_bytes(chunk: ByteReader, n: int) -> bytes:
+def _read(header: Header, reader: ByteReader) -> Array:
+    return np.frombuffer(b"".join(read_chunks(header, reader, _chunk)), np.uint8)
+
+
+def _chunk(chunk: ByteReader, n: int) -> bytes:
     coder = RangeDecoder(chunk.rest())
     data = TextModel.after_primer().decode(coder, n)
     coder.finish()
@@ -134,3 +140,6 @@ def _primed() -> TextModel:
     model, primer = TextModel(), _primer()
     model.decode(_Told(primer), len(primer))
     return model
+
+
+CODER = Coder(7, Stores.BYTES, Layout.ONE_CHUNK, _read)

@@ -5,19 +5,25 @@
 
 namespace dcc {
 
-// One a file.
-const Coder& raw_coder();
-const Coder& fixed_coder();
-const Coder& huffman_coder();
-const Coder& rans_coder();
-const Coder& lossless_coder();
-const Coder& lz_coder();
-const Coder& context_coder();
-const Coder& text_coder();
+// One a file, those that are tried first in front.
+#define DCC_CODERS(ROW) \
+  ROW(raw)              \
+  ROW(fixed)            \
+  ROW(huffman)          \
+  ROW(rans)             \
+  ROW(lossless)         \
+  ROW(lz)               \
+  ROW(context)          \
+  ROW(text)
+
+#define DCC_DECLARE(name) const Coder& name##_coder();
+DCC_CODERS(DCC_DECLARE)
+#undef DCC_DECLARE
 
 const std::vector<const Coder*>& coders() {
-  static const std::vector<const Coder*> table{&raw_coder(),      &fixed_coder(), &huffman_coder(), &rans_coder(),
-                                               &lossless_coder(), &lz_coder(),    &context_coder(), &text_coder()};
+#define DCC_ADDRESS(name) &name##_coder(),
+  static const std::vector<const Coder*> table{DCC_CODERS(DCC_ADDRESS)};
+#undef DCC_ADDRESS
   return table;
 }
 

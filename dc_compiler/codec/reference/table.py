@@ -1,0 +1,18 @@
+"""All coders by number (section 2)."""
+
+from __future__ import annotations
+
+from dc_compiler.codec.reference import context, fixed, huffman, lossless, lz, rans, raw, text
+from dc_compiler.codec.reference.coder import Coder
+
+_ALL = (
+    raw.CODER,
+    fixed.CODER,
+    huffman.CODER,
+    rans.CODER,
+    lossless.CODER,
+    lz.CODER,
+    context.CODER,
+    text.CODER,
+)
+CODERS: dict[int, Coder] = {coder.number: coder for coder in _ALL}
