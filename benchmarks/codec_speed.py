@@ -27,7 +27,6 @@ import numpy as np
 import numpy.typing as npt
 
 from dc_compiler.codec import binding
-from dc_compiler.errors import InvalidArgumentError
 
 Tensor = tuple[npt.NDArray[np.uint16], dict[str, Any]]
 
@@ -163,14 +162,11 @@ def rows(case: Case, options: argparse.Namespace, other: Build | None, copy: flo
     label = case.coder + (f" {info.position_bits}+" if info.position_bits else " " if info.lanes else "")
     label += str(info.lanes) if info.lanes else ""
     out = np.empty(case.elements, info.dtype)
-    for isa in ("portable", "avx2", "avx512") if case.has_kernels else ("auto",):
-        try:
-            binding.select_isa(isa)
-        except InvalidArgumentError:
-            continue
+    for isa in reversed(binding.isas()) if case.has_kernels else ["auto"]:
+        binding.select_isa(isa)
         work = functools.partial(binding.decode_into, frame, out, threads=1)
         row = measure(case.tensor, label, isa, case.elements, work, options.runs, copy)
-        if isa in ("auto", best_isa()):
+        if isa in ("auto", binding.isas()[0]):
             row["ps"] = round(1e6 / row["msym/s"])
             modelled = binding.coders()[case.coder].decode_seconds(info.elements, info.nonzero)
             row["table"] = round(modelled / info.elements * 1e12)
@@ -183,13 +179,6 @@ def rows(case: Case, options: argparse.Namespace, other: Build | None, copy: flo
         yield measure(case.tensor, label, "encode", case.elements, case.encode, max(1, options.runs // 3), copy)
 
 
-@functools.cache
-def best_isa() -> str:
-    """The kernel set that is used when none is asked for."""
-    binding.select_isa("auto")
-    return binding.isa()
-
-
 def main() -> None:
     """Run the benchmark and print a table or JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -200,7 +189,6 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     n = options.elements // 1024 * 1024
-    best_isa()
 
     source = np.ones(n, np.float32)
     target = np.empty_like(source)

@@ -276,9 +276,17 @@ def encode_data(array: Array, coder: str = "auto", threads: int = 0) -> bytes:
 
 
 def isa() -> str:
-    """Name of the kernel set in use: 'avx512', 'avx2' or 'portable'."""
+    """Name of the kernel set in use, such as 'avx2' or 'portable'."""
     name: bytes = library().dcc_isa()
     return name.decode()
+
+
+def isas() -> list[str]:
+    """Names of the kernel sets that this processor can run, best first."""
+    names: list[str] = []
+    while (name := library().dcc_runnable_isa(len(names))) is not None:
+        names.append(name.decode())
+    return names
 
 
 def select_isa(name: str) -> None:

@@ -158,6 +158,7 @@ def _declare(loaded: ctypes.CDLL) -> None:
         "dcc_frame_encode": (number, [out(EncodeRequest), out(pointer), out(size), text, size]),
         "dcc_free": (None, [pointer]),
         "dcc_isa": (text, []),
+        "dcc_runnable_isa": (text, [size]),
         "dcc_select_isa": (number, [text]),
         "dcc_check_isa": (number, [text, size]),
         "dcc_flush_denormals": (number, [number]),

@@ -107,6 +107,8 @@ int dcc_check_isa(char* error, size_t error_size) {
 
 const char* dcc_isa(void) { return dcc::kernels().name; }
 
+const char* dcc_runnable_isa(size_t index) { return dcc::runnable_isa(index); }
+
 int dcc_select_isa(const char* name) { return dcc::select_isa(name) ? DCC_OK : DCC_BAD_ARGUMENT; }
 
 const int32_t* dcc_set_cancel_flag(const int32_t* flag) { return dcc::set_cancel_flag(flag); }

@@ -108,11 +108,12 @@ DCC_EXPORT void dcc_free(uint8_t* frame);
 DCC_EXPORT int dcc_check_topology(const uint8_t* topology, size_t size, size_t payloads, uint64_t stored_bytes,
                                   uint64_t most_bytes, char* error, size_t error_size);
 
-// Name of the kernel set in use, "avx512", "avx2" or "portable". dcc_select_isa forces one ("auto" undoes it) and fails
-// with DCC_BAD_ARGUMENT when the processor cannot run it. Also settable with the environment variable DCC_ISA;
-// dcc_check_isa fails with DCC_BAD_ARGUMENT when that names none that can run, in which case it is as if it were not
-// set.
+// Name of the kernel set in use, such as "avx2" or "portable", and names of those that the processor can run, best
+// first (null behind the last). dcc_select_isa forces one ("auto" undoes it) and fails with DCC_BAD_ARGUMENT when the
+// processor cannot run it. Also settable with the environment variable DCC_ISA; dcc_check_isa fails with
+// DCC_BAD_ARGUMENT when that names none that can run, in which case it is as if it were not set.
 DCC_EXPORT const char* dcc_isa(void);
+DCC_EXPORT const char* dcc_runnable_isa(size_t index);
 DCC_EXPORT int dcc_select_isa(const char* name);
 DCC_EXPORT int dcc_check_isa(char* error, size_t error_size);
 

@@ -86,6 +86,13 @@ const std::string& isa_problem() {
 
 const Kernels& kernels() { return *current().load(std::memory_order_relaxed); }
 
+const char* runnable_isa(size_t index) {
+  for (const Choice& choice : kChoices) {
+    if (choice.can_run() && index-- == 0) return choice.kernels->name;
+  }
+  return nullptr;
+}
+
 bool select_isa(const char* name) {
   const Kernels* wanted = find(name);
   if (wanted != nullptr) current() = wanted;

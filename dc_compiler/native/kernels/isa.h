@@ -2,6 +2,7 @@
 #ifndef DCC_ISA_H_
 #define DCC_ISA_H_
 
+#include <cstddef>
 #include <string>
 
 namespace dcc {
@@ -14,6 +15,9 @@ const std::string& isa_problem();
 
 // The kernel set in use: the best that can run, or the one forced by DCC_ISA or select_isa.
 const Kernels& kernels();
+
+// Names of the sets that can run here, best first; null behind the last.
+const char* runnable_isa(size_t index);
 
 // Forces the named set; "auto" undoes that. False when it is unknown or cannot run here.
 bool select_isa(const char* name);
