@@ -34,11 +34,13 @@ def mark_exact(program: Program) -> None:
 
 def quantized_note(program: Program) -> str | None:
     """What to tell about weights that are integers or 8-bit floats already, where there are any."""
+    kinds = [find_element_type(r.elem_type) for r in program.records]
+    if not any(k is not None and k.quantizes for k in kinds):
+        return None
     roles = Roles.of(program.proto)
     quantized = weights = 0
     types = set()
-    for record, site in zip(program.records, program.sites, strict=True):
-        kind = find_element_type(record.elem_type)
+    for record, site, kind in zip(program.records, program.sites, kinds, strict=True):
         if kind is None:
             continue
         if not kind.quantizes:

@@ -49,10 +49,7 @@ _SCALES = frozenset({"Mul", "Div", "Neg"})  # a weight may be scaled on its way 
 _SIZES = frozenset({"Shape", "Size"})  # look at no element
 
 
-@dataclass
-class _Consumer:
-    node: onnx.NodeProto
-    index: int
+_Consumer = tuple[onnx.NodeProto, int]  # and the number of its input
 
 
 @dataclass
@@ -89,7 +86,9 @@ class Roles:
             self._constants[prefix + node.output[0]] = math.prod(stored.dims)
         for index, name in enumerate(node.input):
             if name:
-                self._consumers.setdefault(prefix + name, []).append(_Consumer(node, index))
+                self._consumers.setdefault(prefix + name, []).append((node, index))
+        if not node.attribute:
+            return
         for body in subgraphs(node):
             for inner, outer in zip(body.output, node.output, strict=False):
                 if node.op_type == "If":
@@ -119,14 +118,13 @@ class Roles:
             if prefix + value in self._opaque:
                 yield self._opaque[prefix + value]
             pending += [(v.removeprefix(prefix), prefix, scaled) for v in self._leaving.get(prefix + value, ())]
-            for use in self._consumers.get(prefix + value, ()):
-                node = use.node
+            for node, index in self._consumers.get(prefix + value, ()):
                 function = self._functions.get((node.domain, node.op_type))
                 if function is not None:
-                    yield from self._of_function(node, function, pending, prefix, use.index, scaled)
-                elif _multiplies(node, use.index, scaled) or self._is_lookup(node, use.index, prefix):
+                    yield from self._of_function(node, function, pending, prefix, index, scaled)
+                elif _multiplies(node, index, scaled) or self._is_lookup(node, index, prefix):
                     yield ""
-                elif self._hands_on(node, use.index):
+                elif self._hands_on(node, index):
                     pending += [(o, prefix, scaled) for o in node.output if o]
                 elif _is_standard(node) and node.op_type in _SCALES:
                     pending.append((node.output[0], prefix, True))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -143,8 +143,9 @@ def walk_graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
     """The graph and, depth first, every graph inside its nodes (If, Loop, Scan bodies)."""
     yield graph
     for node in graph.node:
-        for sub in subgraphs(node):
-            yield from walk_graphs(sub)
+        if node.attribute:  # many have none, and graphs of 100,000 nodes are walked often
+            for sub in subgraphs(node):
+                yield from walk_graphs(sub)
 
 
 def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
@@ -154,6 +155,15 @@ def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
             yield attribute.g
         elif attribute.type == onnx.AttributeProto.GRAPHS:
             yield from attribute.graphs
+
+
+def defined(graph: onnx.GraphProto) -> Iterator[str]:
+    """Names of the values that a graph defines itself: its inputs, stored tensors, and what its nodes make."""
+    yield from (i.name for i in graph.input)
+    yield from (t.name for t in graph.initializer)
+    yield from (t.values.name for t in graph.sparse_initializer)
+    for node in graph.node:
+        yield from node.output
 
 
 def constant_tensor(node: onnx.NodeProto) -> onnx.TensorProto | None:
@@ -198,8 +208,8 @@ def attribute_sites(graph: onnx.GraphProto, least: int) -> Iterator[AttributeSit
                     yield AttributeSite(g, None, node, attribute)
 
 
-def find_uses(graph: onnx.GraphProto) -> dict[str, list[Use]]:
-    """Consumers of every value name, in the graph and in its bodies.
+def find_uses(graph: onnx.GraphProto, names: Container[str]) -> dict[str, list[Use]]:
+    """Consumers of values of these names, in the graph and in its bodies.
 
     Bodies may give their own values a name that another body also uses; the uses of such names are merged, which
     only affects the choice of the channel axis.
@@ -207,9 +217,9 @@ def find_uses(graph: onnx.GraphProto) -> dict[str, list[Use]]:
     uses: dict[str, list[Use]] = {}
     for g in walk_graphs(graph):
         for node in g.node:
-            transposed = node.op_type == "Gemm" and any(a.name == "transB" and a.i for a in node.attribute)
             for index, name in enumerate(node.input):
-                if name:
+                if name in names:
+                    transposed = node.op_type == "Gemm" and any(a.name == "transB" and a.i for a in node.attribute)
                     uses.setdefault(name, []).append(Use(node.op_type, index, transposed, node.name))
     return uses
 

@@ -127,11 +127,17 @@ def _has_broken_text(message: Message) -> bool:
     if isinstance(message, onnx.TensorProto):  # listing its fields would copy the data
         value = message.name
         return isinstance(value, bytes) or any(map(_has_broken_text, message.external_data))
+    if isinstance(message, onnx.NodeProto):  # by far the most frequent; listing its fields takes three times as long
+        texts = (*message.input, *message.output, message.op_type, message.name, message.domain, message.doc_string)
+        if bytes in map(type, texts):
+            return True
+        if not (message.attribute or message.metadata_props or message.overload):
+            return False
     for field, value in message.ListFields():
         many = [value] if isinstance(value, str | bytes | Message) else value
         if field.type == FieldDescriptor.TYPE_MESSAGE and any(map(_has_broken_text, many)):
             return True
-        if field.type == FieldDescriptor.TYPE_STRING and any(isinstance(text, bytes) for text in many):
+        if field.type == FieldDescriptor.TYPE_STRING and bytes in map(type, many):
             return True
     return False
 

@@ -53,7 +53,7 @@ def build_program(
     attributes = list(ir.attribute_sites(proto.graph, max(min_size, LEAST_ATTRIBUTE)))
     sites += attributes
     arrays += [(s.read(onnx.numpy_helper.to_array), s.elem_type) for s in attributes]
-    uses = ir.find_uses(proto.graph)
+    uses = ir.find_uses(proto.graph, {s.value_name for s in sites})
     records: list[ir.WeightRecord] = []
     kept_sites: list[ir.Site] = []
     for site, (array, elem_type) in zip(sites, arrays, strict=True):

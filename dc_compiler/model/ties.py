@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -58,7 +59,7 @@ def tie_equal(
 
     Time and memory are in proportion to the tensors: candidates agree in type, extents and sums of bits.
     """
-    survey = _Survey(proto)
+    survey = _Survey(proto, sites)
     result = Ties()
     renamed: dict[str, str] = {}
     for group in _candidates(survey, sites, arrays, least):
@@ -74,19 +75,29 @@ def tie_equal(
 
 
 class _Survey:
-    """Names that are defined once and may be given up, and who uses them."""
+    """Names that are defined once and may be given up, and who uses them; looked up when first asked for."""
 
-    def __init__(self, proto: onnx.ModelProto) -> None:
+    def __init__(self, proto: onnx.ModelProto, sites: Sequence[ir.Site]) -> None:
         self.main = proto.graph
+        self._sites = sites
+
+    @cached_property
+    def fixed(self) -> set[str]:
+        """Names that others know, or that mean several things."""
         defined: Counter[str] = Counter()
-        self.fixed = {i.name for i in proto.graph.input}
-        for graph in ir.walk_graphs(proto.graph):
+        fixed = {i.name for i in self.main.input}
+        for graph in ir.walk_graphs(self.main):
             defined.update(i.name for i in graph.input)
             defined.update(t.name for t in graph.initializer)
             defined.update(o for n in graph.node for o in n.output)
-            self.fixed.update(o.name for o in graph.output)
-        self.fixed.update(name for name, count in defined.items() if count > 1)
-        self.uses = ir.find_uses(proto.graph)
+            fixed.update(o.name for o in graph.output)
+        fixed.update(name for name, count in defined.items() if count > 1)
+        return fixed
+
+    @cached_property
+    def uses(self) -> dict[str, list[ir.Use]]:
+        """Consumers of the stored tensors."""
+        return ir.find_uses(self.main, {s.value_name for s in self._sites})
 
     def is_free(self, site: ir.Site) -> bool:
         """Whether the tensor may be given up, or moved to the main graph, without anybody seeing it."""

@@ -127,7 +127,7 @@ def run_passes(passes: Iterable[Pass], program: ir.Program, context: Context) ->
         except Exception as e:
             before = f" after {', '.join(ran)}" if ran else ""
             raise PassError(f"pass '{step.text()}' failed{before}: {type(e).__name__}: {e}") from e
-        if step.rewrites:  # constants may have become weights
+        if step.rewrites and report.changed:  # constants may have become weights
             ir.mark_exact(program)
         ran.append(step.text())
         reports.append(report)

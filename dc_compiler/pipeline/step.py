@@ -24,7 +24,8 @@ ENTRY_POINT_GROUP = "dc_compiler.passes"
 
 @dataclass
 class PassReport:
-    """What a pass did: weights changed, wall seconds, and facts as plain data."""
+    """What a pass did: weights changed (of one that ``rewrites``: nodes; 0 only if the graph is what it was), wall
+    seconds, and facts as plain data."""
 
     name: str
     changed: int

@@ -14,7 +14,8 @@ from dc_compiler.ort.sessions import Sessions
 from dc_compiler.pass_manager import Context, Pass, PassReport
 from dc_compiler.passes.canonicalize.batchnorm import fold_batch_normalization
 from dc_compiler.passes.canonicalize.constants import fold_constant
-from dc_compiler.passes.canonicalize.surgery import DOMAINS, Surgery
+from dc_compiler.passes.canonicalize.surgery import DOMAINS, Surgery, drop_declarations
+from dc_compiler.passes.canonicalize.survey import has_work
 
 SHOWN = 3  # names in a note
 
@@ -36,6 +37,9 @@ class Canonicalize(Pass):
 
     def run(self, program: ir.Program, context: Context) -> PassReport:
         before = len(program.proto.graph.node)
+        if not has_work(program.proto.graph):
+            drop_declarations(program.proto.graph)
+            return self._report(program, before, 0, 0, 0)
         try:
             surgery = Surgery(program)
         except Exception as e:  # whatever onnx-graphsurgeon makes of a graph that is not for it
@@ -54,12 +58,7 @@ class Canonicalize(Pass):
             name = node.inputs[0].name
             _note(stays, node, fold_batch_normalization(surgery, node, ranks.get(name)))
             normalized += node.op != "BatchNormalization"
-        facts = {
-            "constants folded": folded,
-            "batch normalizations folded": normalized,
-            "dead nodes": surgery.finish(),
-            "nodes": len(program.proto.graph.node),
-        }
+        dead = surgery.finish()
         if normalized:
             program.rounding.append(
                 f"canonicalize: {normalized} batch normalizations are part of the layers before them"
@@ -67,7 +66,17 @@ class Canonicalize(Pass):
         for reason, names in stays.items():
             shown = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
             program.notes.append(f"canonicalize: {shown}: {reason}")
-        return PassReport(self.name, before - len(program.proto.graph.node), facts=facts)
+        return self._report(program, before, folded, normalized, dead)
+
+    def _report(self, program: ir.Program, before: int, folded: int, normalized: int, dead: int) -> PassReport:
+        nodes = len(program.proto.graph.node)
+        facts = {
+            "constants folded": folded,
+            "batch normalizations folded": normalized,
+            "dead nodes": dead,
+            "nodes": nodes,
+        }
+        return PassReport(self.name, max(before - nodes, normalized), facts=facts)  # a folded one may stay as an Add
 
 
 def _note(stays: dict[str, list[str]], node: gs.Node, reason: str | None) -> None:

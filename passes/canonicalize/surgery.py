@@ -41,7 +41,7 @@ class Surgery:
         }
         self._stored = {s.value_name: s for s in ir.weight_sites(main) if s.graph is main}
         bodies = [g for g in ir.walk_graphs(main) if g is not main]
-        self.hidden = {name for g in bodies for name in _defined(g)}  # names that mean something else in a body
+        self.hidden = {name for g in bodies for name in ir.defined(g)}  # names that mean something else in a body
         # onnx-graphsurgeon takes these for values of the body
         self._captured = {o.name for g in bodies for o in g.output} - self.hidden
         self.inputs = {v.name for v in main.input}
@@ -155,7 +155,7 @@ class Surgery:
             if main.initializer[i].name not in used:
                 del main.initializer[i]
         self._rebind(program)
-        _drop_declarations(main)
+        drop_declarations(main)
         return len(alive) - len(kept)
 
     def _rebind(self, program: ir.Program) -> None:
@@ -171,7 +171,7 @@ class Surgery:
         placed.sort(key=lambda p: p[0])
         program.records = [record for _, record, _ in placed]
         program.sites = [site for _, _, site in placed]
-        uses = ir.find_uses(main)
+        uses = ir.find_uses(main, {site.value_name for _, _, site in placed})
         for _, record, site in placed:
             found = uses.get(site.value_name, [])
             record.uses, record.tied = tuple(found), max(1, len(found))
@@ -181,7 +181,7 @@ class Surgery:
                     site.write(record.values)
 
 
-def _drop_declarations(graph: onnx.GraphProto) -> None:
+def drop_declarations(graph: onnx.GraphProto) -> None:
     """Remove declared types of values that are gone, and of stored tensors, which tell themselves what they are."""
     made = {name for n in graph.node for name in n.output}
     extents = {t.name: list(t.dims) for t in graph.initializer}
@@ -210,12 +210,3 @@ def _write(node: gs.Node, message: onnx.NodeProto) -> None:
     if node.op != message.op_type:
         message.op_type = node.op
         del message.attribute[:]
-
-
-def _defined(graph: onnx.GraphProto) -> Iterator[str]:
-    """Names of the values that a body itself defines."""
-    yield from (i.name for i in graph.input)
-    yield from (t.name for t in graph.initializer)
-    yield from (t.values.name for t in graph.sparse_initializer)
-    for node in graph.node:
-        yield from node.output

@@ -21,6 +21,7 @@ from dc_compiler.model import files, importer
 from dc_compiler.model.opened import open_weights
 from dc_compiler.pass_manager import Context, PassManager, PassReport
 from dc_compiler.passes.canonicalize import Canonicalize
+from dc_compiler.passes.canonicalize.survey import has_work
 from dc_compiler.recipe import parse_pipeline
 
 node = helper.make_node
@@ -476,6 +477,66 @@ def test_corpus(path: Path) -> None:
     if runs(given):
         feed = feed_of(path, given)
         assert same(run(given, feed), run(open_weights(program, ()), feed), exact=False)
+
+
+@pytest.mark.parametrize("name", [*NAMES, *PATHS], ids=lambda n: n if isinstance(n, str) else n.parent.name)
+def test_where_it_sees_no_work_there_is_none(name: str | Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the survey of the message skips would have changed nothing and said nothing."""
+    given = GRAPHS[name]()[0] if isinstance(name, str) else onnx.load(name)
+    if has_work(importer.build_program(files.read_model(given), min_size=0).proto.graph):
+        pytest.skip("there may be some")
+    found = [canonical(given)]
+    monkeypatch.setattr("dc_compiler.passes.canonicalize.canonicalize.has_work", lambda _: True)
+    found.append(canonical(given))
+    (one, before), (other, after) = found
+    assert one.proto == other.proto
+    assert [(r.name, r.uses, r.tied, r.exact) for r in one.records] == [
+        (r.name, r.uses, r.tied, r.exact) for r in other.records
+    ]
+    assert (one.notes, before.changed, before.facts) == (other.notes, after.changed, after.facts)
+
+
+def test_a_graph_without_work_is_not_linked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Links between nodes are made only where something may come of it: each kind of work is seen."""
+
+    def refuse(_: object) -> None:
+        raise AssertionError("linked")
+
+    plain = [node("MatMul", ["x", "w"], ["h"]), node("Relu", ["h"], ["y"])]
+    stored = {"w": normal(4, 4), "b": normal(4)}
+
+    def graph(*nodes: onnx.NodeProto, names: str = "w") -> onnx.GraphProto:
+        tensors = {name: stored[name] for name in names}
+        return model([*nodes], [value("x", "n", 4)], [value("y", "n", 4)], tensors).graph
+
+    assert not has_work(graph(*plain))
+    assert has_work(graph(*plain, names="wb"))  # nothing uses b
+    assert has_work(graph(*plain, node("Neg", ["h"], ["dead"])))
+    assert has_work(graph(plain[0], node("Identity", ["h"], ["y"])))
+    assert has_work(graph(node("Transpose", ["w"], ["v"]), node("MatMul", ["x", "v"], ["y"])))
+    bias = node("Constant", [], ["c"], value=numpy_helper.from_array(stored["b"]))
+    negative = [node("Neg", ["c"], ["d"]), node("Add", ["h", "d"], ["y"])]
+    assert has_work(graph(plain[0], bias, *negative))
+    normalized = node("BatchNormalization", ["h", "b", "b", "b", "b"], ["y"])
+    assert has_work(graph(plain[0], normalized, names="wb"))
+    monkeypatch.setattr("onnx_graphsurgeon.import_onnx", refuse)
+    program, report = canonical(model(plain, [value("x", "n", 4)], [value("y", "n", 4)], {"w": stored["w"]}))
+    assert (ops(program), report.changed, program.notes) == (["MatMul", "Relu"], 0, [])
+
+
+def test_a_body_keeps_what_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A value that only a body takes is used; one that a body has under the same name is not."""
+    inner = helper.make_graph([node("Neg", ["taken"], ["z"])], "inner", [], [value("z", "n", 4)])
+    own = helper.make_graph(
+        [node("Neg", ["x"], ["dead"]), node("Abs", ["dead"], ["z2"])], "own", [], [value("z2", "n", 4)]
+    )
+    branch = node("If", ["flag"], ["y"], then_branch=inner, else_branch=own)
+    inputs = [value("x", "n", 4), value("flag", kind=TensorProto.BOOL)]
+    nodes = [node("MatMul", ["x", "w"], ["taken"]), branch]
+    graph = helper.make_graph(nodes, "g", inputs, [value("y", "n", 4)], [numpy_helper.from_array(normal(4, 4), "w")])
+    assert not has_work(graph)
+    graph.node.insert(0, node("Abs", ["x"], ["dead"]))
+    assert has_work(graph)
 
 
 def test_the_corpus_is_all_of_it() -> None:

@@ -8,12 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
 from fixtures.inputs import FIXTURES, sample_inputs
 from models.graphs import GRAPHS, overridable, sample, weight
-from onnx import external_data_helper
+from onnx import TensorProto, external_data_helper, helper, numpy_helper
 from test_graphs import run, same
 
 from dc_compiler import compile_model, inspect_model, unpack_model, verify_models
@@ -312,3 +313,21 @@ def test_initializers_of_old_models_are_inputs_by_duty_only(form: str, tmp_path:
     assert same(run(net, feed), run(result.model, feed), exact=form == "session")
     session = ort.InferenceSession(unpack_model(tmp_path / "out.onnx").SerializeToString())
     assert [i.name for i in session.get_inputs()] == list(feed)
+
+
+@pytest.mark.parametrize("old", ["node_in", "node_out", "Relu", "node_name", "attribute", "extent", "stored", "key"])
+def test_names_that_are_not_text(old: str, tmp_path: Path) -> None:
+    """A name of other bytes than UTF-8, wherever it stands, is refused with a sentence."""
+    node = helper.make_node("Relu", ["node_in"], ["node_out"], "node_name", domain="dom", attribute=1)
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["extent"])]
+    outputs = [helper.make_tensor_value_info("node_out", TensorProto.FLOAT, None)]
+    graph = helper.make_graph(
+        [node], "g", inputs, outputs, [numpy_helper.from_array(np.zeros(3, np.float32), "stored")]
+    )
+    model = helper.make_model(graph)
+    model.metadata_props.add(key="key", value="value")
+    data = model.SerializeToString()
+    assert old.encode() in data
+    (tmp_path / "m.onnx").write_bytes(data.replace(old.encode(), b"\xff" * len(old)))
+    with pytest.raises(ModelError, match="damaged: a name in it is not UTF-8"):
+        files.read_model(tmp_path / "m.onnx")
