@@ -12,6 +12,8 @@ from dc_compiler.codec import binding, load_time
 from dc_compiler.errors import InvalidArgumentError
 from dc_compiler.pass_manager import Context, PassReport, RecordPass, Task, Update
 
+WORTH_TELLING = 0.005  # share of the file from which on a slow coder that was passed over is told of
+
 
 def encode_record(record: ir.WeightRecord, options: Encode, seed: int) -> Update:
     """The frame of a weight, or the reason why it gets none."""
@@ -30,7 +32,8 @@ def encode_record(record: ir.WeightRecord, options: Encode, seed: int) -> Update
 
 
 def _choose_slow(program: ir.Program, records: Sequence[ir.WeightRecord], updates: Sequence[Update]) -> dict[str, Any]:
-    """Give records their slow frames where they are worth their time; says which are not, as facts and as a note."""
+    """Give records their slow frames where they are worth their time; says which are not, as facts and, unless they
+    would save next to nothing, as a note."""
     slow = [(r, u.slow_frame) for r, u in zip(records, updates, strict=True) if u.slow_frame is not None]
     if not slow:
         return {}
@@ -49,10 +52,12 @@ def _choose_slow(program: ir.Program, records: Sequence[ir.WeightRecord], update
     saved = sum(alternatives[p].saved for p in passed)
     times = (after + sum(alternatives[p].seconds for p in passed)) / after
     names = sorted({binding.frame_info(slow[p][1]).coder for p in passed})
-    program.notes.append(
-        f"encode: passed over {', '.join(names)} for {len(passed)} weights: the file would be {saved:,} bytes smaller "
-        f"({saved / file_bytes:.1%}) and take about {times:.1f} times as long to load".replace("%", " %")
-    )
+    if saved >= WORTH_TELLING * file_bytes:
+        share = f"{saved / file_bytes:.1%}".replace("%", " %")
+        program.notes.append(
+            f"encode: passed over {', '.join(names)} for {len(passed)} weights: the file would be {saved:,} bytes "
+            f"smaller ({share}) and take about {times:.1f} times as long to load"
+        )
     return {"passed over": {"coders": names, "weights": len(passed), "bytes": saved, "load time": round(times, 3)}}
 
 

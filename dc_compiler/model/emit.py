@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,6 +78,7 @@ def _place_weights(program: ir.Program) -> list[PlacedWeight]:
     names = Counter(_defined_names(program.proto.graph))
     placed = []
     emptied: list[ir.Site] = []
+    moved: dict[int, tuple[str, list[str]]] = {}  # by body: its name and those of its weights
     for record, site in zip(program.records, program.sites, strict=True):
         if record.frame is None:
             kind = ir.find_element_type(record.elem_type)
@@ -89,15 +90,23 @@ def _place_weights(program: ir.Program) -> list[PlacedWeight]:
             name = unused_name(name, names)
             _rename(site.graph, site.value_name, name)
         if site.graph is not program.proto.graph:
-            program.rounding.append(f"{name}: moved out of the body it was stored in")
+            moved.setdefault(id(site.graph), (site.graph.name, []))[1].append(name)
         emptied.append(site)
         placed.append(PlacedWeight(name, record))
+    program.rounding += [_moved_note(body, found) for body, found in moved.values()]
     ir.remove_sites(emptied)
     packed_names = {p.name for p in placed}
     listed = [i.name for i in program.proto.graph.input if i.name in packed_names]
     program.rounding += [f"{name}: no longer an input that can be overridden" for name in listed]
     _remove_where(program.proto.graph.input, lambda i: i.name in packed_names)
     return placed
+
+
+def _moved_note(body: str, names: Sequence[str]) -> str:
+    """One line a body, however many weights it had."""
+    if len(names) == 1:
+        return f"{names[0]}: moved out of the body '{body}' it was stored in"
+    return f"{names[0]} and {len(names) - 1} more: moved out of the body '{body}' they were stored in"
 
 
 def _graph_form(program: ir.Program, placed: list[PlacedWeight]) -> onnx.ModelProto:

@@ -68,7 +68,7 @@ def build_program(
         records.append(record)
         kept_sites.append(site)
     _make_names_unique(records)
-    _apply_skip(records, skip)
+    notes += _apply_skip(records, skip)
     program = ir.Program(proto, records, kept_sites, label, size, base_dir, notes, named=frozenset(named))
     ir.mark_exact(program)
     note = ir.quantized_note(program)
@@ -79,11 +79,11 @@ def build_program(
 
 def matching(records: Iterable[ir.WeightRecord], pattern: str) -> list[ir.WeightRecord]:
     """Records one of whose names matches a shell-style glob (case counts); the name itself always matches."""
+    return [r for r in records if any(_matches(name, pattern) for name in r.names)]
 
-    def matches(name: str) -> bool:
-        return name == pattern or fnmatch.fnmatchcase(name, pattern)
 
-    return [r for r in records if any(map(matches, r.names))]
+def _matches(name: str, pattern: str) -> bool:
+    return name == pattern or fnmatch.fnmatchcase(name, pattern)
 
 
 def _still_there(
@@ -120,7 +120,9 @@ def _is_finite_float(record: ir.WeightRecord) -> bool:
     return is_float and all(np.isfinite(flat[s]).all() for s in ir.blocks(record.size))
 
 
-def _apply_skip(records: list[ir.WeightRecord], skip: Sequence[str]) -> None:
+def _apply_skip(records: list[ir.WeightRecord], skip: Sequence[str]) -> list[str]:
+    """Leave alone what the globs match; a note for each tensor that is left alone because it is stored with another."""
+    skipped: dict[int, ir.WeightRecord] = {}
     for pattern in skip:
         found = matching(records, pattern)
         if not found:
@@ -128,6 +130,14 @@ def _apply_skip(records: list[ir.WeightRecord], skip: Sequence[str]) -> None:
         for record in found:
             record.reason = record.reason or f"skipped by '{pattern}'"
             record.trainable = False
+            skipped[id(record)] = record
+    notes = []
+    for record in skipped.values():
+        named = [n for n in record.names if any(_matches(n, pattern) for pattern in skip)]
+        others = [n for n in record.names if n not in named]
+        if others:
+            notes.append(f"{', '.join(others)}: skipped with {', '.join(named)}, as they are stored once")
+    return notes
 
 
 def _make_names_unique(records: list[ir.WeightRecord]) -> None:

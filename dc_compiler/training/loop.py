@@ -162,7 +162,7 @@ class Trainer:
         samples = context.samples
         assert samples is not None  # the manager sees to it
         if not records:
-            raise InvalidArgumentError(f"{step.text()} finds no weight that it could train")
+            raise InvalidArgumentError(f"{step.text()} finds no weight that it could train{_left_alone(program)}")
         self._options = step
         self._report = context.progress or (lambda name, done, total, loss: None)
         self._file = None if context.checkpoint is None else context.checkpoint.next()
@@ -255,3 +255,9 @@ class Trainer:
         self._recent.append(loss)
         self.optimizer.step(self.parameters.theta, self.parameters.reduce(found), rate)
         self.parameters.expand()
+
+
+def _left_alone(program: ir.Program) -> str:
+    """Which weights are stored once under several names and left alone under all of them."""
+    tied = [r for r in program.records if r.aliases and r.reason is not None]
+    return "".join(f"; {' and '.join(r.names)} are stored once and left alone together: {r.reason}" for r in tied)

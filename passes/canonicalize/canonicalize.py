@@ -50,8 +50,10 @@ class Canonicalize(Pass):
         for node in surgery.nodes("Identity"):
             _note(stays, node, _remove_identity(surgery, node))
         sessions = Sessions()
+        own = {alias for r in program.records for alias in r.aliases}  # what is transposed from an equal tensor
         for node in surgery.nodes():
-            _note(stays, node, fold_constant(surgery, node, sessions))
+            reason = fold_constant(surgery, node, sessions)
+            _note(stays, node, None if node.op == "Transpose" and node.name in own else reason)
             folded += not node.outputs
         ranks = _ranks(program) if any(True for _ in surgery.nodes("BatchNormalization")) else {}
         for node in surgery.nodes("BatchNormalization"):

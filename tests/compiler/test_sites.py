@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from models.graphs import GRAPHS, info, node, weight
+from models.graphs import GRAPHS, body, info, node, tensor, weight
 from onnx import TensorProto, helper, numpy_helper
 
 from dc_compiler import InferenceSession, compile_model, inspect_model, ir
@@ -122,3 +122,27 @@ def test_a_list_of_floats_in_a_constant_can_be_trained(tmp_path: Path) -> None:
     )
     assert before[0].shape == after[0].shape
     assert np.abs(before[0] - after[0]).max() > 1e-3
+
+
+@pytest.mark.parametrize("form", ["session", "graph"])
+def test_a_line_for_each_body_that_lost_its_weights(form: str) -> None:
+    """However many they were: the first one's name and how many more."""
+
+    def branch(name: str, *names: str) -> onnx.GraphProto:
+        values = ["x", *(f"{n}_out" for n in names)]
+        nodes = [node("MatMul", [values[i], n], [values[i + 1]]) for i, n in enumerate(names)]
+        stored = [tensor(n, weight(48, 48, seed=i + len(names))) for i, n in enumerate(names)]
+        return body(name, nodes, [info(values[-1], TensorProto.FLOAT, "batch", 48)], weights=stored)
+
+    graph = helper.make_graph(
+        [node("If", ["flag"], ["y"], then_branch=branch("many", "a", "b", "c"), else_branch=branch("one", "d"))],
+        "g",
+        [info("flag", TensorProto.BOOL), info("x", TensorProto.FLOAT, "batch", 48)],
+        [info("y", TensorProto.FLOAT, "batch", 48)],
+    )
+    net = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    notes = compile_model(net, pipeline="cluster(bits=4),encode", emit=form).report.notes
+    assert [n for n in notes if "moved" in n] == [
+        "d: moved out of the body 'one' it was stored in",
+        "a and 2 more: moved out of the body 'many' they were stored in",
+    ]

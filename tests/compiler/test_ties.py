@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from dc_compiler import InferenceSession, compile_model, unpack_model
+from dc_compiler.errors import InvalidArgumentError
 from dc_compiler.model import files, importer
 
 W = weight(32, 48)
@@ -171,6 +172,35 @@ def test_every_name_of_a_tensor_still_means_it() -> None:
         assert row.reason == f"skipped by '{name}'"
         (row,) = compile_model(net, pipeline="cluster(bits=6),encode", set=f"{name}:bits=2").report.tensors
         assert row.codebook == 4
+
+
+@pytest.mark.parametrize(("net", "one", "other"), [("two_names", "w", "v"), ("tied_head", "e", "h")])
+def test_skipping_one_name_says_that_it_skips_the_others(net: str, one: str, other: str) -> None:
+    given, _ = CASES[net]
+    for skip, told in (
+        ([one], f"{other}: skipped with {one}, as they are stored once"),
+        ([other], f"{one}: skipped with {other}, as they are stored once"),
+        ([one, other], None),
+    ):
+        program = importer.build_program(files.read_model(given), min_size=1024, skip=skip)
+        assert [n for n in program.notes if "skipped" in n] == ([] if told is None else [told])
+        labels = np.zeros(96, np.int64)
+        x = np.arange(96) if net == "tied_head" else sample(96, 32)
+        with pytest.raises(InvalidArgumentError, match="finds no weight") as refused:
+            compile_model(given, pipeline="finetune,cluster,encode", data={"x": x, "l": labels}, labels="l", skip=skip)
+        reason = f"skipped by '{skip[0]}'"
+        assert f"; {one} and {other} are stored once and left alone together: {reason}" in str(refused.value)
+
+
+def test_its_own_transpose_is_no_news() -> None:
+    """canonicalize would say that it cannot fold it; somebody else's Transpose is told of."""
+    given, _ = CASES["tied_head"]
+    notes = compile_model(given).report.notes
+    assert any(n == "h: the transpose of e, stored once" for n in notes)
+    assert not any("canonicalize" in n for n in notes)
+    nodes = [HEAD[0], HEAD[1], node("Transpose", ["e"], ["h"], name="theirs", perm=[1, 0]), HEAD[2]]
+    theirs = build(nodes, {"e": TABLE}, ["n"], TensorProto.INT64)
+    assert "canonicalize: theirs: what it reads is used elsewhere, too" in compile_model(theirs).report.notes
 
 
 @pytest.mark.parametrize("name", ["two_names", "tied_head"])
