@@ -47,7 +47,7 @@ PRESETS: dict[str, Preset] = {
     "smallest": Preset(
         "canonicalize,cluster(grid,step=0.15),slim,encode(smallest)",
         "canonicalize,prune(density=0.05,scope=global,criterion=obd,schedule=gradual,epochs=24,lr=0.002),shrink,"
-        "cluster(rd,bits=4,price=0.04,epochs=16,vectors=true),shrink(sort=true),slim,encode(smallest)",
+        "cluster(rd,bits=4,price=0.01,epochs=16,vectors=true),shrink(sort=true),slim,encode(smallest)",
         min_size=0,
     ),
 }

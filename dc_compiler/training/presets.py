@@ -1,20 +1,21 @@
 """Presets that train: their settings come from the model and the samples, and what comes out is judged.
 
-How much of a network can go depends on it and on the task, so it is found out: weights are pruned level by level, each
-trained, as long as the error on samples that nothing is trained on does not rise above a limit. Then the rest of the
-pipeline runs, and its result is held to the same limit: where it misses, it starts again from more weights, and at last
-the data-free pipeline is taken.
+How much of a network can go depends on it and on the task, so it is found out. Short trainings, one after the other at
+fewer and fewer weights, show how the error on samples that nothing is trained on grows (the shape of the curve). Then
+the pipeline runs from the original on, with most of the time, at the density where the curve meets the limit. What
+comes out tells how high the curve really lies, and where the next try should be. The smallest result within the limit
+is taken; where there is none, the data-free pipeline is.
 
 The limit is the original's error on those samples, give or take a standard error. But a model is often given the
 samples that it was trained on, of which it knows the answers by heart. It shows: on samples that it has not seen, a
 network errs at least as often as its own probabilities say. Where it errs less often, the limit is the error of a
-network with the same layers, trained from the start on the training part alone.
+network with the same layers, trained from the start on the training part alone, less a part of a standard error.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,17 +31,18 @@ from dc_compiler.training.loop import TrainingPass
 
 Array = np.ndarray
 Facts = dict[str, Any]
-Pruned = tuple[ir.Program, list[Pass], list[PassReport]]
 
-# Multiply-adds of the forward pass that all training may take: about ten minutes on two cores
+# Multiply-adds of the forward pass that judging and one try may take: a few minutes on two cores
 BUDGET = 3e12
 FEWEST, MOST = 4.0, 120.0  # epochs, whatever the budget says, but more of few samples: STEPS in all
 STEPS = 6000
-JUDGING, PRUNING, CLUSTERING = 0.1, 0.55, 0.3  # shares of the epochs: each judge, all levels, clustering
-# Kept shares, tried in turn: halves first, then steps of sqrt(2)
-LEVELS = (0.25, 0.125, 0.0625, 0.044, 0.031, 0.022, 0.0156, 0.011, 0.0078)
-SLACK = 1.25  # times the limit that a level may have: what follows trains on, and is held to the limit itself
-RETRIES = 2  # levels to go back to where the rest of the pipeline misses the limit
+# Shares of the epochs: each judge, all levels, and of every try its pruning and its clustering
+JUDGING, SCOUTING, PRUNING, CLUSTERING = 0.1, 0.2, 0.4, 0.45
+LEVELS = (0.25, 0.0625, 0.031, 0.0156, 0.0078)  # kept shares, trained in turn for a short time
+TRIES, ENOUGH = 3, 2  # runs of the pipeline: at most, and where one of them holds the limit
+LONGER = 0.65  # times the value of a level is what a whole run comes out with, before there was any
+AIM = 0.93  # of the limit: what a try comes out with scatters
+FARTHEST, NEAREST = 4.0, 1.2  # ratios of densities from one try to the next, and where there is nothing to gain
 # Larger networks bear smaller steps: RATE at REFERENCE weights, less with their cube root
 RATE, REFERENCE, LEAST_RATE = 0.003, 300_000, 1e-4
 BATCH = 64
@@ -53,6 +55,9 @@ FRESH = (
     "the original knows the samples given by heart (it errs less often than its own probabilities say), so its error "
     "on them tells nothing; a network like it, trained from the start, has a validation error of {:.3g}"
 )
+LEAST, SLOPE = 1e-6, 1e-3  # of a curve's values, and of their logarithms from one point to the next
+MARGIN = 0.5  # standard errors that the limit lies below what it comes from, if that is not the original
+PATIENCE = 1.1  # times the loss without: what moving images may have after a short training, as it pays in a long one
 IMAGE = 8  # least extents of what may be moved by a pixel
 
 
@@ -94,6 +99,47 @@ def run(program: ir.Program, passes: Sequence[Pass], fallback: Sequence[Pass], c
     return Result(program, list(fallback), reports, [f"compiled without training: {'; '.join(search.notes)}"])
 
 
+class Curve:
+    """What validation shows by kept share: the shape from ``values`` at some ``densities``, densest first; the height
+    by ``learn``.
+
+    More weights never do worse, so a value counts at least as much as those before it.
+    """
+
+    def __init__(self, densities: Sequence[float], values: Array) -> None:
+        self._densities = np.log(densities)
+        self._values = np.maximum.accumulate(np.log(np.maximum(values, LEAST))) + SLOPE * np.arange(len(values))
+        self._height = math.log(LONGER)
+
+    def learn(self, density: float, value: float) -> None:
+        """Put the curve where a whole run came out."""
+        shape = np.interp(-math.log(density), -self._densities, self._values)
+        self._height = math.log(max(value, LEAST)) - float(shape)
+
+    def density(self, value: float) -> float:
+        """Where the curve has ``value``; within its points."""
+        return math.exp(float(np.interp(math.log(max(value, LEAST)) - self._height, self._values, self._densities)))
+
+
+def search(curve: Curve, most: float, value_at: Callable[[float], float]) -> None:
+    """Try a few densities for the least whose value is at most ``most``; those that hold it fall."""
+    missed, least = 0.0, math.inf  # the largest density that misses the limit, the least that holds it
+    density = curve.density(AIM * most)
+    for tries in range(1, TRIES + 1):
+        density = _rounded(density)
+        value = value_at(density)
+        curve.learn(density, value)
+        wanted = curve.density(AIM * most)
+        if value <= most:
+            least = density
+            density = max(wanted, density / FARTHEST, math.sqrt(missed * density))
+        else:
+            missed = density
+            density = min(max(wanted, density * NEAREST), density * FARTHEST, math.sqrt(density * least))
+        if density * NEAREST > min(least, 1.0) or (tries >= ENOUGH and least < math.inf):
+            break
+
+
 class _Search:
     """One search for settings; ``notes`` says what was found."""
 
@@ -122,17 +168,11 @@ class _Search:
         size = sum(r.size for r in self._weights)
         self._rate = min(RATE, max(LEAST_RATE, RATE * (REFERENCE / max(size, 1)) ** (1 / 3)))
         self._limit = self._found_limit()
-        for state, passes, reports in self._levels() if self._searches else self._fixed():
-            rest = [self._settled(p, CLUSTERING) for p in self._after]
-            more = run_passes(rest, state, self._context)
-            found = _last_facts([*reports, *more])
-            value = self._limit.measure(found)
-            if value <= self._limit.most:
-                self.notes.append(f"{self._limit.text}; the result has {value:.3g}")
-                return Result(state, [*self._before, *passes, *rest], [*self._reports, *reports, *more], self.notes)
-            self.notes.append(f"a result with {value:.3g} was put aside")
-        self.notes.append(self._limit.text)
-        return None
+        found = self._sought() if self._searches else self._fixed()
+        if found is None:
+            self.notes.append(self._limit.text)
+            return None
+        return replace(found, notes=[*self.notes, *found.notes])
 
     def _settled(self, step: Pass, share: float) -> Pass:
         """A pass with the epochs, the rate and the shift of this model, where the pipeline leaves them open."""
@@ -142,20 +182,63 @@ class _Search:
             return replace(step, epochs=min(step.epochs, self._epochs))
         return replace(step, epochs=_rounded(share * self._epochs), lr=_rounded(self._rate), shift=self._shift)
 
-    def _levels(self) -> Iterator[Pruned]:
-        """Programs within the limit, the one with the fewest weights first, and what made each."""
-        found: list[Pruned] = []
-        program, passes, reports = self._program, list[Pass](), list[PassReport]()
+    def _tried(self, step: Pass) -> Result:
+        """What the pipeline makes of the original with ``step`` for its pruning."""
+        program = self._program.copy()
+        passes = [self._settled(step, PRUNING), *(self._settled(p, CLUSTERING) for p in self._after)]
+        reports = run_passes(passes, program, self._context)
+        return Result(program, [*self._before, *passes], [*self._reports, *reports], [])
+
+    def _value(self, result: Result) -> float:
+        return self._limit.measure(_last_facts(result.reports))
+
+    def _holds(self, result: Result) -> bool:
+        """Whether a result may be handed out; ``notes`` says why not."""
+        value = self._value(result)
+        if value > self._limit.most:
+            self.notes.append(f"a result with {value:.3g} was put aside")
+            return False
+        result.notes.append(f"{self._limit.text}; the result has {value:.3g}")
+        return True
+
+    def _sought(self) -> Result | None:
+        """The result with the fewest weights that holds the limit."""
+        best: Result | None = None
+
+        def value_at(density: float) -> float:
+            nonlocal best
+            result = self._tried(self._prune.with_options({"density": str(density)}))
+            best = result if self._holds(result) else best
+            return self._value(result)
+
+        search(self._curve(), self._limit.most, value_at)
+        return best
+
+    def _fixed(self) -> Result | None:
+        """What holds the limit: the pipeline at its own density, or with half of the weights."""
+        for step in (self._prune, self._prune.with_options({"density": "0.5"})):
+            result = self._tried(step)
+            self._doubt(result.reports[len(self._before)].facts)
+            if self._holds(result):
+                return result
+        return None
+
+    def _curve(self) -> Curve:
+        """The curve of short trainings, as far as it may be of use."""
+        found: list[Facts] = []
+        program = self._program.copy()
         for density in LEVELS:
-            program = program.copy()
-            step = self._settled(self._prune, PRUNING / len(LEVELS)).with_options({"density": str(density)})
-            passes, reports = [*passes, step], [*reports, *run_passes([step], program, self._context)]
-            if not found:
-                self._doubt(reports[0].facts)
-            elif self._limit.measure(reports[-1].facts) > SLACK * self._limit.most:
+            step = self._settled(self._prune, SCOUTING / len(LEVELS)).with_options({"density": str(density)})
+            found.append(run_passes([step], program, self._context)[0].facts)
+            if len(found) == 1:
+                self._doubt(found[0])
+            if LONGER**2 * self._limit.measure(found[-1]) > self._limit.most:
                 break
-            found.append((program, passes, reports))
-        yield from reversed(found[-1 - RETRIES :])
+        values = np.array([self._limit.measure(f) for f in found])
+        if "validation error after" in found[0]:  # few samples are wrong, so their number is noisy: losses are less so
+            losses = np.array([f["validation loss after"] for f in found])
+            values = losses * (values.sum() / losses.sum())
+        return Curve(LEVELS[: len(found)], values)
 
     def _doubt(self, first: Facts) -> None:
         """Lower a limit that does not come from the original itself, for what the first level has."""
@@ -163,15 +246,6 @@ class _Search:
         if self._limit is not self._own:
             most = min(self._limit.most, RISE * error)
             self._limit = self._own if self._limit.most > DOUBT * error else replace(self._limit, most=most)
-
-    def _fixed(self) -> Iterator[Pruned]:
-        """The program at the pipeline's own density, then with half of its weights."""
-        for step in (self._prune, self._prune.with_options({"density": "0.5"})):
-            program = self._program.copy()
-            settled = self._settled(step, PRUNING)
-            reports = run_passes([settled], program, self._context)
-            self._doubt(reports[0].facts)
-            yield program, [settled], reports
 
     def _found_limit(self) -> Limit:
         """The limit to hold to; the original's own is kept, too. On the way: whether moving images helps."""
@@ -185,13 +259,20 @@ class _Search:
         seen = np.concatenate([samples.parts().train, rows])
         if not _knows_by_heart(outputs[seen], objective, seen):
             if self._has_images() and self._searches:
-                still, moved = (self._finetuned(self._program.copy(), shift) for shift in (0, 1))
-                self._shift = int(moved < still)
+                self._find_shift(self._program.copy, self._finetuned(self._program.copy(), 0))
             return own
-        error = self._finetuned(self._shuffled(), 0)
+        fresh = self._finetuned(self._shuffled(), 0)
         if self._has_images() and self._searches:
-            self._shift = int(self._finetuned(self._shuffled(), 1) < error)
-        return replace(own, most=error, text=FRESH.format(error))
+            self._find_shift(self._shuffled, fresh)
+        error = float(fresh["validation error after"])
+        # An estimate for a promise, and what is chosen by the samples looks better on them than it is
+        most = error - MARGIN * _standard_error(error, objective.labels[rows].size)
+        return replace(own, most=max(most, 0.0), text=FRESH.format(error))
+
+    def _find_shift(self, start: Callable[[], ir.Program], still: Facts) -> None:
+        """Move images where that is no worse than the training of ``start`` on ``still`` ones."""
+        loss, moved = (f["validation loss after"] for f in (still, self._finetuned(start(), 1)))
+        self._shift = int(moved < PATIENCE * loss)
 
     def _has_images(self) -> bool:
         inputs = self._samples.inputs.values()
@@ -200,11 +281,11 @@ class _Search:
     def _shuffled(self) -> ir.Program:
         return shuffled(self._program, self._weights, self._context.seed)
 
-    def _finetuned(self, program: ir.Program, shift: int) -> float:
-        """Validation error of a program after a short training."""
+    def _finetuned(self, program: ir.Program, shift: int) -> Facts:
+        """What is known of a program after a short training."""
         options = {"epochs": _rounded(JUDGING * self._epochs), "lr": _rounded(self._rate), "shift": shift}
         step = available_passes()["finetune"].from_text({k: str(v) for k, v in options.items()})
-        return float(run_passes([step], program, self._context)[0].facts["validation error after"])
+        return run_passes([step], program, self._context)[0].facts
 
 
 def cost(program: ir.Program, inputs: dict[str, Array]) -> float:
@@ -245,6 +326,10 @@ def _error(outputs: Array, labels: Array) -> float:
     return float((outputs.argmax(-1) != labels).mean())
 
 
+def _standard_error(error: float, count: int) -> float:
+    return math.sqrt(max(error, 1 / count) * (1 - error) / count)
+
+
 def _knows_by_heart(outputs: Array, objective: Objective, rows: Array) -> bool:
     """Whether the errors on samples are, by two standard errors, fewer than the probabilities of the outputs say."""
     assert objective.labels is not None
@@ -259,7 +344,7 @@ def _limit_of(objective: Objective, rows: Array, outputs: Array) -> Limit:
     if objective.labels is not None:
         labels = objective.labels[rows]
         error, count = _error(outputs[rows], labels), labels.size
-        most = error + math.sqrt(max(error, 1 / count) * (1 - error) / count)
+        most = error + _standard_error(error, count)
         text = f"the original's validation error is {error:.3g}"
         return Limit(most, lambda facts: float(facts["validation error after"]), text)
     own = objective.loss(outputs[rows], rows) / len(rows)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +65,10 @@ def test_samples_that_the_original_knows_by_heart() -> None:
     """Its error there is no measure: one trained from the start is; on new samples nothing is lost."""
     seen, new = samples()
     result = compiled(seen)
-    assert any("by heart" in note for note in result.report.notes)
+    note = next(n for n in result.report.notes if "by heart" in n)
+    fresh, value = (float(t) for t in re.findall(r"validation error of ([\d.]+); the result has ([\d.]+)", note)[0])
+    margin = presets.MARGIN * np.sqrt(fresh * (1 - fresh) / 108)  # the validation part has so many samples
+    assert value <= fresh - margin + 1e-3
     before, after = error(original(), new), error(packed.unpack(result.model, "it"), new)
     assert after <= before + 0.02  # 1,200 samples have a standard error of 0.011
     assert densities(result)[-1] < 0.1
@@ -75,6 +81,22 @@ def test_samples_that_the_original_has_not_seen() -> None:
     assert any("the original's validation error is" in note for note in result.report.notes)
     assert densities(result)[-1] < 0.2
     assert error(packed.unpack(result.model, "it"), seen) <= 0.25
+
+
+@pytest.mark.usefixtures("short")
+def test_samples_on_which_nothing_errs() -> None:
+    """Less than no error cannot be asked for."""
+    random = np.random.default_rng(5)
+    labels = random.integers(0, 3, 600)
+    x = (8 * np.eye(3, 16)[labels] + random.standard_normal((600, 16))).astype(np.float32)
+    data: dict[str, Array] = {"x": x, "labels": labels}
+    soft = compile_model(
+        perceptron(hidden=128), pipeline="finetune(epochs=40),encode(lossless)", data=data, labels="labels", min_size=0
+    )
+    result = compile_model(packed.unpack(soft.model, "it"), preset="smallest", data=data, labels="labels")
+    assert any("by heart" in note and "the result has 0" in note for note in result.report.notes)
+    assert densities(result)
+    assert error(packed.unpack(result.model, "it"), data) <= 0.01
 
 
 @pytest.fixture
@@ -139,6 +161,56 @@ def test_without_labels_the_answers_stay_near_the_originals() -> None:
     assert scores.outputs[0].top1_agreement is not None
     assert scores.outputs[0].top1_agreement > 0.87
     assert densities(result)[-1] <= 0.125
+
+
+LAW = (0.25, 0.0625, 0.031, 0.0156, 0.0078)  # densities of a curve
+
+
+def value_of(density: float) -> float:
+    """An error that grows as weights go, as those of trained networks do."""
+    return float(0.006 + 0.00005 / density)
+
+
+def tried(most: float, height: float, noise: Sequence[float] = ()) -> list[tuple[float, float]]:
+    """Densities and values of a search where whole runs have ``height`` times the values of the curve."""
+    found: list[tuple[float, float]] = []
+
+    def value_at(density: float) -> float:
+        factor = noise[len(found)] if noise else 1.0
+        found.append((density, height * factor * value_of(density)))
+        return found[-1][1]
+
+    presets.search(presets.Curve(LAW, np.array([value_of(d) for d in LAW])), most, value_at)
+    return found
+
+
+@pytest.mark.parametrize("height", [0.4, 0.65, 1.0])
+@pytest.mark.parametrize("most", [0.0068, 0.0075])
+def test_the_search_ends_near_the_limit_wherever_the_curve_lies(most: float, height: float) -> None:
+    found = tried(most, height)
+    assert len(found) <= presets.TRIES
+    held = [d for d, value in found if value <= most]
+    assert held == sorted(held, reverse=True)
+    if height * value_of(LAW[-1]) > most and height * value_of(LAW[0]) < presets.AIM * most:
+        aim = next(d for d in np.geomspace(LAW[-1], LAW[0], 500) if height * value_of(d) <= presets.AIM * most)
+        assert held[-1] <= presets.NEAREST * aim
+
+
+def test_the_search_goes_back_to_more_weights() -> None:
+    (first, value), (second, _), *_ = tried(0.0075, 1.0)
+    assert value > 0.0075
+    assert second >= presets.NEAREST * first * 0.99
+    assert len(tried(0.0075, 0.65, [1.3, 1.0, 1.0])) > 1
+    assert [round(d / c, 1) for (c, _), (d, _) in itertools.pairwise(tried(1e-9, 1.0))] == [1.2, 1.2]
+
+
+def test_a_curve_never_falls_where_weights_go() -> None:
+    curve = presets.Curve((0.5, 0.25, 0.125), np.array([0.02, 0.01, 0.03]))
+    assert 0.24 < curve.density(presets.LONGER * 0.0201) <= 0.5
+    curve.learn(0.125, 0.06)
+    assert math.isclose(curve.density(0.06), 0.125, rel_tol=0.01)
+    assert curve.density(1.0) == pytest.approx(0.125)
+    assert curve.density(0.0) == pytest.approx(0.5)
 
 
 def test_cost_counts_positions() -> None:
