@@ -159,7 +159,8 @@ def _compile(a: argparse.Namespace) -> int:
             a.input, output, preset=a.preset, pipeline=a.pipeline, recipe=a.recipe, density=a.density, bits=a.bits,
             data=a.data, labels=a.labels, set=a.set, skip=a.skip, emit=a.emit, min_size=a.min_size, seed=a.seed,
             jobs=a.jobs, cluster=a.cluster, force=a.force, checkpoint=a.checkpoint,
-            custom_op_libraries=a.custom_op_library, metric=a.metric, progress=progress,
+            custom_op_libraries=a.custom_op_library, metric=a.metric, target_ratio=a.target_ratio,
+            target_size=a.target_size, max_drop=a.max_drop, progress=progress,
         )  # fmt: skip
     a.is_written = not a.dry_run
     if a.report is not None:
@@ -314,6 +315,10 @@ def _add_compile(commands: Any) -> None:
     p.add_argument("--recipe", metavar="FILE", type=Path, help="a TOML file with a pipeline and per-layer options")
     p.add_argument("--density", metavar="D", type=float, help="kept share of each weight, in (0, 1]")
     p.add_argument("--bits", metavar="B", type=int, help="codebook bits, 1 to 16")
+    p.add_argument("--target-ratio", metavar="R", type=float, help="make the file at least so many times smaller")
+    p.add_argument("--target-size", metavar="SIZE", help="make the best file of at most so many bytes, as in 5MB")
+    drop_help = "most points that the metric of --labels may fall; without labels, most percent of changed answers"
+    p.add_argument("--max-drop", metavar="D", type=float, help=drop_help)
     _add_data(p)
     _add_libraries(p)
     p.add_argument("--set", metavar="GLOB:key=value,...", action="append", default=[], help="options for some weights")

@@ -7,15 +7,20 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 
 from dc_compiler import ir
+from dc_compiler.calibration.calibration import Calibration
+from dc_compiler.calibration.goals import Targets, parse_size
+from dc_compiler.calibration.tuning import tune
 from dc_compiler.codec import binding
 from dc_compiler.errors import DataError, InvalidArgumentError, ModelError, QualityError
 from dc_compiler.model import emit as emitter
@@ -32,6 +37,7 @@ from dc_compiler.training.checkpoint import Checkpoint, digest
 
 Libraries = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
+CALIBRATED = 32  # least samples, or feeds where these differ in shape, that settings are found on by default
 KEPT_SESSION = 1 << 28  # bytes of a model up to which its session is kept while the passes run
 
 
@@ -65,6 +71,9 @@ def compile_model(
     checkpoint: str | os.PathLike[str] | None = None,
     custom_op_libraries: Libraries = (),
     metric: str | None = None,
+    target_ratio: float | None = None,
+    target_size: int | str | None = None,
+    max_drop: float | None = None,
     progress: Progress | None = None,
 ) -> CompileResult:
     """Compile a model; keywords mirror the flags of ``dcc compile``.
@@ -90,14 +99,21 @@ def compile_model(
         metric: what ``labels`` are compared by: a scorer of scikit-learn (``f1_macro``, ``roc_auc``, ``r2``, ...) or
             ``module:function``, called with (labels, values of the first output). None takes accuracy for class
             numbers, else mean squared error.
+        target_ratio: least ratio of the original's bytes to the file's. target_size: most bytes of the file, or a text
+            such as ``5MB``. max_drop: with labels, most points (hundredths) that the metric may fall; without, most
+            hundredths of the samples whose answer may change. Together or alone; the step of ``cluster(grid)`` is
+            chosen for them. Where a target cannot be reached, nothing is written, but with ``force`` the nearest.
         progress: called with (step, done, total, mean loss of recent steps of training or None).
 
     Raises:
         InvalidArgumentError, ModelError, DataError, OutputError, ClusterError: bad options, input, data, output or
             cluster.
-        QualityError: the result misses what the preset promises. Nothing is written.
+        QualityError: the result misses what the preset promises, or a target. Nothing is written.
     """
     start = time.perf_counter()
+    targets = Targets(target_ratio, parse_size(target_size) if isinstance(target_size, str) else target_size, max_drop)
+    if max_drop is not None and data is None:
+        raise InvalidArgumentError("--max-drop needs --data: without inputs nothing tells what is lost")
     if jobs is not None and jobs < 1:
         raise InvalidArgumentError(f"--jobs {jobs} is not valid; give 1 or more")
     if jobs is not None and cluster is not None:
@@ -125,10 +141,21 @@ def compile_model(
     shapes, obstacle = _shapes_of_outputs(original, sessions, context.threads, force and data is None)
     if data is not None:
         trains = any(p.needs_samples for p in manager.passes)
+        calibrates = targets.drop is not None or any(p.calibrates for p in manager.passes)
         context.samples = Samples(
-            data, labels, original, trains=trains, seed=chosen.seed, threads=context.threads, sessions=sessions
-        )
+            data, labels, original, trains=trains, calibrates=calibrates, seed=chosen.seed, threads=context.threads,
+            sessions=sessions,
+        )  # fmt: skip
+        if chosen.uncalibrated is not None and targets.drop is None and context.samples.examples < CALIBRATED:
+            few = context.samples.examples
+            program.notes.append(f"{few} samples are too few to calibrate on; give {CALIBRATED} or more")
+            chosen, calibrates = replace(chosen, pipeline=chosen.uncalibrated, uncalibrated=None, passes=()), False
+            manager = chosen.manager()
+            context.samples.only_check()
         context.samples.read()
+        if calibrates:
+            judged = _larger_is_better(measure) if labels is not None else None
+            context.calibration = Calibration(program, context.samples, judged)
         if measure is not None:
             metrics.check(measure, sessions.original(original, context.threads), context.samples.check)
     samples = context.samples
@@ -141,7 +168,14 @@ def compile_model(
             from dc_compiler.pipeline.cluster_executor import ClusterExecutor  # dask takes a moment to import
 
             context.executor = stack.enter_context(ClusterExecutor(cluster))
-        if chosen.fallback is None:
+        is_tuned = chosen.uncalibrated is not None or targets.any
+        missed = None
+        if is_tuned and chosen.fallback is None:
+            tuned = tune(program, manager.passes, context, targets, partial(_bytes_of, recipe=chosen))
+            program, manager, passes = tuned.program, PassManager(tuned.passes), tuned.reports
+            program.notes += tuned.notes
+            missed = None if tuned.is_met else "the targets cannot be reached; this is the nearest that was found"
+        elif chosen.fallback is None:
             passes = manager.run(program, context)
         else:
             found = presets.run(program, manager.passes, parse_pipeline(chosen.fallback), context)
@@ -167,6 +201,10 @@ def compile_model(
         original, model, None if samples is None else samples.check,
         seed=chosen.seed, threads=context.threads, sessions=sessions, metric=measure,
     )  # fmt: skip
+    if missed is not None:
+        report.notes.append(missed)
+        if not force:
+            raise QualityError(_shortfall(report, targets, measure))
     _check_quality(report, chosen, exact, force)
     if target is not None:
         report.output_bytes = files.write_model(model, target)
@@ -176,6 +214,34 @@ def compile_model(
     report.seconds = time.perf_counter() - start
     report.peak_memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return CompileResult(model, report)
+
+
+def _bytes_of(program: ir.Program, recipe: Recipe) -> int:
+    """Bytes of the file that a program makes."""
+    copy = program.copy()
+    form, _ = _choose_form(copy, recipe.emit)
+    facts = {"version": binding.library_version(), "pipeline": recipe.pipeline, "seed": str(recipe.seed)}
+    return files.message_size(emitter.emit(copy, form, facts | {"original_bytes": str(program.original_bytes)}))
+
+
+def _shortfall(report: CompileReport, targets: Targets, measure: metrics.Metric | None) -> str:
+    """What was reached of the targets, as a sentence."""
+    found = f"the nearest has {report.output_bytes:,} bytes ({report.ratio:.2f}x)"
+    result = report.verification
+    if result is not None and result.scores is not None:
+        found += f" and a {result.scores.metric} of {result.scores.after:.4f}, the original {result.scores.before:.4f}"
+    return f"the targets cannot be reached: {found}; nothing was written (--force writes it)"
+
+
+def _larger_is_better(measure: metrics.Metric | None) -> Callable[[np.ndarray, Sequence[Any]], float]:
+    """The metric of labels and the first output of every feed; of values, less the mean squared error in variances."""
+
+    def score(labels: np.ndarray, outputs: Sequence[Any]) -> float:
+        chosen = measure or metrics.default_metric(labels, outputs)
+        value = chosen(labels, outputs)
+        return -value / (float(np.var(labels)) or 1.0) if chosen.function is metrics.mean_squared_error else value
+
+    return score
 
 
 def _open_checkpoint(

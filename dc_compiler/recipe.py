@@ -13,17 +13,20 @@ from dc_compiler.errors import InvalidArgumentError
 from dc_compiler.pass_manager import Override, Pass, PassManager, available_passes
 
 DEFAULT_MIN_SIZE = 1024
+CALIBRATED_MIN_SIZE = 64  # what smaller weights do to the outputs is measured
 Form = Literal["session", "graph"]
 FORMS = ("session", "graph")
 
 
 @dataclass(frozen=True)
 class Preset:
-    """A named pipeline; another one where there are samples to train on, whose settings come from the model and the
-    samples (:mod:`dc_compiler.training.presets`), and what to take where its result is too bad (None: the first);
-    whether losses are checked against a promise or only reported; and the element floor."""
+    """A named pipeline; one for where there are samples to calibrate on, whose step is found on them
+    (:mod:`dc_compiler.calibration.tuning`); another one where there are samples to train on, whose settings come from
+    the model and the samples (:mod:`dc_compiler.training.presets`), and what to take where its result is too bad (None:
+    the first); whether losses are checked against a promise or only reported; and the element floor."""
 
     pipeline: str
+    calibrated: str | None = None
     trained: str | None = None
     fallback: str | None = None
     promises: bool = False
@@ -34,19 +37,23 @@ PRESETS: dict[str, Preset] = {
     # float bits unchanged, entropy-coded by byte planes
     "lossless": Preset("encode(lossless)", promises=True),
     # near-lossless without data: a fine grid per output channel, entropy-coded
-    "default": Preset("canonicalize,cluster(grid),encode", promises=True),
+    "default": Preset(
+        "canonicalize,cluster(grid),encode",
+        calibrated="canonicalize,cluster(grid,step=0.5,calibrate=true,rate=0.3,allocate=true),encode",
+        promises=True,
+    ),
     # the paper's three stages at the paper's usual settings (arXiv 1510.00149): 16 epochs of training at most
     "deep-compression": Preset(
         "canonicalize,prune,cluster(kmeans),encode(huffman)",
-        "canonicalize,prune(schedule=iterative,steps=3,epochs=12),cluster(kmeans),"
+        trained="canonicalize,prune(schedule=iterative,steps=3,epochs=12),cluster(kmeans),"
         "finetune(centroids,epochs=4,lr=0.0003),encode(huffman)",
-        "canonicalize,cluster(grid),encode",
+        fallback="canonicalize,cluster(grid),encode",
     ),
     # a coarse grid; with data everything that makes files small. The density, rates and epochs stand for what is found
     # out; with --density they hold
     "smallest": Preset(
         "canonicalize,cluster(grid,step=0.15),slim,encode(smallest)",
-        "canonicalize,prune(density=0.05,scope=global,criterion=obd,schedule=gradual,epochs=24,lr=0.002),shrink,"
+        trained="canonicalize,prune(density=0.05,scope=global,criterion=obd,schedule=gradual,epochs=24,lr=0.002),shrink,"
         "cluster(rd,bits=4,price=0.01,epochs=16,vectors=true),shrink(sort=true),slim,encode(smallest)",
         min_size=0,
     ),
@@ -58,7 +65,8 @@ class Recipe:
     """Everything that, with the model and the seed, decides the output's bytes.
 
     ``explicit`` tells that the user spelled out what to do to the weights, so that losses are reported, not refused.
-    ``fallback`` is the pipeline without training of a preset that finds out its settings by training, else None.
+    ``fallback`` is the pipeline without training of a preset that finds out its settings by training, else None;
+    ``uncalibrated`` the one without calibration of a preset that finds out its step on samples.
     """
 
     pipeline: str
@@ -70,6 +78,7 @@ class Recipe:
     seed: int = 0
     explicit: bool = False
     fallback: str | None = None
+    uncalibrated: str | None = None
     passes: tuple[Pass, ...] = field(default=(), compare=False)
 
     def manager(self) -> PassManager:
@@ -108,7 +117,12 @@ def make_recipe(
     """
     if sum(x is not None for x in (preset, pipeline, recipe)) > 1:
         raise InvalidArgumentError("give only one of --preset, --pipeline and --recipe")
-    base = _from_file(Path(recipe), has_data) if recipe is not None else _from_text(preset, pipeline, has_data)
+    can_calibrate = has_data and density is None and bits is None
+    base = (
+        _from_file(Path(recipe), has_data, can_calibrate)
+        if recipe is not None
+        else _from_text(preset, pipeline, has_data, can_calibrate)
+    )
     result = replace(
         base,
         overrides=base.overrides + tuple(parse_override(t) for t in overrides),
@@ -126,7 +140,7 @@ def make_recipe(
     return _with_shortcuts(result, density, bits)
 
 
-def _from_text(preset: str | None, pipeline: str | None, has_data: bool) -> Recipe:
+def _from_text(preset: str | None, pipeline: str | None, has_data: bool, can_calibrate: bool) -> Recipe:
     if pipeline is not None:
         return Recipe(pipeline, explicit=True)
     name = "default" if preset is None else preset
@@ -135,7 +149,13 @@ def _from_text(preset: str | None, pipeline: str | None, has_data: bool) -> Reci
     chosen = PRESETS[name]
     text = chosen.trained if has_data and chosen.trained is not None else chosen.pipeline
     fallback = (chosen.fallback or chosen.pipeline) if has_data and chosen.trained is not None else None
-    return Recipe(text, preset=name, explicit=not chosen.promises, min_size=chosen.min_size, fallback=fallback)
+    plain = None
+    if fallback is None and can_calibrate and chosen.calibrated is not None:
+        text, plain = chosen.calibrated, chosen.pipeline
+    floor = chosen.min_size if plain is None else min(chosen.min_size, CALIBRATED_MIN_SIZE)
+    return Recipe(
+        text, preset=name, explicit=not chosen.promises, min_size=floor, fallback=fallback, uncalibrated=plain
+    )
 
 
 def _with_shortcuts(recipe: Recipe, density: float | None, bits: int | None) -> Recipe:
@@ -218,7 +238,7 @@ def parse_override(text: str) -> Override:
     return Override(pattern, {k.strip(): v.strip() for k, _, v in pairs})
 
 
-def _from_file(path: Path, has_data: bool) -> Recipe:
+def _from_file(path: Path, has_data: bool, can_calibrate: bool) -> Recipe:
     """Read a TOML recipe: ``pipeline`` or ``preset``, ``emit``, ``min_size``, ``seed``, ``skip``, ``[layers."GLOB"]``.
 
     Raises:
@@ -240,7 +260,7 @@ def _from_file(path: Path, has_data: bool) -> Recipe:
             raise InvalidArgumentError(f"recipe {path}: '{key}' must be a {kinds[key].__name__}")
     if "pipeline" in content and "preset" in content:
         raise InvalidArgumentError(f"recipe {path}: give only one of 'pipeline' and 'preset'")
-    base = _from_text(content.get("preset"), content.get("pipeline"), has_data)
+    base = _from_text(content.get("preset"), content.get("pipeline"), has_data, can_calibrate)
     return replace(
         base,
         overrides=tuple(_layer(path, glob, options) for glob, options in content.get("layers", {}).items()),

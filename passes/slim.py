@@ -22,8 +22,9 @@ _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 class Slim(Pass):
     """Make the topology smaller; for models so small that it counts.
 
-    Drops node names, doc strings, the producer, declared shapes of internal values, attributes that have their default
-    value, and from the compiled file the pipeline and the seed; gives the graph, internal values and payloads short
+    Drops node names, doc strings, metadata of the graph and its nodes, the producer, declared shapes of internal
+    values, attributes that have their default value, and from the compiled file the pipeline and the seed; gives the
+    graph, internal values and payloads short
     names. Inputs, outputs, weights, the model's own metadata, and everything in bodies and functions keep their names.
     """
 
@@ -36,11 +37,13 @@ class Slim(Pass):
             proto.ClearField(model_field)
         del graph.value_info[:]
         graph.name = "g"
+        graph.ClearField("metadata_props")
         program.is_terse = True
         versions = {o.domain: o.version for o in proto.opset_import}
         for node in graph.node:
             node.ClearField("name")
             node.ClearField("doc_string")
+            node.ClearField("metadata_props")
             _drop_defaults(node, versions.get(node.domain))
         if not any(True for node in graph.node for _ in ir.subgraphs(node)):  # bodies refer to values by name
             _shorten_names(program)

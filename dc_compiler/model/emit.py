@@ -16,6 +16,7 @@ from dc_compiler.model import packed
 from dc_compiler.model.importer import DOMAIN
 from dc_compiler.recipe import Form
 
+SHORT_METADATA = 1024  # bytes of a graph's own metadata that a compiled model shows; names of an exporter can be many
 POOL_MIN_SIZE = 16  # elements of a tensor worth an entry in the list of weights
 NEEDED = frozenset({"version", "original_bytes"})  # provenance that every file has
 
@@ -218,8 +219,9 @@ def _session_form(program: ir.Program, placed: list[PlacedWeight]) -> onnx.Model
     outer.opset_import.add(domain=DOMAIN, version=1)
     inner.graph.ClearField("doc_string")  # the outer graph has it
     graph = onnx.GraphProto(name=program.proto.graph.name, doc_string=program.proto.graph.doc_string)
-    graph.metadata_props.extend(program.proto.graph.metadata_props)
-    inner.graph.ClearField("metadata_props")
+    if sum(p.ByteSize() for p in program.proto.graph.metadata_props) <= SHORT_METADATA:  # more is packed
+        graph.metadata_props.extend(program.proto.graph.metadata_props)
+        inner.graph.ClearField("metadata_props")
     graph.input.extend(program.proto.graph.input)
     graph.output.extend(program.proto.graph.output)
 

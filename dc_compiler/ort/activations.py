@@ -15,6 +15,7 @@ from dc_compiler.model.opened import open_weights
 from dc_compiler.ort import data
 from dc_compiler.ort.samples import BATCH, Samples
 from dc_compiler.ort.sessions import short
+from dc_compiler.pipeline.threads import one_blas_thread
 
 Array = np.ndarray
 R = TypeVar("R")
@@ -24,16 +25,21 @@ BATCH_BYTES = 1 << 25  # about so much of the wanted values is computed at a tim
 
 
 def activations(
-    program: ir.Program, values: Sequence[str], reduce: Reduce[R], samples: Samples, rows: Array | None = None
+    program: ir.Program,
+    values: Sequence[str],
+    reduce: Reduce[R] | Mapping[str, Reduce[R]],
+    samples: Samples,
+    rows: Array | None = None,
 ) -> dict[str, R]:
     """Run a Program on samples and reduce values of its main graph, batch by batch.
 
-    Several batches run at a time, each on one thread, and are reduced in order: the result does not depend on the
-    number of threads, and memory not on the number of samples.
+    Several batches run at a time, each on one thread, and are reduced in order, several values at a time: the result
+    does not depend on the number of threads, and memory not on the number of samples.
 
     Args:
         values: names of inputs of the model, or of outputs of its nodes; not of those inside bodies.
-        reduce: gives what the batches so far and one more say about a value; :func:`gram` is one.
+        reduce: gives what the batches so far and one more say about a value; :func:`gram` is one. One for all values,
+            or one for each.
         rows: the samples to run on. None takes the training part, or all where nothing is trained.
 
     Returns:
@@ -56,8 +62,13 @@ def activations(
 
     result: dict[str, R] = {}
     for batch in _in_order(samples, run, _feeds(samples, rows, run)):
-        for name in values:
-            result[name] = reduce(result.get(name), batch[name])
+
+        def reduced(name: str, batch: Mapping[str, Array] = batch, so_far: Mapping[str, R] = result) -> R:
+            own = reduce[name] if isinstance(reduce, Mapping) else reduce
+            return own(so_far.get(name), batch[name])
+
+        with one_blas_thread():
+            result = dict(zip(values, samples.pool.map(reduced, values), strict=True))
     return result
 
 
@@ -88,18 +99,15 @@ def _exposed(model: onnx.ModelProto, values: Iterable[str]) -> list[str]:
 def _feeds(
     samples: Samples, rows: Array | None, run: Callable[[data.Feed], Mapping[str, Array]]
 ) -> Sequence[data.Feed]:
-    """The samples in batches of about ``BATCH_BYTES`` of the wanted values; feeds as they were given where there are no
-    rows to choose from."""
-    if not samples.is_table:
-        return samples.check.feeds
+    """The samples in batches of about ``BATCH_BYTES`` of the wanted values."""
     parts = samples.parts()
     if rows is None:
         rows = parts.train if len(parts.train) else parts.check
     size = samples.fixed_batch
-    if size is None and len(rows):
+    if size is None and samples.is_table and len(rows):
         one = sum(array.nbytes for array in run(samples.take(rows[:1])).values())
         size = max(1, min(BATCH, BATCH_BYTES // max(1, one)))
-    return data.Batches(samples.inputs, rows, size or 1)
+    return samples.batches(rows, size or 1)
 
 
 def _in_order(

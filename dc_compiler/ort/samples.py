@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,6 +23,7 @@ BATCH = 256  # samples a run where nothing is trained and the model leaves it op
 CHECK_BATCH = 32  # samples a run of the check part
 CHECK = 0.1  # share of the samples that only the figures shown are made of, where something is trained
 VALIDATION = 0.1  # share of the rest that chooses what is kept of a training
+CALIBRATION_CHECK, CALIBRATION_VALIDATION = 0.15, 0.3  # likewise where few are enough to calibrate
 CHECKED = 10_000  # most samples that are checked where nothing is trained
 FEW = 50  # figures made of fewer samples say little
 
@@ -42,23 +43,27 @@ class Samples:
 
     They are read once, on first use, and split once: depending on the seed, on their number and on their labels alone.
     Where something is trained, ``CHECK`` of them are the check part and ``VALIDATION`` of the rest the validation part,
-    each with the share of every class that the whole has; otherwise all are the check part, or ``CHECKED`` of them.
+    each with the share of every class that the whole has; larger shares where something is calibrated, which takes
+    fewer samples; otherwise all are the check part, or ``CHECKED`` of them. Where feeds differ in shape, so that there
+    is no table of samples, calibration splits the feeds.
 
     Args:
         source, labels: as for :func:`dc_compiler.ort.data.read`.
         original: the model before compilation.
-        trains: whether something is trained on them.
+        trains: whether something is trained on them. calibrates: whether something is calibrated on them.
         sessions: opens the models to run, with the libraries they need.
         threads: runs of the model at a time. Every run has one thread of its own, so that results do not depend on it.
     """
 
     def __init__(
-        self, source: Any, labels: str | None, original: files.SourceModel, *, trains: bool = True, seed: int = 0,
-        threads: int = 1, sessions: Sessions | None = None,
+        self, source: Any, labels: str | None, original: files.SourceModel, *, trains: bool = True,
+        calibrates: bool = False, seed: int = 0, threads: int = 1, sessions: Sessions | None = None,
     ) -> None:  # fmt: skip
         self.sessions = sessions or Sessions()
         self._source, self._label_name, self._original = source, labels, original
-        self._trains, self._seed, self._validation = trains, seed, VALIDATION
+        self._trains, self._splits, self._seed = trains, trains or calibrates, seed
+        self._check = CHECK if trains else CALIBRATION_CHECK
+        self._validation = VALIDATION if trains else CALIBRATION_VALIDATION
         self._outputs: dict[str, Array] = {}
         self._left_out = 0
         self.threads = threads
@@ -70,7 +75,7 @@ class Samples:
 
     @cached_property
     def _dataset(self) -> data.Dataset:
-        found = data.read(self._source, self._specs, self._label_name, None if self._trains else CHECKED)
+        found = data.read(self._source, self._specs, self._label_name, None if self._splits else CHECKED)
         self._source = None
         return self._in_batches(found.joined()) if self._trains else found
 
@@ -91,6 +96,10 @@ class Samples:
             DataError
         """
         self.sizes()
+
+    def only_check(self) -> None:
+        """Use all samples as check part after all; before any part was looked at."""
+        self._splits = False
 
     @cached_property
     def _table(self) -> data.Dataset:
@@ -114,6 +123,11 @@ class Samples:
     def count(self) -> int:
         """Number of samples."""
         return self._dataset.count
+
+    @property
+    def examples(self) -> int:
+        """What can be shared out: samples, or feeds where there is no table."""
+        return self.count if self.is_table else len(self._dataset.feeds)
 
     @property
     def is_table(self) -> bool:
@@ -143,9 +157,11 @@ class Samples:
             DataError: the data cannot be read, or is too small to be split.
         """
         found = self._dataset
-        if not found.is_table:
+        if not found.is_table and not self._splits:
             return found
         rows = self.parts().check
+        if not found.is_table:
+            return data.Dataset([found.feeds[i] for i in rows], None)
         feeds = data.Batches(found.feeds[0], rows, self.fixed_batch or CHECK_BATCH)
         return data.Dataset(feeds, None if found.labels is None else found.labels[rows])
 
@@ -158,25 +174,26 @@ class Samples:
         Raises:
             DataError: too few samples.
         """
-        count, unit = self.count, self.fixed_batch or 1
+        count, unit = self.examples, (self.fixed_batch or 1) if self.is_table else 1
         if count < unit:
             raise DataError(f"the data holds {count} samples, but the model takes {unit} at a time")
-        if not self._trains:
+        if not self._splits:
             nothing = np.arange(0)
             return Parts(nothing, nothing, np.sort(self._order[: min(count, max(CHECKED, unit)) // unit * unit]))
         self._validation = self._validation if validation is None else validation
-        checked = _some_of(count, CHECK, unit)
+        checked = _some_of(count, self._check, unit)
         held = _some_of(count - checked, self._validation, unit)
         if count - checked - held < unit:
             parts = "one to train on, one to choose the best state, one to check the result"
             batches = "samples" if unit == 1 else f"batches of {unit} samples"
-            raise DataError(f"training needs at least three {batches} ({parts}), the data has {count} samples")
+            what = "training" if self._trains else "calibration"
+            raise DataError(f"{what} needs at least three {batches} ({parts}), the data has {count} samples")
         cuts = np.split(self._order, [checked, checked + held])
         return Parts(train=np.sort(cuts[2]), validation=np.sort(cuts[1]), check=np.sort(cuts[0]))
 
     def sizes(self) -> dict[str, int]:
         """Number of samples in each part."""
-        if not self.is_table:
+        if not self.is_table and not self._splits:
             return {"train": 0, "validation": 0, "check": self.count}
         parts = self.parts()
         return {"train": len(parts.train), "validation": len(parts.validation), "check": len(parts.check)}
@@ -187,13 +204,19 @@ class Samples:
         found = []
         if self._left_out:
             found.append(f"{self._left_out} samples that fill no batch of {self.fixed_batch} were left out")
-        if self._trains and checked < FEW:
+        if self._splits and checked < FEW:
             found.append(
                 f"only {checked} samples, kept from training, check the result; give more data for surer figures"
             )
-        if self.is_table and checked < self.count and not self._trains:
+        if self.is_table and checked < self.count and not self._splits:
             found.append(f"{checked:,} of {self.count:,} samples check the result")
         return found
+
+    def batches(self, rows: Array, size: int) -> Sequence[data.Feed]:
+        """The samples of these rows, so many in a feed; feeds as they were given where there is no table."""
+        if self.is_table:
+            return data.Batches(self.inputs, rows, size)
+        return [self._dataset.feeds[i] for i in rows]
 
     @cached_property
     def _order(self) -> Array:
@@ -203,9 +226,10 @@ class Samples:
         are used, which are the same in every version of NumPy.
         """
         labels = self.labels
-        generator = np.random.PCG64([self._seed, self.count])
-        order = np.argsort(generator.random_raw(self.count), kind="stable")
-        if labels is None or labels.dtype.kind not in "iub" or labels.size != self.count:
+        count = self.examples
+        generator = np.random.PCG64([self._seed, count])
+        order = np.argsort(generator.random_raw(count), kind="stable")
+        if not self.is_table or labels is None or labels.dtype.kind not in "iub" or labels.size != self.count:
             return order
         classes, of_class, sizes = np.unique(labels.ravel()[order], return_inverse=True, return_counts=True)
         by_class = np.argsort(of_class, kind="stable")

@@ -12,6 +12,7 @@ from dc_compiler.pipeline.threads import map_on_threads
 from dc_compiler.pipeline.update import Update
 
 if TYPE_CHECKING:
+    from dc_compiler.calibration.calibration import Calibration
     from dc_compiler.ort.samples import Samples
     from dc_compiler.training.checkpoint import Checkpoint
 
@@ -32,8 +33,8 @@ class Override:
 @dataclass
 class Context:
     """What a run gives to every pass. ``progress`` is called after each weight or step of training. ``samples`` are
-    those of ``--data``, or None. ``checkpoint`` keeps the state of training, or None. ``executor`` does the work on
-    records; None stands for ``threads`` threads of this process.
+    those of ``--data``, or None; ``calibration`` is what they say about weights. ``checkpoint`` keeps the state of
+    training, or None. ``executor`` does the work on records; None stands for ``threads`` threads of this process.
     """
 
     seed: int = 0
@@ -41,6 +42,7 @@ class Context:
     overrides: Sequence[Override] = ()
     progress: Progress | None = None
     samples: Samples | None = None
+    calibration: Calibration | None = None
     checkpoint: Checkpoint | None = None
     executor: Executor | None = None
 

@@ -70,9 +70,10 @@ class PassManager:
             InvalidArgumentError: a pass needs samples and there are none.
             DccError: what a pass raised; PassError when a pass crashed or an invariant is broken.
         """
-        hungry = next((p for p in self.passes if p.needs_samples), None)
+        hungry = next((p for p in self.passes if p.needs_samples or p.calibrates), None)
         if hungry is not None and context.samples is None:
-            raise InvalidArgumentError(f"pass '{hungry.text()}' trains, so it needs samples; give --data FILE")
+            what = "trains" if hungry.needs_samples else "calibrates"
+            raise InvalidArgumentError(f"pass '{hungry.text()}' {what}, so it needs samples; give --data FILE")
         return run_passes(self.passes, program, context)
 
     def _check_order(self) -> None:

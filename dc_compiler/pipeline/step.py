@@ -68,6 +68,11 @@ class Pass(ABC):
         """Whether it cannot run without ``Context.samples``."""
         return False
 
+    @property
+    def calibrates(self) -> bool:
+        """Whether it cannot run without ``Context.calibration``."""
+        return False
+
     def check(self, good: bool, option: str, remedy: str) -> None:
         """Raise InvalidArgumentError unless ``good``."""
         if not good:

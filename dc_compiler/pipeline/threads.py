@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from threadpoolctl import threadpool_limits
 
 from dc_compiler.codec.cancellation import Cancellation
 
@@ -31,3 +35,22 @@ def map_on_threads(threads: int, work: Callable[[T], R], items: Sequence[T]) -> 
             cancellation.cancel()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+_blas_lock = threading.Lock()
+_blas_users: list[Any] = []  # what took the limit, once for each user
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """NumPy's matrix products take one thread each, so that their sums do not depend on the number of processors; for
+    the whole process, until the last of those that asked for it is done."""
+    with _blas_lock:
+        _blas_users.append(_blas_users[0] if _blas_users else threadpool_limits(1, "blas"))
+    try:
+        yield
+    finally:
+        with _blas_lock:
+            limit = _blas_users.pop()
+            if not _blas_users:
+                limit.restore_original_limits()

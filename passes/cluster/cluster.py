@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from dc_compiler import ir
+from dc_compiler.calibration.allocation import measure, relative_steps
+from dc_compiler.calibration.grams import Gram
 from dc_compiler.pass_manager import Context, PassReport, Task, Update
-from dc_compiler.passes.cluster import rate
-from dc_compiler.passes.cluster.grid import channel_statistics, fits_a_grid, normalised, round_to_grid, within_range
+from dc_compiler.passes.cluster import rate as rd
+from dc_compiler.passes.cluster.compensate import compensated
+from dc_compiler.passes.cluster.grid import (
+    channel_statistics,
+    expanded,
+    fits_a_grid,
+    normalised,
+    on_grid,
+    round_to_grid,
+    within_range,
+)
 from dc_compiler.passes.cluster.kmeans import initial, kmeans, nearest
+from dc_compiler.pipeline.threads import one_blas_thread
 from dc_compiler.training.checkpoint import State
 from dc_compiler.training.graph import trainable
 from dc_compiler.training.loop import Trainer, TrainingPass
@@ -30,6 +42,7 @@ RAISING = 0.7
 FITS = 50  # how often the codebook is fitted meanwhile
 # A grid step of 0.08 standard deviations keeps the metric of most real models within 0.2 point at about 5.6x
 DEFAULT_STEP = 0.08
+TRIED_STEP = 0.5  # at which it is measured how far a weight moves the outputs: well above noise, well below ruin
 
 
 @dataclass(frozen=True)
@@ -49,6 +62,13 @@ class Cluster(TrainingPass):
         step: *grid*: step in standard deviations, for a weight of typical size; smaller weights get a finer grid and
             larger ones a coarser grid. Every layer adds relative noise ``step**2`` and costs ``size * log(1/step)``
             bits, so the least noise for a number of bits has ``step**2`` grow with ``size``.
+        calibrate: *grid*: round so that errors make up for each other on the inputs that the weight is multiplied with,
+            which takes samples: see :mod:`dc_compiler.passes.cluster.compensate`. Weights whose inputs are not known,
+            and those of bodies, are rounded as without.
+        rate: with ``calibrate``: price of a bit, 1 for the balance that a fine grid has; frequent points, zero above
+            all, are then taken more often.
+        allocate: with ``calibrate``: how far the outputs move when a weight alone is rounded is measured, and steps are
+            chosen so that a bit more would help every weight alike, within a factor of 2.
         price: *rd*: the squared error that a bit is worth, in mean squares of the weight's non-zero elements. At low
             error the result is as good as a grid of ``step = sqrt(8.66 price)``.
         epochs and the other options of passes that train (TrainingPass): *rd* with epochs above 0 trains meanwhile, on
@@ -66,13 +86,16 @@ class Cluster(TrainingPass):
     establishes: ClassVar[frozenset[str]] = frozenset({"clustered"})
     forbids: ClassVar[frozenset[str]] = frozenset({"clustered", "encoded"})
     positional: ClassVar[str | None] = "mode"
-    per_weight: ClassVar[frozenset[str]] = frozenset({"mode", "bits", "init", "scales", "step", "price"})
+    per_weight: ClassVar[frozenset[str]] = frozenset({"mode", "bits", "init", "scales", "step", "rate", "price"})
 
     mode: Literal["kmeans", "grid", "rd"] = "kmeans"
     bits: int | None = None
     init: Literal["linear", "density", "forgy"] = "linear"
     scales: Literal["none", "channel"] = "none"
     step: float = DEFAULT_STEP
+    calibrate: bool = False
+    rate: float = 0.0
+    allocate: bool = False
     price: float = 0.05
     epochs: float = 0.0
     vectors: bool = False
@@ -83,12 +106,21 @@ class Cluster(TrainingPass):
         self.check(0 < self.step <= 16, "step", "give a number above 0, at most 16")
         self.check(self.mode != "rd" or (self.bits or 0) <= 10, "bits", "mode=rd has at most 10 bits")
         self.check(0 <= self.price < float("inf"), "price", "give 0 or more")
+        self.check(0 <= self.rate <= 100, "rate", "give a number from 0 to 100")
+        self.check(self.calibrate or not self.rate, "rate", "it needs calibrate=true")
+        self.check(self.calibrate or not self.allocate, "allocate", "it needs calibrate=true")
+        self.check(not self.calibrate or self.mode == "grid", "calibrate", "only mode=grid calibrates")
         self.check(self.epochs == 0 or self.mode == "rd", "epochs", "only mode=rd trains; put a finetune after this")
 
     @property
     def needs_samples(self) -> bool:
         """Where it trains."""
         return self.epochs > 0
+
+    @property
+    def calibrates(self) -> bool:
+        """Where it looks at inputs."""
+        return self.calibrate
 
     def run(self, program: ir.Program, context: Context) -> PassReport:
         movable = {id(r) for r in trainable(program)} if self.vectors or self.epochs > 0 else set()
@@ -100,12 +132,16 @@ class Cluster(TrainingPass):
             own = self.for_record(record, context)
             return own if own.epochs == 0 or id(record) in movable else replace(own, mode="grid", epochs=0.0)
 
-        tasks = [Task(r, Job(options(r), typical)) for r in eligible]
+        jobs = {r.name: Job(options(r), typical) for r in eligible}
+        if self.calibrate:
+            jobs = calibrated(jobs, records, program, context, allocate=self.allocate)
+        tasks = [Task(r, jobs[r.name]) for r in eligible]
 
         def is_trained(task: Task[Job]) -> bool:
             return task.options.cluster.epochs > 0 and task.record.exact is None
 
-        updates = context.apply(self.name, cluster_record, [t for t in tasks if not is_trained(t)])
+        with one_blas_thread():
+            updates = context.apply(self.name, cluster_record, [t for t in tasks if not is_trained(t)])
         trained = [t for t in tasks if is_trained(t)]
         facts = self._train(program, trained, context) if trained else {"codebook entries": 0}
         facts["codebook entries"] += sum(u.clustered.size for u in updates if u.clustered is not None)
@@ -128,36 +164,40 @@ class Cluster(TrainingPass):
         trainer.parameters.store()
         return facts | {"codebook entries": books.store()}
 
-    def _cluster(self, record: ir.WeightRecord, seed: int, typical: float) -> ir.Clustered:
+    def _cluster(self, record: ir.WeightRecord, seed: int, job: Job) -> ir.Clustered:
         limit = FEW if self.mode == "grid" else 1 << self._bits(record)
         flat = record.values.reshape(-1)
         exact = _exact(flat, limit)
         if exact is not None:
             return exact
         if self.mode == "grid":
-            return self._grid(record, self.step * (record.size / typical) ** SIZE_EXPONENT)
+            return self._grid(record, self.step * job.coarser * (record.size / job.typical) ** SIZE_EXPONENT, job.gram)
         return self._kmeans(record, limit, seed)
 
     def _quantizer(
-        self, record: ir.WeightRecord, values: np.ndarray, progress: float, old: rate.Quantizer | None = None
-    ) -> rate.Quantizer:
+        self, record: ir.WeightRecord, values: np.ndarray, progress: float, old: rd.Quantizer | None = None
+    ) -> rd.Quantizer:
         """Fitted to a weight's kept elements ``values`` [m], at this share of the price, from the ``old`` one on."""
         if not len(values):
-            return rate.Quantizer(np.zeros(1, np.float32), np.empty(0, np.float32))
+            return rd.Quantizer(np.zeros(1, np.float32), np.empty(0, np.float32))
         ordered = np.sort(values)
         power = float(np.cumsum(np.square(ordered, dtype=np.float64))[-1]) / max(1, int(np.count_nonzero(ordered)))
-        start = rate.spread(ordered, (1 << self._bits(record)) - 1) if old is None else old.entries
-        return rate.fit(ordered, record.size - len(ordered), self.price * power * progress, start).shortened()
+        start = rd.spread(ordered, (1 << self._bits(record)) - 1) if old is None else old.entries
+        return rd.fit(ordered, record.size - len(ordered), self.price * power * progress, start).shortened()
 
     def _bits(self, record: ir.WeightRecord) -> int:
         return self.bits or (CONV_BITS if any(u.op_type.startswith("Conv") for u in record.uses) else OTHER_BITS)
 
-    def _grid(self, record: ir.WeightRecord, relative_step: float) -> ir.Clustered:
+    def _grid(self, record: ir.WeightRecord, relative_step: float, gram: Gram | None) -> ir.Clustered:
         channels, inner = ir.channel_layout(record.shape, record.uses)
         deviation, largest = channel_statistics(record.values.reshape(-1), channels, inner)
         step = np.maximum(deviation * relative_step, largest / MAX_MULTIPLE)
         scales = ir.Scales(within_range(ir.nearest_log_step(step), step > 0), inner)
-        return round_to_grid(record.values.reshape(-1), scales)
+        if gram is None:
+            return round_to_grid(record.values.reshape(-1), scales)
+        steps = gram.view.apply(expanded(scales, record.shape))
+        points = compensated(gram.view.apply(record.values), steps, gram.matrices, self.rate)
+        return on_grid(gram.view.restore(points).reshape(-1), scales)
 
     def _kmeans(self, record: ir.WeightRecord, limit: int, seed: int) -> ir.Clustered:
         flat = record.values.reshape(-1)
@@ -189,10 +229,44 @@ class Cluster(TrainingPass):
 
 @dataclass(frozen=True)
 class Job:
-    """How to cluster a weight: its options, and the size of a typical weight of the model."""
+    """How to cluster a weight: its options, the size of a typical weight of the model, how much coarser than others of
+    its size it may be, and what is known of its inputs."""
 
     cluster: Cluster
     typical: float
+    coarser: float = 1.0
+    gram: Gram | None = None
+
+
+def calibrated(
+    jobs: Mapping[str, Job],
+    records: Sequence[ir.WeightRecord],
+    program: ir.Program,
+    context: Context,
+    *,
+    allocate: bool,
+) -> dict[str, Job]:
+    """The jobs with what the samples say about the weights."""
+    calibration = context.calibration
+    assert calibration is not None  # whoever runs a pass that calibrates gives one
+    grams = calibration.grams(program)
+    found = {name: replace(job, gram=grams.get(name)) for name, job in jobs.items()}
+    if not allocate:
+        return found
+    usable = [r for r in records if fits_a_grid(r.values) and r.size > 0]
+
+    def rounded(record: ir.WeightRecord) -> np.ndarray:
+        job = found[record.name]
+        tried = replace(job, cluster=replace(job.cluster, step=TRIED_STEP, rate=0.0))
+        clustered = cluster_record(record, tried, context.seed).clustered
+        return record.values if clustered is None else ir.rebuild(clustered, record)
+
+    def measured() -> dict[str, float]:
+        with one_blas_thread():
+            return relative_steps(measure(calibration.judge, program, usable, rounded, context.threads))
+
+    factors = calibration.once("steps", program, measured)
+    return {name: replace(job, coarser=factors.get(name, 1.0)) for name, job in found.items()}
 
 
 def cluster_record(record: ir.WeightRecord, job: Job, seed: int) -> Update:
@@ -206,7 +280,7 @@ def cluster_record(record: ir.WeightRecord, job: Job, seed: int) -> Update:
         return _priced(record, values, options._quantizer(record, values, 1.0))
     if options.mode == "grid" and not fits_a_grid(record.values):
         return Update(reason="its values are too large or too small for a grid")
-    return Update(clustered=options._cluster(record, seed, job.typical))
+    return Update(clustered=options._cluster(record, seed, job))
 
 
 def _kept(record: ir.WeightRecord) -> np.ndarray:
@@ -215,7 +289,7 @@ def _kept(record: ir.WeightRecord) -> np.ndarray:
     return (flat if record.mask is None else flat[record.mask.reshape(-1)]).astype(np.float32)
 
 
-def _priced(record: ir.WeightRecord, values: np.ndarray, quantizer: rate.Quantizer) -> Update:
+def _priced(record: ir.WeightRecord, values: np.ndarray, quantizer: rd.Quantizer) -> Update:
     """What the quantizer makes of a weight whose kept elements are ``values`` [m]."""
     indices = np.full(record.size, quantizer.zero, np.uint16)
     kept = slice(None) if record.mask is None else record.mask.reshape(-1)
@@ -257,12 +331,12 @@ class _Books:
     def __init__(self, parameters: Parameters, records: Sequence[ir.WeightRecord], options: Sequence[Cluster]) -> None:
         self._parameters, self._records, self._options = parameters, records, options
         self._spans = [parameters.span(r) for r in records]
-        self._quantizers: list[rate.Quantizer] = []
+        self._quantizers: list[rd.Quantizer] = []
 
     def fit(self, progress: float) -> None:
         """Fit every codebook at this share of the price."""
         theta = self._parameters.theta
-        old: list[rate.Quantizer | None] = [*self._quantizers] or [None] * len(self._records)
+        old: list[rd.Quantizer | None] = [*self._quantizers] or [None] * len(self._records)
         self._quantizers = [
             options._quantizer(record, theta[span], progress, before)
             for record, options, span, before in zip(self._records, self._options, self._spans, old, strict=True)
@@ -276,7 +350,7 @@ class _Books:
 
     def restore(self, state: State) -> None:
         numbers = range(len(self._records))
-        self._quantizers = [rate.Quantizer(state[f"entries{i}"], state[f"bounds{i}"]) for i in numbers]
+        self._quantizers = [rd.Quantizer(state[f"entries{i}"], state[f"bounds{i}"]) for i in numbers]
         self._parameters.transform = self._values
 
     def _values(self, theta: np.ndarray) -> np.ndarray:

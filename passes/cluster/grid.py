@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import ml_dtypes
 import numpy as np
 
@@ -77,10 +79,21 @@ def round_to_grid(flat: np.ndarray, scales: ir.Scales) -> ir.Clustered:
         for row, error in zip(rounded, rows, strict=True):
             _balance(row, error)
         points[:, c] = np.moveaxis(rounded.reshape(c.stop - c.start, cube.shape[0], scales.inner), 0, 1)
+    return on_grid(points.reshape(-1), scales)
+
+
+def on_grid(points: np.ndarray, scales: ir.Scales) -> ir.Clustered:
+    """The codebook that spans the points, int32 [n], of a flat weight."""
     low, high = int(points.min()), int(points.max())
-    points -= low
     zero = -low if low <= 0 <= high else None
-    return ir.Clustered(points.reshape(-1).astype(np.uint16), high - low + 1, grid_lo=low, zero=zero, scales=scales)
+    return ir.Clustered((points - low).astype(np.uint16), high - low + 1, grid_lo=low, zero=zero, scales=scales)
+
+
+def expanded(scales: ir.Scales, shape: tuple[int, ...]) -> np.ndarray:
+    """The scale of every element, float64 of this shape."""
+    factors = scales.factors(np.dtype(np.float64))
+    outer = math.prod(shape) // (scales.channels * scales.inner)
+    return np.broadcast_to(factors[:, None], (outer, scales.channels, scales.inner)).reshape(shape)
 
 
 def _balance(row: np.ndarray, error: np.ndarray) -> None:

@@ -1,0 +1,1 @@
+"""What samples say about weights: the inputs that each multiplies, how far a change moves the outputs."""

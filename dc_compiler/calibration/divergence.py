@@ -1,0 +1,190 @@
+"""How far a program's outputs are from the original's on samples, in one number."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+
+from dc_compiler import ir
+from dc_compiler.errors import ModelError
+from dc_compiler.model.opened import input_name, open_weights
+from dc_compiler.ort import data
+from dc_compiler.ort.samples import BATCH, Samples
+from dc_compiler.ort.sessions import short
+from dc_compiler.training.graph import log_softmax
+
+Array = np.ndarray
+SURE = 0.3  # median of the largest probability, above which logits are taken for scores of classes
+
+
+@dataclass(frozen=True)
+class Distance:
+    """How far outputs are from the original's: smaller is better, 0 the same.
+
+    ``divergence`` is that of the output where it is largest: where it holds scores of classes, four times the mean
+    squared Hellinger distance of the probabilities, ``2 sum (sqrt p - sqrt q)**2``, else the squared error in variances
+    of the original's output. Small Hellinger distances are the Kullback-Leibler divergence in nats; but a single vector
+    cannot count for more than 4, so that a few that are sure and wrong do not drown all others. ``disagreement`` is the
+    share of vectors of scores whose largest element is another one; 0 where nothing holds scores. ``score`` is the
+    metric of the labels, larger is better, None without them; ``uncertainty`` the standard error that so many changed
+    answers leave.
+    """
+
+    divergence: float
+    disagreement: float = 0.0
+    score: float | None = None
+    uncertainty: float = 0.0
+
+
+class Judge:
+    """Runs programs on some of the samples and compares what they give with the original's outputs.
+
+    Args:
+        rows: the samples to compare.
+        original: the program before it was changed.
+        metric: of the first output and the labels, larger is better; None where there are none.
+
+    Raises:
+        ModelError: the original does not run, or none of its outputs can be compared.
+    """
+
+    def __init__(
+        self,
+        original: ir.Program,
+        samples: Samples,
+        rows: Array,
+        metric: Callable[[Array, Sequence[Any]], float] | None = None,
+    ) -> None:
+        self._samples, self._metric = samples, metric
+        self._labels = None if samples.labels is None or not samples.is_table else samples.labels[rows]
+        size = samples.fixed_batch or max(1, min(BATCH, -(-len(rows) // (2 * samples.threads))))
+        self._feeds = samples.batches(rows, size)
+        outputs = self._run(open_weights(original, ()), {})
+        self._wanted = {i: _Output([o[i] for o in outputs]) for i, first in enumerate(outputs[0]) if _is_float(first)}
+        self.before = self._score(outputs)
+        if not self._wanted:
+            raise ModelError(f"{original.label} has no output of floats, so nothing tells how far a change moves it")
+
+    def of(self, program: ir.Program) -> Distance:
+        """How far a program with these weights is from the original.
+
+        Raises:
+            ModelError: it does not run.
+        """
+        return self._distance(self._run(open_weights(program, ()), {}))
+
+    def changes(self, program: ir.Program, records: Sequence[ir.WeightRecord]) -> Changes:
+        """Compares the program with other values for some of ``records``, in a single session."""
+        model = open_weights(program, {r.name for r in records})
+        session = self._samples.sessions.open(model, 1)
+        by_input = {input_name(r, s.value_name): r for r, s in zip(program.records, program.sites, strict=True)}
+        opened = {i.name: by_input[i.name] for i in session.get_inputs() if i.name in by_input}
+        return Changes(opened, lambda weights: self._distance(self._outputs(session, weights)))
+
+    def _run(self, model: onnx.ModelProto, weights: Mapping[str, Array]) -> list[list[Any]]:
+        return self._outputs(self._samples.sessions.open(model, 1), weights)
+
+    def _outputs(self, session: Any, weights: Mapping[str, Array]) -> list[list[Any]]:
+        names = [o.name for o in session.get_outputs()]
+
+        def run(feed: data.Feed) -> list[Any]:
+            try:
+                return list(session.run(names, {**feed, **weights}))
+            except Exception as e:  # onnxruntime's exceptions share no base class
+                raise ModelError(f"the model does not run on the samples: {short(e)}") from None
+
+        return list(self._samples.pool.map(run, self._feeds))
+
+    def _distance(self, outputs: Sequence[Sequence[Any]]) -> Distance:
+        found = [known.distance([o[i] for o in outputs]) for i, known in self._wanted.items()]
+        flips = max(f.disagreement for f in found)
+        score = self._score(outputs)
+        uncertainty = 0.0 if score is None or self._labels is None else math.sqrt(flips / len(self._labels))
+        return Distance(max(f.divergence for f in found), flips, score, uncertainty)
+
+    def _score(self, outputs: Sequence[Sequence[Any]]) -> float | None:
+        if self._metric is None or self._labels is None:
+            return None
+        return self._metric(self._labels, [o[0] for o in outputs])
+
+
+class Changes:
+    """One session of a program whose weights are inputs.
+
+    Attributes:
+        names: the records that can be given other values; those inside bodies cannot.
+    """
+
+    def __init__(
+        self, opened: Mapping[str, ir.WeightRecord], distance: Callable[[Mapping[str, Array]], Distance]
+    ) -> None:
+        self._opened, self._distance = opened, distance
+        self._values = {name: _as_input(record, record.values) for name, record in opened.items()}
+        self.names = frozenset(r.name for r in opened.values())
+
+    def of(self, changed: Mapping[str, Array]) -> Distance:
+        """How far the program is from the original with these values, by the record's name, instead of its own.
+
+        Raises:
+            ModelError: it does not run.
+        """
+        new = {name: _as_input(r, changed[r.name]) for name, r in self._opened.items() if r.name in changed}
+        return self._distance(self._values | new)
+
+
+def _as_input(record: ir.WeightRecord, values: Array) -> Array:
+    kind = ir.element_type(record.elem_type)
+    return values if kind.trains == kind.dtype else values.astype(kind.trains)
+
+
+class _Output:
+    """What the original gives for one output, batch by batch."""
+
+    def __init__(self, batches: Sequence[Array]) -> None:
+        self._batches = [np.asarray(b, np.float64) for b in batches]
+        self._is_scores, self._is_softmax = _kind(self._batches)
+        self._variance = float(np.var(np.concatenate([b.ravel() for b in self._batches]))) or 1.0
+
+    def distance(self, batches: Sequence[Array]) -> Distance:
+        """Of what another model gives."""
+        total, other, count = 0.0, 0, 0
+        for wanted, got in zip(self._batches, batches, strict=True):
+            if got.shape != wanted.shape or not np.isfinite(got).all():
+                return Distance(float("inf"), 1.0)
+            if self._is_scores:
+                p, q = self._roots(wanted), self._roots(got.astype(np.float64))
+                total += 2 * float(np.square(p - q).sum())
+                other += int((p.argmax(-1) != q.argmax(-1)).sum())
+                count += p[..., 0].size
+            else:
+                total += float(np.square(got - wanted).sum()) / self._variance
+                count += wanted.size
+        return Distance(total / max(count, 1), other / max(count, 1) if self._is_scores else 0.0)
+
+    def _roots(self, scores: Array) -> Array:
+        """Square roots of the probabilities."""
+        if self._is_softmax:
+            return np.asarray(np.sqrt(np.maximum(scores, 0)))
+        return np.asarray(np.exp(0.5 * log_softmax(scores)))
+
+
+def _is_float(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and value.dtype.kind == "f" and value.size > 0
+
+
+def _kind(batches: Sequence[Array]) -> tuple[bool, bool]:
+    """Whether an output holds scores of classes along its last axis, and whether these are probabilities.
+
+    What is no softmax holds scores where, taken as logits, most vectors say what class they mean: embeddings do not.
+    """
+    if batches[0].ndim < 2 or batches[0].shape[-1] < 2:
+        return False, False
+    if all((b >= 0).all() and np.abs(b.sum(axis=-1) - 1).max(initial=0) < 1e-3 for b in batches):
+        return True, True
+    largest = np.concatenate([np.exp(log_softmax(b)).max(axis=-1).ravel() for b in batches])
+    return float(np.median(largest)) > SURE, False

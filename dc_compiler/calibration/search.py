@@ -1,0 +1,185 @@
+"""Finds how coarse a pipeline may be for what is wanted: a size, or outputs that are near enough.
+
+One knob is turned: the step of ``cluster(grid)``, which moves all weights together. Every try runs the pipeline from
+the clustering on and is judged on the validation part; the check part is left for the figures shown.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from dc_compiler import ir
+from dc_compiler.calibration.divergence import Distance
+from dc_compiler.errors import InvalidArgumentError
+from dc_compiler.pipeline.context import Context
+from dc_compiler.pipeline.manager import run_passes
+from dc_compiler.pipeline.step import Pass, PassReport
+
+FINEST, COARSEST = 0.02, 4.0  # steps that are tried
+START = 0.5
+FURTHEST = 4.0  # times the step before, while one end is not known
+STEPS, SIZE_STEPS = 1.045, 1.002  # ratio of steps that are not told apart, likewise where a size is to be met
+UNUSED = 0.005  # share of the size wanted that may be left unused
+TRIES = 12
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What the result shall be: no larger than ``size`` bytes, and near enough to the original; None asks for nothing.
+
+    With ``excess`` the smallest such file is taken; with a size alone the best, which is the largest that fits.
+
+    Args:
+        excess: how far outputs are, in what is allowed: above 1 is too far.
+    """
+
+    size: int | None = None
+    excess: Callable[[Distance], float] | None = None
+
+    def is_met(self, found: Try) -> bool:
+        """By a result of the pipeline."""
+        return self.fits(found) and self.is_near(found)
+
+    def fits(self, found: Try) -> bool:
+        """Whether the file is small enough."""
+        return self.size is None or found.size <= self.size
+
+    def is_near(self, found: Try) -> bool:
+        """Whether the outputs are near enough."""
+        return self.excess is None or found.distance is None or self.excess(found.distance) <= 1
+
+
+@dataclass
+class Try:
+    """The pipeline's result at one step; ``distance`` is None where there are no samples to judge on."""
+
+    step: float
+    program: ir.Program
+    passes: list[Pass]
+    reports: list[PassReport]
+    distance: Distance | None
+    size: int
+
+
+@dataclass
+class Found:
+    """What was taken, whether it is what was wanted, and all that was tried: (step, bytes, distance) each."""
+
+    best: Try
+    is_met: bool
+    tries: list[tuple[float, int, Distance | None]] = field(default_factory=list)
+
+
+class Search:
+    """One search over the step of a pipeline that clusters by grid.
+
+    Args:
+        program: the program before the pipeline.
+        size_of: bytes of the file that a program makes.
+
+    Raises:
+        InvalidArgumentError: the pipeline has no cluster(grid), so there is no step to choose.
+        DccError: what a pass raised.
+    """
+
+    def __init__(
+        self, program: ir.Program, passes: Sequence[Pass], context: Context, size_of: Callable[[ir.Program], int]
+    ) -> None:
+        at = next((i for i, p in enumerate(passes) if p.name == "cluster" and getattr(p, "mode", "") == "grid"), None)
+        if at is None:
+            raise InvalidArgumentError(
+                "a size, a ratio or a drop is reached by choosing the step of cluster(grid), which the pipeline lacks"
+            )
+        self._context, self._size_of = context, size_of
+        self._before, self._cluster, self._after = list(passes[:at]), passes[at], list(passes[at + 1 :])
+        self._reports = run_passes(self._before, program, context)
+        self._program = program
+        self._tries: list[tuple[float, int, Distance | None]] = []
+
+    def run(self, goal: Goal) -> Found:
+        """The best result that keeps to the goal, or that comes nearest to it."""
+        best = self.at(START)
+        for step in self._steps(best, goal):
+            found = self.at(step)
+            best = min(best, found, key=lambda t: _rank(t, goal))
+            self._last = found
+        return Found(best, goal.is_met(best), list(self._tries))
+
+    def at(self, step: float) -> Try:
+        """The pipeline's result at a step."""
+        cluster = self._cluster.with_options({"step": repr(step)})
+        program = self._program.copy()
+        reports = run_passes([cluster, *self._after], program, self._context)
+        calibration = self._context.calibration
+        distance = None if calibration is None else calibration.judge.of(program)
+        passes = [*self._before, cluster, *self._after]
+        found = Try(step, program, passes, [*self._reports, *reports], distance, self._size_of(program))
+        self._tries.append((step, found.size, distance))
+        self._last = found
+        return found
+
+    def _steps(self, first: Try, goal: Goal) -> Iterator[float]:
+        """Steps to try next: between the finest that is too coarse and the coarsest that is not."""
+        # A divergence grows with the square of the step; a size falls with about its root where a weight has 3 bits
+        shape = (0.5, SIZE_STEPS) if goal.excess is None else (2.0, STEPS)
+        fine: tuple[float, float] | None = None  # (log step, log of its excess), of what is too fine or just right
+        coarse: tuple[float, float] | None = None
+        for _ in range(TRIES):
+            here = math.log(self._last.step), _height(self._last, goal)
+            if here[1] <= 0:
+                fine = here if fine is None else max(fine, here)
+            else:
+                coarse = here if coarse is None else min(coarse, here)
+            step = _between(fine, coarse, here, *shape)
+            if step is None or (goal.excess is None and 0 <= _unused(self._last, goal) < UNUSED):
+                return
+            yield step
+
+
+def _height(found: Try, goal: Goal) -> float:
+    """Logarithm of how much coarser than wanted a result is: of its excess, or of the size wanted over its own."""
+    if goal.excess is not None and found.distance is not None:
+        return math.log(max(goal.excess(found.distance), 1e-9))
+    assert goal.size is not None
+    return math.log(goal.size / found.size)
+
+
+def _unused(found: Try, goal: Goal) -> float:
+    return 1.0 if goal.size is None else 1 - found.size / goal.size
+
+
+def _rank(found: Try, goal: Goal) -> tuple[int, float]:
+    """Smaller is better: what meets the goal, then the smallest file, or with a size alone the largest; what is near
+    enough, though too large, comes before what is not."""
+    if goal.is_met(found):
+        return 0, found.size if goal.excess is not None else -found.size
+    if goal.excess is None or found.distance is None or goal.is_near(found):
+        return 1, found.size
+    return 2, goal.excess(found.distance)
+
+
+def _between(
+    fine: tuple[float, float] | None, coarse: tuple[float, float] | None, here: tuple[float, float], slope: float,
+    precision: float,
+) -> float | None:  # fmt: skip
+    """The next step, or None where the two ends are near enough or no further steps are tried.
+
+    Args:
+        slope: of the height over the logarithm of the step, about.
+        precision: ratio of the ends that is near enough.
+    """
+    least, most = math.log(FINEST), math.log(COARSEST)
+    if fine is None or coarse is None:
+        at, height = here
+        wanted = at - height / slope
+        wanted = min(max(wanted, at - math.log(FURTHEST)), at + math.log(FURTHEST))
+        wanted += 0.1 if fine is not None else -0.1
+        wanted = min(max(wanted, least), most)
+        return None if abs(wanted - at) < 1e-9 else math.exp(wanted)
+    width = coarse[0] - fine[0]
+    if width <= math.log(precision):
+        return None
+    share = -fine[1] / max(coarse[1] - fine[1], 1e-9) if math.isfinite(coarse[1]) else 0.5
+    return math.exp(fine[0] + width * min(max(share, 0.1), 0.9))
