@@ -22,16 +22,19 @@ class Unfold(ABC):
 
 @dataclass(frozen=True)
 class AlongAxis(Unfold):
-    """Vectors along one axis of a value, as a MatMul or Gemm takes them in. With ``batched`` leading axes of the value
-    every element of these has a matrix of its own."""
+    """Vectors along one axis of a value, as a MatMul or Gemm takes them in. Every element of the ``batched`` axes before
+    the last two has a matrix of its own."""
 
     axis: int = -1
     batched: int = 0
 
     def rows(self, values: Array, most: int) -> Array:
         moved = np.moveaxis(values, self.axis, -1)
-        groups = math.prod(moved.shape[: self.batched])
-        return thinned(moved.reshape(groups, -1, moved.shape[-1]), most)
+        first = max(0, moved.ndim - 2 - self.batched)
+        groups = moved.shape[first:-2] if self.batched else ()
+        moved = moved.reshape(-1, math.prod(groups), *moved.shape[-2:]) if self.batched else moved[None]
+        rows = np.swapaxes(moved, 0, 1) if self.batched else moved
+        return thinned(rows.reshape(len(rows), -1, moved.shape[-1]), most)
 
 
 @dataclass(frozen=True)
