@@ -22,8 +22,8 @@ class Unfold(ABC):
 
 @dataclass(frozen=True)
 class AlongAxis(Unfold):
-    """Vectors along one axis of a value, as a MatMul or Gemm takes them in. Every element of the ``batched`` axes before
-    the last two has a matrix of its own."""
+    """Vectors along one axis of a value, as a MatMul or Gemm takes them in. Every element of the ``batched`` axes
+    before the last two has a matrix of its own."""
 
     axis: int = -1
     batched: int = 0

@@ -14,11 +14,11 @@ Array = np.ndarray
 
 def inputs(count: int, k: int, seed: int = 0) -> Array:
     """Rows of correlated inputs."""
-    return normal(count, k, seed=seed) @ normal(k, k, seed=seed + 1) + 0.5
+    return np.asarray(normal(count, k, seed=seed) @ normal(k, k, seed=seed + 1) + 0.5)
 
 
 def gram_of(rows: Array) -> Array:
-    return (rows.T @ rows / len(rows))[None]
+    return np.asarray(rows.T @ rows / len(rows))[None]
 
 
 def squared_error(weights: Array, points: Array, step: float, gram: Array) -> float:
