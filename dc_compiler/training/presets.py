@@ -39,7 +39,7 @@ STEPS = 6000
 # Shares of the epochs: each judge, all levels, and of every try its pruning and its clustering
 JUDGING, SCOUTING, PRUNING, CLUSTERING = 0.1, 0.2, 0.4, 0.45
 LEVELS = (0.25, 0.0625, 0.031, 0.0156, 0.0078)  # kept shares, trained in turn for a short time
-TRIES, ENOUGH = 3, 2  # runs of the pipeline: at most, and where one of them holds the limit
+TRIES = 3  # runs of the pipeline
 LONGER = 0.65  # times the value of a level is what a whole run comes out with, before there was any
 AIM = 0.93  # of the limit: what a try comes out with scatters
 FARTHEST, NEAREST = 4.0, 1.2  # ratios of densities from one try to the next, and where there is nothing to gain
@@ -125,7 +125,7 @@ def search(curve: Curve, most: float, value_at: Callable[[float], float]) -> Non
     """Try a few densities for the least whose value is at most ``most``; those that hold it fall."""
     missed, least = 0.0, math.inf  # the largest density that misses the limit, the least that holds it
     density = curve.density(AIM * most)
-    for tries in range(1, TRIES + 1):
+    for _ in range(TRIES):
         density = _rounded(density)
         value = value_at(density)
         curve.learn(density, value)
@@ -136,7 +136,7 @@ def search(curve: Curve, most: float, value_at: Callable[[float], float]) -> Non
         else:
             missed = density
             density = min(max(wanted, density * NEAREST), density * FARTHEST, math.sqrt(density * least))
-        if density * NEAREST > min(least, 1.0) or (tries >= ENOUGH and least < math.inf):
+        if density * NEAREST > min(least, 1.0):
             break
 
 
