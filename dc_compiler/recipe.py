@@ -39,7 +39,7 @@ PRESETS: dict[str, Preset] = {
     # near-lossless without data: a fine grid per output channel, entropy-coded
     "default": Preset(
         "canonicalize,cluster(grid),encode",
-        calibrated="canonicalize,cluster(grid,step=0.5,calibrate=true,rate=0.3,allocate=true),encode",
+        calibrated="canonicalize,cluster(grid,step=0.5,calibrate=true,rate=0.3),encode",
         promises=True,
     ),
     # the paper's three stages at the paper's usual settings (arXiv 1510.00149): 16 epochs of training at most

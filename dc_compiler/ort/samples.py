@@ -23,7 +23,7 @@ BATCH = 256  # samples a run where nothing is trained and the model leaves it op
 CHECK_BATCH = 32  # samples a run of the check part
 CHECK = 0.1  # share of the samples that only the figures shown are made of, where something is trained
 VALIDATION = 0.1  # share of the rest that chooses what is kept of a training
-CALIBRATION_CHECK, CALIBRATION_VALIDATION = 0.15, 0.3  # likewise where few are enough to calibrate
+CALIBRATION_CHECK, CALIBRATION_VALIDATION = 0.15, 0.4  # likewise where few are enough to calibrate
 CHECKED = 10_000  # most samples that are checked where nothing is trained
 FEW = 50  # figures made of fewer samples say little
 
