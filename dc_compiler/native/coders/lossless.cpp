@@ -12,10 +12,13 @@ constexpr uint64_t kChunk = uint64_t{1} << 18;
 template <typename T>
 void join(const std::vector<Bytes>& planes, size_t count, bool rotate, uint8_t* out) {
   constexpr unsigned kBits = 8 * sizeof(T);
+  const uint8_t* from[sizeof(T)];  // what is written could overlap the vectors' own pointers, for all the compiler knows
+  for (size_t plane = 0; plane < sizeof(T); ++plane) from[plane] = planes[plane].data();
   for (size_t i = 0; i < count; ++i) {
-    uint64_t word = 0;
-    for (size_t plane = 0; plane < sizeof(T); ++plane) word |= static_cast<uint64_t>(planes[plane][i]) << (8 * plane);
-    T bits = static_cast<T>(word);
+    T bits = 0;
+    for (size_t plane = 0; plane < sizeof(T); ++plane) {
+      bits = static_cast<T>(bits | static_cast<T>(static_cast<T>(from[plane][i]) << (8 * plane)));
+    }
     if (rotate) bits = static_cast<T>((bits >> 1) | (bits << (kBits - 1)));
     std::memcpy(out + i * sizeof(T), &bits, sizeof bits);
   }
@@ -35,7 +38,7 @@ Bytes plane_of(const uint8_t* elements, size_t count, bool rotate, size_t plane)
 
 class Lossless final : public Coder {
  public:
-  Lossless() : Coder({"lossless", 4, Stores::kElements, Layout::kChunks, false, 6'000, 0}) {}
+  Lossless() : Coder({"lossless", 4, Stores::kElements, Layout::kChunks, false, 3'000, 0}) {}
 
   void decode(Span chunk, uint64_t /*first*/, size_t count, const Header& header, uint8_t* out) const override {
     const size_t width = header.element_size();
