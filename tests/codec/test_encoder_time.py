@@ -84,12 +84,14 @@ def test_lz_takes_time_in_proportion(make: Callable[[int], Array]) -> None:
     assert large < 8 * MEGA / 5e6
 
 
+@pytest.mark.parametrize("size", [MEGA // 16, MEGA // 4])
 @pytest.mark.parametrize("coder", ["lossless", "lz", "text", "smallest"])
 @pytest.mark.parametrize("make", DATA)
-def test_bytes_take_a_second_a_megabyte(make: Callable[[int], Array], coder: str) -> None:
-    """Below 1 MiB lz looks hard for the smallest result, for up to half a second; `smallest` tries all one by one."""
-    bound = 0.5 + (2 if coder == "smallest" else 1) / 4
-    assert data_seconds(make, coder, MEGA // 4) < 2 * bound
+def test_bytes_take_a_second_a_megabyte(make: Callable[[int], Array], coder: str, size: int) -> None:
+    """Also below 1 MiB, where lz looks hard for the smallest result; `smallest` tries all one by one. Twice that on a
+    busy machine."""
+    bound = (2 if coder == "smallest" else 1) * size / 1e6
+    assert data_seconds(make, coder, size) < 2 * bound + 0.02
 
 
 def grid_indices(n: int, k: int) -> Array:

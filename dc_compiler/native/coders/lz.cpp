@@ -87,8 +87,9 @@ Bytes encode_chunk(Span bytes) {
   // The first prices are those of bytes as they come; each parse gives better prices to the next. The smallest result
   // counts.
   const auto depth = static_cast<unsigned>(std::min(kMostDepth, kMostSteps / bytes.size));
+  const LzMatches matches(bytes, depth);
   for (unsigned pass = 0; pass < (depth < kMostDepth / 2 ? 3U : 5U); ++pass) {
-    streams = split_lz(bytes, cheapest_parse(bytes, streams, depth));
+    streams = split_lz(bytes, cheapest_parse(bytes, matches, streams));
     Bytes out = assemble(streams);
     if (best.empty() || out.size() < best.size()) best = std::move(out);
   }

@@ -13,10 +13,7 @@ namespace {
 constexpr uint32_t kMostOffset = (1U << 24) - 1;
 constexpr uint32_t kNibble = 15;
 
-struct Match {
-  uint32_t length = 0;  // 0: a literal
-  uint32_t offset = 0;
-};
+using Match = LzMatch;
 
 // How many of `room` bytes are equal.
 uint32_t common_length(const uint8_t* a, const uint8_t* b, uint32_t room) {
@@ -35,9 +32,8 @@ class MatchFinder {
   MatchFinder(Span bytes, unsigned depth)
       : bytes_(bytes), depth_(depth), heads_(size_t{1} << kHashBits, kNone), previous_(bytes.size, kNone) {}
 
-  // Matches at `at`, ever longer and ever farther; enters `at` into its chain.
+  // Appends the matches at `at`, ever longer and ever farther; enters `at` into its chain.
   void find(uint32_t at, std::vector<Match>& matches) {
-    matches.clear();
     const uint32_t room = static_cast<uint32_t>(bytes_.size) - at;
     if (room < kLeastLzMatch) return;
     const uint8_t* const here = bytes_.data + at;
@@ -49,7 +45,7 @@ class MatchFinder {
         if (length > best) {
           best = length;
           matches.push_back({length, at - from});
-          if (length >= kLongEnough) break;
+          if (length >= kLongLzMatch) break;
         }
       }
       from = previous_[from];
@@ -63,8 +59,6 @@ class MatchFinder {
     previous_[at] = head(at);
     head(at) = at;
   }
-
-  static constexpr uint32_t kLongEnough = 256;  // taken without looking for better
 
  private:
   static constexpr unsigned kHashBits = 16;
@@ -206,23 +200,37 @@ LzStreams split_lz(Span bytes, const std::vector<LzSequence>& sequences) {
   return streams;
 }
 
+LzMatches::LzMatches(Span bytes, unsigned depth) {
+  MatchFinder finder(bytes, depth);
+  const uint32_t size = static_cast<uint32_t>(bytes.size);
+  uint32_t skip_to = 0;
+  starts_.reserve(bytes.size + 1);
+  for (uint32_t at = 0; at < size; ++at) {
+    stop_if_cancelled(at);
+    starts_.push_back(static_cast<uint32_t>(matches_.size()));
+    if (at < skip_to) {
+      finder.enter(at);
+      continue;
+    }
+    finder.find(at, matches_);
+    if (matches_.size() > starts_.back() && matches_.back().length >= kLongLzMatch) {
+      skip_to = at + matches_.back().length;
+    }
+  }
+  starts_.push_back(static_cast<uint32_t>(matches_.size()));
+}
+
 // A shortest path over positions, forwards, each step a literal or a match.
-std::vector<LzSequence> cheapest_parse(Span bytes, const LzStreams& previous, unsigned depth) {
+std::vector<LzSequence> cheapest_parse(Span bytes, const LzMatches& matches, const LzStreams& previous) {
   const Prices prices(previous);
   const uint32_t size = static_cast<uint32_t>(bytes.size);
   std::vector<uint64_t> cost(bytes.size + 1, UINT64_MAX);
   std::vector<Match> arrived(bytes.size + 1);
   cost[0] = 0;
-  MatchFinder finder(bytes, depth);
-  std::vector<Match> matches;
   uint32_t skip_to = 0;  // inside a very long match nothing else is tried
   for (uint32_t at = 0; at < size; ++at) {
     stop_if_cancelled(at);
-    if (at < skip_to) {
-      finder.enter(at);
-      continue;
-    }
-    finder.find(at, matches);
+    if (at < skip_to) continue;
     const auto arrive = [&](uint32_t to, uint64_t price, Match by) {
       if (cost[at] + price < cost[to]) {
         cost[to] = cost[at] + price;
@@ -231,9 +239,10 @@ std::vector<LzSequence> cheapest_parse(Span bytes, const LzStreams& previous, un
     };
     arrive(at + 1, prices.literals[bytes.data[at]], {});
     uint32_t length = kLeastLzMatch;
-    for (const Match& match : matches) {
+    for (const Match* found = matches.begin(at); found != matches.end(at); ++found) {
+      const Match& match = *found;
       const uint32_t offset_price = prices.offset(match.offset);
-      if (match.length >= MatchFinder::kLongEnough) {
+      if (match.length >= kLongLzMatch) {
         skip_to = at + match.length;
         arrive(skip_to, offset_price + prices.match_length(match.length), match);
         break;

@@ -24,9 +24,30 @@ struct LzStreams {
 
 LzStreams split_lz(Span bytes, const std::vector<LzSequence>& sequences);
 
-// The sequences that are cheapest when bytes cost what they do in `previous`, the streams of an earlier parse. Looks at
-// `depth` earlier places for each byte; takes time and memory of many times the bytes.
-std::vector<LzSequence> cheapest_parse(Span bytes, const LzStreams& previous, unsigned depth);
+struct LzMatch {
+  uint32_t length = 0;  // 0: a literal
+  uint32_t offset = 0;
+};
+
+// The matches at every place of the bytes, ever longer and ever farther; none inside a very long one. Looks at `depth`
+// earlier places for each byte; takes time and memory of many times the bytes. Parses share them: they do not depend on
+// prices.
+class LzMatches {
+ public:
+  LzMatches(Span bytes, unsigned depth);
+
+  const LzMatch* begin(size_t at) const { return matches_.data() + starts_[at]; }
+  const LzMatch* end(size_t at) const { return matches_.data() + starts_[at + 1]; }
+
+ private:
+  std::vector<LzMatch> matches_;
+  std::vector<uint32_t> starts_;  // where those of a place begin
+};
+
+constexpr uint32_t kLongLzMatch = 256;  // taken without looking for better
+
+// The sequences that are cheapest when bytes cost what they do in `previous`, the streams of an earlier parse.
+std::vector<LzSequence> cheapest_parse(Span bytes, const LzMatches& matches, const LzStreams& previous);
 
 // Sequences found in one quick walk: more than 20 MB a second whatever the bytes, memory of a fraction of them.
 std::vector<LzSequence> quick_parse(Span bytes);
