@@ -49,14 +49,14 @@ class Calibration:
         """Compares programs with the original on the check part, which nothing was chosen by."""
         return Judge(self._original, self.samples, self.samples.parts().check, self._metric)
 
-    def grams(self, program: ir.Program) -> dict[str, Gram]:
+    def grams(self, program: ir.Program) -> dict[str, list[Gram]]:
         """Gram matrices of the inputs of the program's weights, by the record's name.
 
         Raises:
             ModelError: the program does not run on the samples.
         """
 
-        def found() -> dict[str, Gram]:
+        def found() -> dict[str, list[Gram]]:
             return collect(program, self.samples, self.samples.parts().train, {r.name for r in program.weights()})
 
         return self.once("grams", program, found)

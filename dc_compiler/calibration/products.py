@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import onnx
 
 from dc_compiler import ir
-from dc_compiler.calibration.unfold import AlongAxis, Channels, Patches, Unfold
-from dc_compiler.calibration.views import View, fewest_parts, split_inputs
+from dc_compiler.calibration.moved import find_moved
+from dc_compiler.calibration.unfold import AlongAxis, Channels, Patches, States, Unfold
+from dc_compiler.calibration.views import Elements, Place, View, fewest_parts, split_inputs
 
 LARGEST = 4096  # inputs up to which all pairs of them are looked at; more are taken in parts
 
@@ -25,31 +27,38 @@ class Source:
 
 @dataclass(frozen=True)
 class Product:
-    """A weight, seen as the matrices [g, o, k] of ``view``, times the rows of a source."""
+    """A weight's elements at ``place``, seen as matrices [g, o, k], times the rows of a source."""
 
     source: Source
-    view: View
+    place: Place
 
 
 def find_products(program: ir.Program) -> dict[str, list[Product]]:
-    """For every weight of the main graph the products it takes part in, by the record's name; a weight that something
-    else uses, too, or in a way that is not known, has none."""
+    """For every weight of the main graph the products it takes part in, by the record's name: as it is stored, or moved
+    (:mod:`dc_compiler.calibration.moved`). A weight that something else uses, too, or in a way that is not known, has
+    none."""
     graph = program.proto.graph
-    main = {s.value_name: r for r, s in zip(program.records, program.sites, strict=True) if s.graph is graph}
+    stored = {s.value_name: r for r, s in zip(program.records, program.sites, strict=True) if s.graph is graph}
+    moved = find_moved(program)
     found: dict[str, list[Product]] = {}
-    unknown = _used_in_bodies(graph)
+    outside = _used_in_bodies(graph) | {o.name for o in graph.output}
+    unknown = {r.name for name, r in stored.items() if name in outside}
+    unknown |= {record.name for name, (record, _) in moved.items() if name in outside}
     for node in graph.node:
         for index, name in enumerate(node.input):
-            record = main.get(name)
-            if record is None or record.is_vector:
-                continue
-            product = _product(node, index, record.shape)
-            if product is None:
-                unknown.add(name)
+            if name in moved:
+                record, numbers = moved[name]
+                product = _product(node, index, numbers.shape, numbers)
+            elif name in stored and not stored[name].is_vector:
+                record = stored[name]
+                product = _product(node, index, record.shape)
             else:
-                found.setdefault(name, []).append(product)
-    unknown.update(o.name for o in graph.output)
-    return {main[name].name: products for name, products in found.items() if name not in unknown}
+                continue
+            if product is not None:
+                found.setdefault(record.name, []).append(product)
+            elif not any(o in moved for o in node.output):
+                unknown.add(record.name)
+    return {name: products for name, products in found.items() if name not in unknown}
 
 
 def _used_in_bodies(graph: onnx.GraphProto) -> set[str]:
@@ -58,7 +67,10 @@ def _used_in_bodies(graph: onnx.GraphProto) -> set[str]:
     return inner | {o.name for g in bodies for o in g.output}
 
 
-def _product(node: onnx.NodeProto, index: int, shape: tuple[int, ...]) -> Product | None:
+def _product(
+    node: onnx.NodeProto, index: int, shape: tuple[int, ...], numbers: np.ndarray | None = None
+) -> Product | None:
+    """The product of a node's input of this shape; ``numbers`` says which elements of the weight it is made of."""
     if node.domain not in ("", "ai.onnx"):
         return None
     found = next(_products(node, index, shape), None)
@@ -68,7 +80,8 @@ def _product(node: onnx.NodeProto, index: int, shape: tuple[int, ...]) -> Produc
     parts = fewest_parts(view.extents[2], LARGEST)
     if parts is None:
         return None
-    return Product(Source(value, unfold, parts), split_inputs(view, parts))
+    view = split_inputs(view, parts)
+    return Product(Source(value, unfold, parts), view if numbers is None else Elements(view.apply(numbers)))
 
 
 def _products(node: onnx.NodeProto, index: int, shape: tuple[int, ...]) -> Iterator[tuple[str, Unfold, View]]:
@@ -96,6 +109,10 @@ def _products(node: onnx.NodeProto, index: int, shape: tuple[int, ...]) -> Itera
             yield node.input[0], AlongAxis(-1, batched=rank - 2), cut
         case "MatMul", 0 if rank == 2:
             yield node.input[1], AlongAxis(-2), view.reshape(1, *shape)
+        case (("LSTM" | "GRU" | "RNN"), 1) if not ir.attribute(node, "layout", 0):
+            yield node.input[0], AlongAxis(-1), view.reshape(1, -1, shape[-1])
+        case (("LSTM" | "GRU" | "RNN"), 2) if node.output[0] and not ir.attribute(node, "layout", 0):
+            yield node.output[0], States(), view
 
 
 def _patches(node: onnx.NodeProto, kernel: tuple[int, ...], groups: int) -> Patches:

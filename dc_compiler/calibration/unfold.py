@@ -49,6 +49,16 @@ class Channels(Unfold):
 
 
 @dataclass(frozen=True)
+class States(Unfold):
+    """The states of a recurrent layer, [t, d, n, k]: what its recurrence multiplies a step later, each direction by a
+    matrix of its own. The last step's is one too many, the initial one is missing."""
+
+    def rows(self, values: Array, most: int) -> Array:
+        moved = values.transpose(1, 0, 2, 3)
+        return thinned(moved.reshape(len(moved), -1, values.shape[3]), most)
+
+
+@dataclass(frozen=True)
 class Patches(Unfold):
     """What a convolution multiplies: [n, c, ...] under every place of its window. ``pads`` has (before, after) for each
     axis, or is the text of ``auto_pad``."""

@@ -44,6 +44,15 @@ class View:
             array = array.reshape(numbers) if kind == "reshape" else array.transpose(numbers)
         return array
 
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    def put(self, target: Array, values: Array) -> None:
+        """Write values [g, o, k] to their places in a flat array."""
+        target[:] = self.restore(values).reshape(-1)
+
     def restore(self, array: Array) -> Array:
         """The array of ``shape`` that :meth:`apply` makes ``array`` of."""
         for (kind, numbers), before in zip(reversed(self.steps), reversed(self._shapes()[:-1]), strict=True):
@@ -55,6 +64,40 @@ class View:
         for kind, numbers in self.steps:
             found.append(numbers if kind == "reshape" else tuple(found[-1][a] for a in numbers))
         return found
+
+
+@dataclass(frozen=True, eq=False)
+class Elements:
+    """Some elements of a tensor, by their numbers in the flat tensor, as matrices: int64 [g, o, k]."""
+
+    numbers: Array
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Elements) and np.array_equal(self.numbers, other.numbers)
+
+    def __hash__(self) -> int:
+        return hash((self.numbers.shape, self.numbers.tobytes()[:1024]))
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return self.numbers.size
+
+    @property
+    def extents(self) -> tuple[int, ...]:
+        """Extents of the matrices."""
+        return self.numbers.shape
+
+    def apply(self, array: Array) -> Array:
+        """These elements of the array."""
+        return np.asarray(array.reshape(-1)[self.numbers])
+
+    def put(self, target: Array, values: Array) -> None:
+        """Write values [g, o, k] to their places in a flat array."""
+        target[self.numbers] = values
+
+
+Place = View | Elements
 
 
 def split_inputs(view: View, parts: int) -> View:

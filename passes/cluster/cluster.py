@@ -21,6 +21,7 @@ from dc_compiler.passes.cluster.grid import (
     fits_a_grid,
     normalised,
     on_grid,
+    points_of,
     round_to_grid,
     within_range,
 )
@@ -171,7 +172,7 @@ class Cluster(TrainingPass):
         if exact is not None:
             return exact
         if self.mode == "grid":
-            return self._grid(record, self.step * job.coarser * (record.size / job.typical) ** SIZE_EXPONENT, job.gram)
+            return self._grid(record, self.step * job.coarser * (record.size / job.typical) ** SIZE_EXPONENT, job.grams)
         return self._kmeans(record, limit, seed)
 
     def _quantizer(
@@ -188,16 +189,22 @@ class Cluster(TrainingPass):
     def _bits(self, record: ir.WeightRecord) -> int:
         return self.bits or (CONV_BITS if any(u.op_type.startswith("Conv") for u in record.uses) else OTHER_BITS)
 
-    def _grid(self, record: ir.WeightRecord, relative_step: float, gram: Gram | None) -> ir.Clustered:
+    def _grid(self, record: ir.WeightRecord, relative_step: float, grams: Sequence[Gram]) -> ir.Clustered:
         channels, inner = ir.channel_layout(record.shape, record.uses)
         deviation, largest = channel_statistics(record.values.reshape(-1), channels, inner)
         step = np.maximum(deviation * relative_step, largest / MAX_MULTIPLE)
         scales = ir.Scales(within_range(ir.nearest_log_step(step), step > 0), inner)
-        if gram is None:
-            return round_to_grid(record.values.reshape(-1), scales)
-        steps = gram.view.apply(expanded(scales, record.shape))
-        points = compensated(gram.view.apply(record.values), steps, gram.matrices, self.rate)
-        return on_grid(gram.view.restore(points).reshape(-1), scales)
+        flat = record.values.reshape(-1)
+        if not grams:
+            return round_to_grid(flat, scales)
+        covered = sum(g.place.size for g in grams) == record.size
+        points = np.zeros(record.size, np.int32) if covered else points_of(flat, scales)
+        steps = expanded(scales, record.shape)
+        for gram in grams:
+            place = gram.place
+            found = compensated(place.apply(record.values), place.apply(steps), gram.matrices, self.rate)
+            place.put(points, found)
+        return on_grid(points, scales)
 
     def _kmeans(self, record: ir.WeightRecord, limit: int, seed: int) -> ir.Clustered:
         flat = record.values.reshape(-1)
@@ -235,7 +242,7 @@ class Job:
     cluster: Cluster
     typical: float
     coarser: float = 1.0
-    gram: Gram | None = None
+    grams: tuple[Gram, ...] = ()
 
 
 def calibrated(
@@ -250,7 +257,7 @@ def calibrated(
     calibration = context.calibration
     assert calibration is not None  # whoever runs a pass that calibrates gives one
     grams = calibration.grams(program)
-    found = {name: replace(job, gram=grams.get(name)) for name, job in jobs.items()}
+    found = {name: replace(job, grams=tuple(grams.get(name, ()))) for name, job in jobs.items()}
     if not allocate:
         return found
     usable = [r for r in records if fits_a_grid(r.values) and r.size > 0]

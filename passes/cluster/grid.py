@@ -62,7 +62,12 @@ def normalised(flat: np.ndarray, scales: ir.Scales) -> np.ndarray:
 
 
 def round_to_grid(flat: np.ndarray, scales: ir.Scales) -> ir.Clustered:
-    """Multiples of each channel's scale near the weights; occurring grid points span the codebook.
+    """Multiples of each channel's scale near the weights; occurring grid points span the codebook."""
+    return on_grid(points_of(flat, scales), scales)
+
+
+def points_of(flat: np.ndarray, scales: ir.Scales) -> np.ndarray:
+    """The multiple of its channel's scale that is taken for each weight, int32 [n].
 
     Rounding to nearest leaves each channel with a random sum of errors, which activations of one sign (after ReLU, say)
     turn into a shift of the output. So the roundings nearest to a tie are flipped until the errors of a channel sum to
@@ -79,7 +84,7 @@ def round_to_grid(flat: np.ndarray, scales: ir.Scales) -> ir.Clustered:
         for row, error in zip(rounded, rows, strict=True):
             _balance(row, error)
         points[:, c] = np.moveaxis(rounded.reshape(c.stop - c.start, cube.shape[0], scales.inner), 0, 1)
-    return on_grid(points.reshape(-1), scales)
+    return points.reshape(-1)
 
 
 def on_grid(points: np.ndarray, scales: ir.Scales) -> ir.Clustered:

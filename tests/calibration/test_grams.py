@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
 from layers import layer, normal, opened
+from onnx import TensorProto, helper, numpy_helper
 
 from dc_compiler.calibration import grams as module
 from dc_compiler.calibration.grams import collect
@@ -53,11 +55,11 @@ def test_a_gram_matrix_tells_what_a_change_does_to_the_outputs(
     """Whatever the change: the squared error of the outputs is its quadratic form."""
     x = normal(5, *shape)
     program, samples = opened(layer(op, normal(*extents, seed=1), shape, index, **attributes), x)
-    gram = collect(program, samples)["w"]
+    gram = collect(program, samples)["w"][0]
     factors = []
     for seed in range(4):
         changed = normal(*extents, seed=10 + seed)
-        matrices = gram.view.apply(changed).astype(np.float64)
+        matrices = gram.place.apply(changed).astype(np.float64)
         form = np.einsum(
             "goi,gij,goj->",
             matrices,
@@ -71,12 +73,12 @@ def test_a_gram_matrix_tells_what_a_change_does_to_the_outputs(
 def test_a_transposed_convolution_whose_windows_do_not_overlap() -> None:
     x, extents = normal(5, 4, 3, 3), (4, 2, 2, 2)
     program, samples = opened(layer("ConvTranspose", normal(*extents), (4, 3, 3), strides=[2, 2]), x)
-    gram = collect(program, samples)["w"]
-    assert gram.view.extents == (1, 8, 4)
+    gram = collect(program, samples)["w"][0]
+    assert gram.place.extents == (1, 8, 4)
     factors = []
     for seed in range(4):
         changed = normal(*extents, seed=10 + seed)
-        matrix = gram.view.apply(changed).astype(np.float64)
+        matrix = gram.place.apply(changed).astype(np.float64)
         form = np.einsum("goi,gij,goj->", matrix, gram.matrices, matrix)
         factors.append(change("ConvTranspose", changed, (4, 3, 3), 1, {"strides": [2, 2]}, x) / form)
     np.testing.assert_allclose(factors, factors[0], rtol=1e-3)
@@ -85,9 +87,9 @@ def test_a_transposed_convolution_whose_windows_do_not_overlap() -> None:
 def test_many_rows_are_thinned_out_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
     model = layer("Conv", normal(8, 3, 3, 3), (3, 32, 32), pads=[1, 1, 1, 1])
     program, samples = opened(model, normal(40, 3, 32, 32))
-    whole = collect(program, samples)["w"].matrices
+    whole = collect(program, samples)["w"][0].matrices
     monkeypatch.setattr(module, "LEAST_ROWS", 1000)
-    part = collect(program, samples)["w"].matrices
+    part = collect(program, samples)["w"][0].matrices
     assert not np.array_equal(part, whole)
     assert np.abs(part - whole).max() < 0.2 * np.abs(whole).max()
 
@@ -110,9 +112,78 @@ def test_a_view_goes_back(extents: tuple[int, ...]) -> None:
 
 
 def test_a_weight_that_something_else_uses_too_has_no_gram_matrix() -> None:
-    from onnx import helper
-
     model = layer("MatMul", normal(6, 6), (6,))
     assert set(find_products(opened(model, normal(3, 6))[0])) == {"w"}
     model.graph.node.append(helper.make_node("Relu", ["w"], ["z"]))
     assert not find_products(opened(model, normal(3, 6))[0])
+
+
+def network(nodes: list[onnx.NodeProto], shape: tuple[int, ...], **stored: Array) -> onnx.ModelProto:
+    """x [n, *shape] to y, with tensors."""
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", *shape])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    tensors = [numpy_helper.from_array(v, k) for k, v in stored.items()]
+    graph = helper.make_graph(nodes, "network", [x], [y], tensors)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def numbers(*values: int) -> Array:
+    return np.array(values, np.int64)
+
+
+def test_a_weight_that_is_cut_and_turned_before_it_is_used() -> None:
+    """As exporters of recurrent layers do with gates; each part has the inputs that it is multiplied with."""
+    nodes = [
+        helper.make_node("Slice", ["w", "n0", "n4", "n0"], ["upper"]),
+        helper.make_node("Slice", ["w", "n4", "n10", "n0"], ["lower"]),
+        helper.make_node("Transpose", ["upper"], ["turned"], perm=[1, 0]),
+        helper.make_node("MatMul", ["x", "turned"], ["a"]),
+        helper.make_node("Relu", ["x"], ["r"]),
+        helper.make_node("Gemm", ["r", "lower"], ["b"], transB=1),
+        helper.make_node("Concat", ["a", "b"], ["y"], axis=1),
+    ]
+    w, x = normal(10, 6), normal(50, 6, seed=1)
+    program, samples = opened(network(nodes, (6,), w=w, n0=numbers(0), n4=numbers(4), n10=numbers(10)), x)
+    upper, lower = collect(program, samples)["w"]
+    np.testing.assert_array_equal(upper.place.apply(w)[0], w[:4])
+    np.testing.assert_array_equal(lower.place.apply(w)[0], w[4:])
+    np.testing.assert_allclose(upper.matrices[0], x.T @ x / 50, rtol=1e-4, atol=1e-6)
+    r = np.maximum(x, 0)
+    np.testing.assert_allclose(lower.matrices[0], r.T @ r / 50, rtol=1e-4, atol=1e-6)
+    target = np.zeros(60, np.float32)
+    for gram in (upper, lower):
+        gram.place.put(target, gram.place.apply(w))
+    np.testing.assert_array_equal(target, w.reshape(-1))
+
+
+def test_parts_that_share_elements_have_no_gram_matrix() -> None:
+    nodes = [
+        helper.make_node("Slice", ["w", "n0", "n4", "n0"], ["upper"]),
+        helper.make_node("MatMul", ["x", "w"], ["a"]),
+        helper.make_node("Gemm", ["a", "upper"], ["y"]),
+    ]
+    program, samples = opened(network(nodes, (4,), w=normal(4, 4), n0=numbers(0), n4=numbers(4)), normal(9, 4))
+    assert not collect(program, samples)
+
+
+@pytest.mark.parametrize("op", ["LSTM", "GRU", "RNN"])
+@pytest.mark.parametrize("direction", ["forward", "bidirectional"])
+def test_recurrent_layers_take_in_inputs_and_their_own_states(op: str, direction: str) -> None:
+    """The states are seen though the model leaves them unnamed."""
+    directions, gates = 1 + (direction == "bidirectional"), {"LSTM": 4, "GRU": 3, "RNN": 1}[op]
+    weights = {"w": normal(directions, gates * 5, 3, seed=2), "r": normal(directions, gates * 5, 5, seed=3)}
+    layer = helper.make_node(op, ["x", "w", "r"], ["", "y"], hidden_size=5, direction=direction)
+    x = normal(7, 4, 3)
+    program, samples = opened(network([layer], (4, 3), **weights), x)
+    found = collect(program, samples)
+    np.testing.assert_allclose(found["w"][0].matrices[0], np.einsum("tbi,tbj->ij", x, x) / 28, rtol=1e-4, atol=1e-6)
+    assert found["w"][0].place.extents == (1, directions * gates * 5, 3)
+    named = network(
+        [helper.make_node(op, ["x", "w", "r"], ["y"], hidden_size=5, direction=direction)], (4, 3), **weights
+    )
+    session = ort.InferenceSession(named.SerializeToString(), providers=["CPUExecutionProvider"])
+    states = session.run(["y"], {"x": x})[0]
+    np.testing.assert_allclose(
+        found["r"][0].matrices, np.einsum("tdbi,tdbj->dij", states, states) / 28, rtol=1e-3, atol=1e-5
+    )
+    assert not program.proto.graph.node[0].output[0]
