@@ -29,7 +29,7 @@ from dc_compiler.model.outputs import Shape, declare_shapes
 from dc_compiler.ort import metrics, quality, verify
 from dc_compiler.ort.samples import Samples
 from dc_compiler.ort.sessions import Sessions
-from dc_compiler.pass_manager import Context, PassManager, PassReport, Progress
+from dc_compiler.pass_manager import Context, Pass, PassManager, PassReport, Progress
 from dc_compiler.recipe import Form, Recipe, make_recipe, parse_pipeline
 from dc_compiler.report import CompileReport, packed_rows, record_row
 from dc_compiler.training import presets
@@ -171,7 +171,7 @@ def compile_model(
         is_tuned = chosen.uncalibrated is not None or targets.any
         missed = None
         if is_tuned and chosen.fallback is None:
-            tuned = tune(program, manager.passes, context, targets, partial(_bytes_of, recipe=chosen))
+            tuned = tune(program, manager.passes, context, targets, partial(_bytes_of, recipe=chosen, shapes=shapes))
             program, manager, passes = tuned.program, PassManager(tuned.passes), tuned.reports
             program.notes += tuned.notes
             missed = None if tuned.is_met else "the targets cannot be reached; this is the nearest that was found"
@@ -182,8 +182,7 @@ def compile_model(
             program, manager, passes = found.program, PassManager(found.passes), found.reports
             program.notes += found.notes
     form, notes = _choose_form(program, chosen.emit)
-    provenance = {"version": binding.library_version(), "pipeline": manager.text(), "seed": str(chosen.seed)}
-    provenance["original_bytes"] = str(program.original_bytes)
+    provenance = _provenance(program, chosen, manager.text())
     report = _report(program, chosen, manager.text(), form, passes)
     report.notes += notes
     if samples is not None:
@@ -216,12 +215,17 @@ def compile_model(
     return CompileResult(model, report)
 
 
-def _bytes_of(program: ir.Program, recipe: Recipe) -> int:
+def _provenance(program: ir.Program, recipe: Recipe, pipeline: str) -> dict[str, str]:
+    facts = {"version": binding.library_version(), "pipeline": pipeline, "seed": str(recipe.seed)}
+    return facts | {"original_bytes": str(program.original_bytes)}
+
+
+def _bytes_of(program: ir.Program, passes: Sequence[Pass], *, recipe: Recipe, shapes: dict[str, Shape]) -> int:
     """Bytes of the file that a program makes."""
     copy = program.copy()
     form, _ = _choose_form(copy, recipe.emit)
-    facts = {"version": binding.library_version(), "pipeline": recipe.pipeline, "seed": str(recipe.seed)}
-    return files.message_size(emitter.emit(copy, form, facts | {"original_bytes": str(program.original_bytes)}))
+    declare_shapes(copy.proto.graph, shapes)
+    return files.message_size(emitter.emit(copy, form, _provenance(program, recipe, PassManager(passes).text())))
 
 
 def _shortfall(report: CompileReport, targets: Targets, measure: metrics.Metric | None) -> str:

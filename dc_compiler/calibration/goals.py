@@ -17,7 +17,7 @@ DEFAULT_DROP = 0.5  # points
 UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 # A model that magnifies any change, one that feeds on its own output, say, may move by so many times what the
 # near-lossless step does to it
-AMPLIFIED = 1.5
+AMPLIFIED = 2.0
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,9 @@ UNUSED = 0.005  # share of the size wanted that may be left unused
 TRIES = 12
 
 
+SizeOf = Callable[[ir.Program, Sequence[Pass]], int]
+
+
 @dataclass(frozen=True)
 class Goal:
     """What the result shall be: no larger than ``size`` bytes, and near enough to the original; None asks for nothing.
@@ -77,16 +80,14 @@ class Search:
 
     Args:
         program: the program before the pipeline.
-        size_of: bytes of the file that a program makes.
+        size_of: bytes of the file that a program makes, given the passes that made it.
 
     Raises:
         InvalidArgumentError: the pipeline has no cluster(grid), so there is no step to choose.
         DccError: what a pass raised.
     """
 
-    def __init__(
-        self, program: ir.Program, passes: Sequence[Pass], context: Context, size_of: Callable[[ir.Program], int]
-    ) -> None:
+    def __init__(self, program: ir.Program, passes: Sequence[Pass], context: Context, size_of: SizeOf) -> None:
         at = next((i for i, p in enumerate(passes) if p.name == "cluster" and getattr(p, "mode", "") == "grid"), None)
         if at is None:
             raise InvalidArgumentError(
@@ -108,14 +109,15 @@ class Search:
         return Found(best, goal.is_met(best), list(self._tries))
 
     def at(self, step: float) -> Try:
-        """The pipeline's result at a step."""
+        """The pipeline's result at a step, which is taken to four digits."""
+        step = float(f"{step:.4g}")
         cluster = self._cluster.with_options({"step": repr(step)})
         program = self._program.copy()
         reports = run_passes([cluster, *self._after], program, self._context)
         calibration = self._context.calibration
         distance = None if calibration is None else calibration.judge.of(program)
         passes = [*self._before, cluster, *self._after]
-        found = Try(step, program, passes, [*self._reports, *reports], distance, self._size_of(program))
+        found = Try(step, program, passes, [*self._reports, *reports], distance, self._size_of(program, passes))
         self._tries.append((step, found.size, distance))
         self._last = found
         return found

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from dc_compiler import ir
 from dc_compiler.calibration.goals import DEFAULT_DROP, Targets, excess_of
-from dc_compiler.calibration.search import Found, Goal, Search, Try
+from dc_compiler.calibration.search import Found, Goal, Search, SizeOf, Try
 from dc_compiler.pipeline.context import Context
 from dc_compiler.pipeline.step import Pass, PassReport
 
@@ -34,7 +34,7 @@ def tune(
     passes: Sequence[Pass],
     context: Context,
     targets: Targets,
-    size_of: Callable[[ir.Program], int],
+    size_of: SizeOf,
 ) -> Tuned:
     """Find the step with which the pipeline reaches the targets; without any, the coarsest that is safe.
 

@@ -1,0 +1,166 @@
+"""What is asked for is reached, on a small classifier: sizes, ratios, drops, and the default with data."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from layers import normal
+from onnx import TensorProto, helper, numpy_helper
+
+from dc_compiler import compile_model
+from dc_compiler.calibration.goals import Targets, parse_size
+from dc_compiler.cli import main
+from dc_compiler.compiler import CompileResult
+from dc_compiler.errors import InvalidArgumentError, QualityError
+
+Array = np.ndarray
+
+
+@functools.cache
+def classifier() -> onnx.ModelProto:
+    """Three layers, whose classes are those of the labels below."""
+    random = np.random.default_rng(0)
+    shapes = {"a": (32, 128), "b": (128, 128), "c": (128, 8)}
+    weights = {k: (random.standard_normal(s) * (2 / s[0]) ** 0.5).astype(np.float32) for k, s in shapes.items()}
+    nodes, value = [], "x"
+    for name in shapes:
+        nodes.append(helper.make_node("MatMul", [value, name], [f"m{name}"]))
+        nodes.append(helper.make_node("Relu", [f"m{name}"], [value := f"r{name}"]))
+    nodes[-1] = helper.make_node("Mul", ["mc", "scale"], ["y"])
+    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, ["n", k]) for n, k in (("x", 32), ("y", 8)))
+    stored = [numpy_helper.from_array(w, k) for k, w in (weights | {"scale": np.float32(3)}).items()]
+    graph = helper.make_graph(nodes, "classifier", [x], [y], [t for t in stored])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+@functools.cache
+def data(count: int = 600) -> dict[str, Array]:
+    """Inputs, and the classifier's own answers, of which one in twenty is wrong."""
+    x = normal(count, 32, seed=4)
+    session = __import__("onnxruntime").InferenceSession(classifier().SerializeToString())
+    labels = session.run(None, {"x": x})[0].argmax(1)
+    labels[::20] = (labels[::20] + 1) % 8
+    return {"x": x, "label": labels}
+
+
+def inputs() -> dict[str, Array]:
+    return {"x": data()["x"]}
+
+
+def compiled(**options: Any) -> CompileResult:
+    return compile_model(classifier(), **options)
+
+
+def size(result: CompileResult) -> int:
+    return len(result.model.SerializeToString())
+
+
+@pytest.mark.parametrize("share", [0.9, 0.6])
+def test_the_best_file_of_a_size(share: float) -> None:
+    """With data and without."""
+    plain = size(compiled())
+    for given in ({}, {"data": inputs()}):
+        result = compiled(target_size=int(share * plain), **given)
+        assert 0.97 * share * plain <= size(result) <= share * plain
+
+
+def test_a_ratio() -> None:
+    result = compiled(target_ratio=7, data=inputs())
+    assert 7 <= result.report.ratio < 7.2
+
+
+def test_a_size_that_cannot_be_reached(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    onnx.save(classifier(), tmp_path / "in.onnx")
+    command = ["compile", str(tmp_path / "in.onnx"), "-o", str(tmp_path / "out.onnx"), "--target-size", "1kB"]
+    assert main(command) == 1
+    message = capsys.readouterr().err
+    assert "the targets cannot be reached: the nearest has" in message
+    assert message.count("\n") == 1
+    assert not (tmp_path / "out.onnx").exists()
+    assert main([*command, "--force"]) == 0
+    assert (tmp_path / "out.onnx").exists()
+
+
+def test_the_default_with_data_takes_the_coarsest_step_that_is_safe() -> None:
+    plain, found = compiled(), compiled(data=inputs())
+    assert size(found) < 0.75 * size(plain)
+    check = found.report.verification
+    assert check is not None
+    assert (check.outputs[0].top1_agreement or 0) > 0.93
+    assert any(note.startswith("the step of cluster is") for note in found.report.notes)
+
+
+def test_few_samples_are_not_calibrated_on() -> None:
+    few = {"x": inputs()["x"][:20]}
+    result = compiled(data=few)
+    assert size(result) == size(compiled())
+    assert "20 samples are too few to calibrate on; give 32 or more" in result.report.notes
+
+
+def test_feeds_of_different_shapes_are_shared_out() -> None:
+    x = inputs()["x"]
+    feeds = [{"x": x[i : i + 1 + i % 3]} for i in range(0, 300, 3)]
+    result = compiled(data=feeds)
+    assert result.report.samples == {"train": 51, "validation": 34, "check": 15}
+    assert size(result) < 0.8 * size(compiled())
+
+
+@pytest.mark.parametrize("drop", [0.5, 3.0])
+def test_a_drop(drop: float) -> None:
+    """On the check part, in points of the metric, and on samples that nobody gave."""
+    result = compiled(max_drop=drop, data=data(), labels="label")
+    check = result.report.verification
+    assert check is not None
+    assert check.scores is not None
+    assert 100 * (check.scores.before - check.scores.after) <= drop + 1e-9
+
+
+def test_a_larger_drop_makes_a_smaller_file() -> None:
+    sizes = [size(compiled(max_drop=drop, data=inputs())) for drop in (1, 4, 16)]
+    assert sizes[0] > sizes[1] > sizes[2]
+
+
+def test_both_a_size_and_a_drop() -> None:
+    """The smallest that loses no more; where it is too large, neither is given up silently."""
+    alone = size(compiled(max_drop=3, data=inputs()))
+    assert size(compiled(max_drop=3, target_size=2 * alone, data=inputs())) == alone
+    with pytest.raises(QualityError, match="cannot be reached"):
+        compiled(max_drop=3, target_size=alone // 2, data=inputs())
+
+
+def test_the_result_does_not_depend_on_threads() -> None:
+    one, two = (compiled(data=inputs(), jobs=jobs).model.SerializeToString(deterministic=True) for jobs in (1, 2))
+    assert one == two
+
+
+@pytest.mark.parametrize(
+    ("text", "count"), [("5MB", 5_000_000), ("800 kB", 800_000), ("1.5MiB", 3 << 19), ("123", 123), ("2gb", 2 * 10**9)]
+)
+def test_sizes(text: str, count: int) -> None:
+    assert parse_size(text) == count
+
+
+@pytest.mark.parametrize("text", ["", "MB", "-5MB", "5XB", "five"])
+def test_bad_sizes(text: str) -> None:
+    with pytest.raises(InvalidArgumentError, match="--target-size"):
+        parse_size(text)
+
+
+@pytest.mark.parametrize(
+    "options", [{"ratio": 0.5}, {"size": 0}, {"drop": -1.0}, {"drop": 101.0}, {"ratio": 2.0, "size": 9}]
+)
+def test_bad_targets(options: dict[str, Any]) -> None:
+    with pytest.raises(InvalidArgumentError, match="--"):
+        Targets(**options)
+
+
+def test_a_drop_needs_data_and_a_step_to_choose() -> None:
+    with pytest.raises(InvalidArgumentError, match="--max-drop needs --data"):
+        compiled(max_drop=1)
+    with pytest.raises(InvalidArgumentError, match=r"step of cluster\(grid\), which the pipeline lacks"):
+        compiled(target_ratio=5, pipeline="cluster(kmeans),encode")
