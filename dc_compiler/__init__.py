@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dc_compiler.codec.binding import get_library_path
     from dc_compiler.compiler import CompileResult, compile_model, inspect_model, unpack_model, verify_models
+    from dc_compiler.exploration.sensitivity import sensitivity
     from dc_compiler.ort.sessions import InferenceSession, session_options
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "compile_model",
     "get_library_path",
     "inspect_model",
+    "sensitivity",
     "session_options",
     "unpack_model",
     "verify_models",
@@ -27,6 +29,7 @@ __all__ = [
 _HOMES = {
     "InferenceSession": "dc_compiler.ort.sessions",
     "get_library_path": "dc_compiler.codec.binding",
+    "sensitivity": "dc_compiler.exploration.sensitivity",
     "session_options": "dc_compiler.ort.sessions",
 }  # the others live in dc_compiler.compiler
 

@@ -234,6 +234,40 @@ def _bench(a: argparse.Namespace) -> int:
     return OK
 
 
+def _sensitivity(a: argparse.Namespace) -> int:
+    from dc_compiler import console
+    from dc_compiler.exploration.sensitivity import sensitivity
+
+    return _explored(a, lambda progress: sensitivity(a.model, **_exploring(a), progress=progress), console.sensitivity)
+
+
+def _exploring(a: argparse.Namespace) -> dict[str, Any]:
+    """Keywords that the explorations share."""
+    names = ("data", "labels", "metric", "steps", "skip", "min_size", "seed", "jobs")
+    return {n: getattr(a, n) for n in names} | {"custom_op_libraries": a.custom_op_library}
+
+
+def _explored(a: argparse.Namespace, explore: Any, summary: Any) -> int:
+    """Run an exploration, write its files and show its table."""
+    from dc_compiler import console
+    from dc_compiler.model import files
+
+    written = [path for path in (a.report, a.json) if path is not None]
+    if len({path.absolute() for path in written}) < len(written):
+        raise OutputError("--report and --json must name different files")
+    given = [a.model, *([Path(a.data)] if a.data is not None else [])]
+    for path in written:
+        files.check_output_path(path, given)
+    with console.progress_shown(console.standard_error()) as progress:
+        report = explore(progress)
+    if a.report is not None:
+        files.write_atomically(a.report, [report.to_html().encode()])
+    if a.json is not None:
+        files.write_atomically(a.json, [report.to_json().encode()])
+    _show(summary(report))
+    return OK
+
+
 def _show(items: Sequence[Any], *, written: Path | None = None) -> None:
     """Tables and lines on standard output; ``written`` is the file that was the command's work, if it had one."""
     from dc_compiler import console
@@ -303,6 +337,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_libraries(p)
     p.add_argument("--seed", metavar="N", type=int, default=0)
     p.add_argument("--json", action="store_true")
+    p = _command(commands, "sensitivity", _sensitivity, "how far the outputs move when a weight alone is rounded")
+    _add_exploration(p)
     return parser
 
 
@@ -339,6 +375,19 @@ def _add_compile(commands: Any) -> None:
         action="store_true",
         help="write even when the preset's quality is missed or onnxruntime cannot load the model",
     )
+
+
+def _add_exploration(p: argparse.ArgumentParser) -> None:
+    p.add_argument("model", metavar="MODEL", type=Path)
+    _add_data(p)
+    _add_libraries(p)
+    p.add_argument("--steps", metavar="S,S,...", help="steps of cluster(grid) to try, such as 0.125,0.25,0.5")
+    p.add_argument("--skip", metavar="GLOB", action="append", default=[], help="weights to leave alone")
+    p.add_argument("--min-size", metavar="N", type=int, help="element floor (default 1024, with samples 64)")
+    p.add_argument("--seed", metavar="N", type=int)
+    p.add_argument("--jobs", metavar="N", type=int, help="threads (default: all processors)")
+    p.add_argument("--report", metavar="FILE.html", type=Path)
+    p.add_argument("--json", metavar="FILE", type=Path)
 
 
 def _add_data(p: argparse.ArgumentParser) -> None:

@@ -135,7 +135,7 @@ def compile_model(
     context = Context(chosen.seed, jobs or 0, chosen.overrides, progress)
     named = [o.pattern for o in chosen.overrides]
     program = importer.build_program(source, min_size=chosen.min_size, skip=chosen.skip, named=named)
-    original = _reference(model_or_path, source, program)
+    original = reference_of(model_or_path, source, program)
     manager = chosen.manager()
     manager.check_overrides(program, chosen.overrides)
     shapes, obstacle = _shapes_of_outputs(original, sessions, context.threads, force and data is None)
@@ -171,7 +171,7 @@ def compile_model(
         is_tuned = chosen.uncalibrated is not None or targets.any
         missed = None
         if is_tuned and chosen.fallback is None:
-            tuned = tune(program, manager.passes, context, targets, partial(_bytes_of, recipe=chosen, shapes=shapes))
+            tuned = tune(program, manager.passes, context, targets, partial(bytes_of, recipe=chosen, shapes=shapes))
             program, manager, passes = tuned.program, PassManager(tuned.passes), tuned.reports
             program.notes += tuned.notes
             missed = None if tuned.is_met else "the targets cannot be reached; this is the nearest that was found"
@@ -220,7 +220,7 @@ def _provenance(program: ir.Program, recipe: Recipe, pipeline: str) -> dict[str,
     return facts | {"original_bytes": str(program.original_bytes)}
 
 
-def _bytes_of(program: ir.Program, passes: Sequence[Pass], *, recipe: Recipe, shapes: dict[str, Shape]) -> int:
+def bytes_of(program: ir.Program, passes: Sequence[Pass], *, recipe: Recipe, shapes: dict[str, Shape]) -> int:
     """Bytes of the file that a program makes."""
     copy = program.copy()
     form, _ = _choose_form(copy, recipe.emit)
@@ -275,7 +275,7 @@ def _open_checkpoint(
     return Checkpoint(directory, identity)
 
 
-def _reference(
+def reference_of(
     given: str | os.PathLike[str] | onnx.ModelProto, source: files.SourceModel, program: ir.Program
 ) -> files.SourceModel:
     """The original to verify against; a model on disk is not read into memory again."""

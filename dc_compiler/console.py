@@ -18,6 +18,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Table
 
 from dc_compiler import report as reporting
+from dc_compiler.exploration.sensitivity import SensitivityReport
 from dc_compiler.ort.bench import BenchResult
 from dc_compiler.pass_manager import Progress as Callback
 from dc_compiler.printable import printable
@@ -151,6 +152,33 @@ def bench_table(result: BenchResult) -> Table:
         table.add_column(title, justify="left" if i == 0 else "right")
     for row in result.rows:
         table.add_row(row.name, row.original_text, row.compiled_text, f"{row.ratio:.3f}", row.spread_text)
+    return table
+
+
+def sensitivity(report: SensitivityReport, most: int = MOST_ROWS) -> list[Any]:
+    """What ``dcc sensitivity`` shows: the weights that cost most for a bit, and what the figures mean."""
+    middle = len(report.steps) // 2
+    titles = ["weight", "elements", "bits", *(f"at {s:g}" for s in report.steps), "a kB"]
+    table = _plain_table(titles)
+    for c in report.curves[:most]:
+        moved = [f"{p.divergence:.1e}" for p in c.points]
+        table.add_row(printable(c.name), f"{c.elements:,}", f"{c.points[middle].bits:.1f}", *moved, f"{c.per_kb:.1e}")
+    if report.curves:
+        table.add_section()
+        moved = [f"{p.divergence:.1e}" for p in report.together]
+        elements = sum(c.elements for c in report.curves)
+        bits = report.together[middle].bits
+        table.add_row("all at once", f"{elements:,}", f"{bits:.1f}", *moved, "", style="bold")
+    more = len(report.curves) - most
+    others = [f"{more:,} less sensitive weights are not shown; --json and --report list all"] if more > 0 else []
+    return [table, *others, f"bits: entropy of a weight's indices at step {report.steps[middle]:g}", *report.facts()]
+
+
+def _plain_table(titles: Sequence[str]) -> Table:
+    """A table whose first column may be folded, and whose others are numbers."""
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
+    for i, title in enumerate(titles):
+        table.add_column(title, justify="right" if i else "left", overflow="fold", no_wrap=i > 0)
     return table
 
 

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import html
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from dc_compiler import ir
+from dc_compiler import html_page, ir
 from dc_compiler.codec import binding
 from dc_compiler.model import packed
 from dc_compiler.ort.compare import OutputComparison
 from dc_compiler.ort.metrics import Scores
 from dc_compiler.ort.verify import Verification
 from dc_compiler.pass_manager import PassReport
-from dc_compiler.printable import printable
 
 
 @dataclass(frozen=True)
@@ -198,9 +196,9 @@ def verification_lines(result: Verification) -> list[str]:
         lines.append(f"output {o.name}: {_comparison_text(o)}")
         lines += _deciding_lines(o, result, "  ")
     if result.unreached:
-        lines.append(f"changed weights that no run reached: {_some(result.unreached)}; give --data that reaches them")
+        lines.append(f"changed weights that no run reached: {some(result.unreached)}; give --data that reaches them")
     if result.maybe_unreached:
-        lines.append(f"changed weights that runs may not have reached: {_some(result.maybe_unreached)}")
+        lines.append(f"changed weights that runs may not have reached: {some(result.maybe_unreached)}")
     if result.weights_unchanged:
         lines.append("no weight was changed: all have the original's bits")
     return [*lines, *result.notes, *score_lines(result.scores), *_missed_lines(result)]
@@ -243,7 +241,8 @@ def _share_texts(o: OutputComparison) -> list[str]:
     return [f"{title} {100 * share:.2f} %" for title, share in shares if share is not None]
 
 
-def _some(names: Sequence[str], most: int = 8) -> str:
+def some(names: Sequence[str], most: int = 8) -> str:
+    """The names, or of many the first and how many more."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 
@@ -324,14 +323,6 @@ def _number(value: float | None, digits: int) -> str:
 
 
 def _html_page(report: CompileReport) -> str:
-    def escape(text: str) -> str:
-        return html.escape(printable(text))
-
-    def line(texts: Sequence[str], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{escape(t)}</{tag}>" for t in texts) + "</tr>"
-
-    body = [line([title for title, _ in COLUMNS], "th"), *(line(cells(r), "td") for r in report.tensors)]
-    body.append(line(total_cells(report.tensors), "th"))
     facts = [
         f"{report.original_bytes:,} bytes to {report.output_bytes:,} bytes: {report.ratio:.2f}x, {report.form} form",
         f"pipeline: {report.pipeline}; seed {report.seed}",
@@ -341,12 +332,6 @@ def _html_page(report: CompileReport) -> str:
     ]
     if report.verification is not None:
         facts += verification_lines(report.verification)
-    items = "".join(f"<li>{escape(f)}</li>" for f in facts)
-    title = escape(f"dcc: {report.source}")
-    style = (
-        "body{font:14px sans-serif;margin:2em}td,th{padding:.2em .8em;text-align:right}td:first-child{text-align:left}"
-    )
-    return (
-        f"<!doctype html><meta charset=utf-8><title>{title}</title><style>{style}</style>"
-        f"<h1>{title}</h1><ul>{items}</ul><table>{''.join(body)}</table>\n"
-    )
+    titles = [title for title, _ in COLUMNS]
+    table = html_page.table(titles, map(cells, report.tensors), total_cells(report.tensors))
+    return html_page.page(f"dcc: {report.source}", facts, [table])

@@ -80,7 +80,8 @@ class Judge:
 
     def changes(self, program: ir.Program, records: Sequence[ir.WeightRecord]) -> Changes:
         """Compares the program with other values for some of ``records``, in a single session."""
-        model = open_weights(program, {r.name for r in records})
+        main = {id(r) for r, s in zip(program.records, program.sites, strict=True) if s.graph is program.proto.graph}
+        model = open_weights(program, {r.name for r in records if id(r) in main})
         session = self._samples.sessions.open(model, 1)
         by_input = {input_name(r, s.value_name): r for r, s in zip(program.records, program.sites, strict=True)}
         opened = {i.name: by_input[i.name] for i in session.get_inputs() if i.name in by_input}

@@ -353,6 +353,26 @@ RECIPES = [
     ("negative", "min-size -1"),
     ("seed", "seed -1"),
 ]
+EXPLORATIONS = [
+    ("missing.onnx", "does not exist"),
+    ("text.onnx", "is not an ONNX model"),
+    ("operator.onnx", "cannot load operator.onnx"),
+    ("session.onnx", "session.onnx"),
+    ("in.onnx --data missing.npz", "missing.npz"),
+    ("in.onnx --data misnamed.npz", "has no array 'x'"),
+    ("in.onnx --labels label", "--labels needs --data"),
+    ("in.onnx --data good.npz --metric r2", "--metric needs --data and --labels"),
+    ("in.onnx --data good.npz --labels label --metric f2", "metric 'f2' is none of scikit-learn's scorers"),
+    ("in.onnx --steps 0.1,a", "--steps 0.1,a is not valid"),
+    ("in.onnx --steps 0,1", "--steps: 0 is not valid"),
+    ("in.onnx --steps 1,17", "--steps: 17 is not valid"),
+    ("in.onnx --steps nan,1", "--steps: nan is not valid"),
+    ("in.onnx --jobs 0", "--jobs 0 is not valid"),
+    ("in.onnx --report a --json ./a", "must name different files"),
+    ("in.onnx --report in.onnx", "in.onnx is an input file"),
+    ("in.onnx --data good.npz --json good.npz", "good.npz is an input file"),
+    ("in.onnx --report missing/page.html", "does not exist"),
+]
 OTHER_COMMANDS = [
     ("inspect missing.onnx", "does not exist"),
     ("inspect text.onnx", "is not an ONNX model"),
@@ -378,6 +398,8 @@ OTHER_COMMANDS = [
     ("bench in.onnx text.onnx", "is not an ONNX model"),
     ("bench operator.onnx session.onnx", "cannot load operator.onnx"),
     ("bench in.onnx session.onnx --threads -1", "threads -1 is not valid"),
+    *[(f"{command} {text}", message) for command in ("sensitivity",) for text, message in EXPLORATIONS],
+    ("sensitivity in.onnx --steps 0.1", "give at least 2"),
 ]
 ARTIFACTS = [
     ("--json in.onnx", "in.onnx is an input file"),
