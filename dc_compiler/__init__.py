@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dc_compiler.codec.binding import get_library_path
     from dc_compiler.compiler import CompileResult, compile_model, inspect_model, unpack_model, verify_models
+    from dc_compiler.exploration.frontier import frontier
     from dc_compiler.exploration.sensitivity import sensitivity
     from dc_compiler.ort.sessions import InferenceSession, session_options
 
@@ -18,6 +19,7 @@ __all__ = [
     "CompileResult",
     "InferenceSession",
     "compile_model",
+    "frontier",
     "get_library_path",
     "inspect_model",
     "sensitivity",
@@ -28,6 +30,7 @@ __all__ = [
 
 _HOMES = {
     "InferenceSession": "dc_compiler.ort.sessions",
+    "frontier": "dc_compiler.exploration.frontier",
     "get_library_path": "dc_compiler.codec.binding",
     "sensitivity": "dc_compiler.exploration.sensitivity",
     "session_options": "dc_compiler.ort.sessions",

@@ -20,6 +20,7 @@ from dc_compiler.errors import DccError, InvalidArgumentError, OutputError, Qual
 from dc_compiler.printable import printable
 
 OK, MISSED_QUALITY, BAD_INPUT, STOPPED = 0, 1, 2, 130
+JOBS_HELP = "threads (default: all processors)"
 TRACEBACK = "DCC_TRACEBACK"  # environment variable: show where an error arose
 
 
@@ -241,6 +242,14 @@ def _sensitivity(a: argparse.Namespace) -> int:
     return _explored(a, lambda progress: sensitivity(a.model, **_exploring(a), progress=progress), console.sensitivity)
 
 
+def _frontier(a: argparse.Namespace) -> int:
+    from dc_compiler import console
+    from dc_compiler.exploration.frontier import frontier
+
+    options = _exploring(a) | {"pipeline": a.pipeline, "cluster": a.cluster}
+    return _explored(a, lambda progress: frontier(a.model, **options, progress=progress), console.frontier)
+
+
 def _exploring(a: argparse.Namespace) -> dict[str, Any]:
     """Keywords that the explorations share."""
     names = ("data", "labels", "metric", "steps", "skip", "min_size", "seed", "jobs")
@@ -339,6 +348,11 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--json", action="store_true")
     p = _command(commands, "sensitivity", _sensitivity, "how far the outputs move when a weight alone is rounded")
     _add_exploration(p)
+    p.add_argument("--jobs", metavar="N", type=int, help=JOBS_HELP)
+    p = _command(commands, "frontier", _frontier, "quality against size, from near-lossless to coarse")
+    _add_exploration(p)
+    p.add_argument("--pipeline", metavar="TEXT", help="with a cluster(grid) whose step is varied (default preset's)")
+    _add_executor(p)
     return parser
 
 
@@ -362,9 +376,7 @@ def _add_compile(commands: Any) -> None:
     p.add_argument("--emit", metavar="FORM", help="session (default) or graph")
     p.add_argument("--min-size", metavar="N", type=int, help="element floor (default 1024, 0 for smallest)")
     p.add_argument("--seed", metavar="N", type=int)
-    where = p.add_mutually_exclusive_group()
-    where.add_argument("--jobs", metavar="N", type=int, help="threads (default: all processors)")
-    where.add_argument("--cluster", metavar="ADDRESS", help="a dask scheduler whose workers do the work on weights")
+    _add_executor(p)
     p.add_argument("--checkpoint", metavar="DIR", type=Path, help="keep the state of training here, to continue later")
     p.add_argument("--report", metavar="FILE.html", type=Path)
     p.add_argument("--json", metavar="FILE", type=Path)
@@ -385,7 +397,6 @@ def _add_exploration(p: argparse.ArgumentParser) -> None:
     p.add_argument("--skip", metavar="GLOB", action="append", default=[], help="weights to leave alone")
     p.add_argument("--min-size", metavar="N", type=int, help="element floor (default 1024, with samples 64)")
     p.add_argument("--seed", metavar="N", type=int)
-    p.add_argument("--jobs", metavar="N", type=int, help="threads (default: all processors)")
     p.add_argument("--report", metavar="FILE.html", type=Path)
     p.add_argument("--json", metavar="FILE", type=Path)
 
@@ -395,6 +406,12 @@ def _add_data(p: argparse.ArgumentParser) -> None:
     p.add_argument("--metric", metavar="NAME", help=metric_help)
     p.add_argument("--data", metavar="FILE", help=".npz, a folder of .npy, or module:function yielding input dicts")
     p.add_argument("--labels", metavar="NAME", help="array of the data that holds the labels: class numbers, or floats")
+
+
+def _add_executor(p: argparse.ArgumentParser) -> None:
+    where = p.add_mutually_exclusive_group()
+    where.add_argument("--jobs", metavar="N", type=int, help=JOBS_HELP)
+    where.add_argument("--cluster", metavar="ADDRESS", help="a dask scheduler whose workers do the work on weights")
 
 
 def _add_bound(p: argparse.ArgumentParser) -> None:

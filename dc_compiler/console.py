@@ -18,6 +18,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Table
 
 from dc_compiler import report as reporting
+from dc_compiler.exploration.frontier import FrontierReport
 from dc_compiler.exploration.sensitivity import SensitivityReport
 from dc_compiler.ort.bench import BenchResult
 from dc_compiler.pass_manager import Progress as Callback
@@ -172,6 +173,14 @@ def sensitivity(report: SensitivityReport, most: int = MOST_ROWS) -> list[Any]:
     more = len(report.curves) - most
     others = [f"{more:,} less sensitive weights are not shown; --json and --report list all"] if more > 0 else []
     return [table, *others, f"bits: entropy of a weight's indices at step {report.steps[middle]:g}", *report.facts()]
+
+
+def frontier(report: FrontierReport) -> list[Any]:
+    """What ``dcc frontier`` shows: the original and all points, and what the figures mean."""
+    table = _plain_table(report.titles())
+    for line in report.lines():
+        table.add_row(*line)
+    return [table, *report.facts()]
 
 
 def _plain_table(titles: Sequence[str]) -> Table:

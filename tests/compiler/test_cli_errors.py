@@ -398,8 +398,11 @@ OTHER_COMMANDS = [
     ("bench in.onnx text.onnx", "is not an ONNX model"),
     ("bench operator.onnx session.onnx", "cannot load operator.onnx"),
     ("bench in.onnx session.onnx --threads -1", "threads -1 is not valid"),
-    *[(f"{command} {text}", message) for command in ("sensitivity",) for text, message in EXPLORATIONS],
+    *[(f"{command} {text}", message) for command in ("sensitivity", "frontier") for text, message in EXPLORATIONS],
     ("sensitivity in.onnx --steps 0.1", "give at least 2"),
+    ("frontier in.onnx --pipeline 'cluster(bits=5),encode'", "the pipeline lacks it"),
+    ("frontier in.onnx --pipeline 'cluster(grid'", "is not valid at"),
+    ("frontier in.onnx --jobs 1 --cluster tcp://localhost:1", "not allowed with argument"),
 ]
 ARTIFACTS = [
     ("--json in.onnx", "in.onnx is an input file"),

@@ -17,7 +17,7 @@ import onnx
 import pytest
 from small_programs import normal, program, record
 
-from dc_compiler import compile_model, ir
+from dc_compiler import compile_model, frontier, ir
 from dc_compiler.cli import main
 from dc_compiler.errors import ClusterError, InvalidArgumentError
 from dc_compiler.pass_manager import Context, RecordPass, Task, Update
@@ -98,6 +98,12 @@ def test_same_bytes_as_with_threads(cluster: LocalCluster) -> None:
         assert there.model.SerializeToString(deterministic=True) == here.model.SerializeToString(deterministic=True)
         assert there.report.tensors == here.report.tensors
         assert [(p.changed, p.facts) for p in there.report.passes] == [(p.changed, p.facts) for p in here.report.passes]
+
+
+def test_a_frontier_is_the_same_too(cluster: LocalCluster) -> None:
+    model = SAMPLES / "lenet5.onnx"
+    one, two = (frontier(model, steps=(0.1, 1.0), **where) for where in ({"jobs": 1}, {"cluster": cluster.address}))
+    assert [p.bytes for p in one.points] == [p.bytes for p in two.points]
 
 
 def test_records_travel_once(cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,179 @@
+"""Quality against size over the whole range of steps: the frontier that a user chooses a point of."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from dc_compiler import html_page
+from dc_compiler.compiler import Libraries, bytes_of
+from dc_compiler.errors import InvalidArgumentError
+from dc_compiler.exploration.study import Model, Scorer, Study, chosen_steps, open_study
+from dc_compiler.pass_manager import PassManager, Progress
+from dc_compiler.pipeline.manager import run_passes
+from dc_compiler.plot import Axis, Series, chart
+from dc_compiler.report import plain
+
+STEPS = (0.08, 0.125, 0.2, 0.32, 0.5, 0.8, 1.25, 2.0)  # from near-lossless to ruin, each about 1.6 times the one before
+ORIGINAL = "original"
+
+
+@dataclass(frozen=True)
+class FrontierPoint:
+    """A file that could be written: ``bytes`` is its size, ``ratio`` the original's over it, ``divergence`` and
+    ``disagreement`` how far its outputs are from the original's (:class:`dc_compiler.calibration.divergence.Distance`),
+    ``score`` the metric of the labels, None without them. The original itself has no step and no pipeline."""
+
+    step: float | None
+    pipeline: str
+    bytes: int
+    ratio: float
+    divergence: float
+    disagreement: float
+    score: float | None
+
+    @property
+    def name(self) -> str:
+        """How tables and plots call it."""
+        return ORIGINAL if self.step is None else f"step {self.step:g}"
+
+
+@dataclass
+class FrontierReport:
+    """The original and the points of a frontier, finest step first. ``inputs`` is ``samples`` or ``made-up inputs``,
+    and ``samples`` the number of those that figures are of; nothing was chosen by them. ``metric`` names the score."""
+
+    source: str
+    inputs: str
+    samples: int
+    metric: str | None
+    min_size: int
+    points: list[FrontierPoint]
+    notes: list[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON; infinite values become None."""
+        return plain(dataclasses.asdict(self))  # type: ignore[no-any-return]
+
+    def to_json(self) -> str:
+        """``to_dict`` as text."""
+        return json.dumps(self.to_dict(), indent=1)
+
+    def to_html(self) -> str:
+        """A page that needs nothing else, with the frontier drawn."""
+        table = html_page.table(self.titles(), self.lines())
+        return html_page.page(f"dcc frontier: {self.source}", self.facts(), [*_charts(self), table])
+
+    def facts(self) -> list[str]:
+        """What a reader of the figures should know, as sentences."""
+        first = self.points[1]
+        return [
+            f"what is lost, on {self.samples:,} {self.inputs} that nothing was chosen by: divergence of the outputs, "
+            "and changed answers",
+            f"{first.name}: --pipeline '{first.pipeline}' --min-size {self.min_size}; the others with their steps",
+            *(f"note: {n}" for n in self.notes),
+        ]
+
+    def titles(self) -> list[str]:
+        """Of the columns of :meth:`lines`."""
+        return ["", "bytes", "ratio", "divergence", "changed %", *([self.metric] if self.metric is not None else [])]
+
+    def lines(self) -> list[list[str]]:
+        """One line of texts a point."""
+        return [
+            [p.name, f"{p.bytes:,}", f"{p.ratio:.2f}x", f"{p.divergence:.2e}", f"{100 * p.disagreement:.2f}"]
+            + ([] if p.score is None else [f"{p.score:.4f}"])
+            for p in self.points
+        ]
+
+
+def frontier(
+    model_or_path: Model,
+    *,
+    data: Any = None,
+    labels: str | None = None,
+    metric: str | None = None,
+    pipeline: str | None = None,
+    steps: str | Iterable[float] | None = None,
+    skip: str | Iterable[str] = (),
+    min_size: int | None = None,
+    seed: int | None = None,
+    jobs: int | None = None,
+    cluster: str | None = None,
+    custom_op_libraries: Libraries = (),
+    progress: Progress | None = None,
+) -> FrontierReport:
+    """Compile a model at every step of a range, write nothing, and tell sizes and what is lost.
+
+    Args:
+        model_or_path: an .onnx file or a message (which is not changed).
+        data: inputs (see :func:`dc_compiler.ort.data.read`). With ``CALIBRATED`` samples or more, a part of them
+            calibrates, and what is lost is measured on another one; None measures it on made-up inputs.
+        labels: its array of labels, and ``metric`` what they are compared by, as for
+            :func:`dc_compiler.compiler.compile_model`.
+        pipeline: text with a ``cluster(grid)``, whose step is varied; None is the default preset's.
+        steps: numbers, or a text such as ``0.1,0.2``.
+        skip, min_size, seed, jobs, cluster, custom_op_libraries, progress: as for ``compile_model``. The points are
+            made one after the other, the work of each is shared out.
+
+    Raises:
+        InvalidArgumentError, ModelError, DataError, ClusterError: bad options, model, data or cluster.
+        DccError: what a pass raised.
+    """
+    ladder = chosen_steps(steps, STEPS, 1)
+    if jobs is not None and cluster is not None:
+        raise InvalidArgumentError("give --jobs or --cluster, not both")
+    study = open_study(
+        model_or_path, pipeline=pipeline, data=data, labels=labels, metric=metric, skip=skip, min_size=min_size,
+        seed=seed, jobs=jobs, libraries=custom_op_libraries, progress=progress,
+    )  # fmt: skip
+    rows = study.samples.parts().check
+    scorer = None if labels is None else Scorer(study.measure)
+    judge = study.judge(rows, scorer)
+    points = [FrontierPoint(None, "", study.raw.original_bytes, 1.0, 0.0, 0.0, judge.before)]
+    with ExitStack() as stack:
+        if cluster is not None:
+            from dc_compiler.pipeline.cluster_executor import ClusterExecutor  # dask takes a moment to import
+
+            study.context.executor = stack.enter_context(ClusterExecutor(cluster))
+        for done, step in enumerate(ladder, 1):
+            points.append(_point(study, judge, step))
+            study.progress("frontier", done, len(ladder))
+    study.notes += study.samples.notes() if study.has_data else []
+    return FrontierReport(
+        study.raw.label, "samples" if study.has_data else "made-up inputs", len(rows),
+        None if scorer is None else scorer.name, study.recipe.min_size, points, study.notes,
+    )  # fmt: skip
+
+
+def _point(study: Study, judge: Any, step: float) -> FrontierPoint:
+    clustering, program = study.at(step)
+    run_passes(study.after, program, study.context)
+    passes = [*study.before, clustering, *study.after]
+    size = bytes_of(program, passes, recipe=study.recipe, shapes=study.shapes)
+    found = judge.of(program)
+    return FrontierPoint(
+        step, PassManager(passes).text(), size, study.raw.original_bytes / size, found.divergence, found.disagreement,
+        found.score,
+    )  # fmt: skip
+
+
+def _charts(report: FrontierReport) -> list[str]:
+    size = Axis("original bytes / file bytes", is_log=True)
+    moved = [(p.ratio, p.divergence) for p in report.points]
+    charts = [_chart("Divergence against size", size, Axis("divergence of the outputs", is_log=True), moved)]
+    if report.metric is not None:
+        scores = [(p.ratio, p.score) for p in report.points if p.score is not None]
+        charts.insert(0, _chart("Quality against size", size, Axis(report.metric), scores))
+    elif any(p.disagreement for p in report.points):
+        kept = [(p.ratio, 100 * (1 - p.disagreement)) for p in report.points]
+        charts.insert(0, _chart("Quality against size", size, Axis("answers kept, %"), kept))
+    return charts
+
+
+def _chart(title: str, x: Axis, y: Axis, points: Sequence[tuple[float, float]]) -> str:
+    return chart(title, x, y, [Series(ORIGINAL, points[:1]), Series("compiled", points[1:])])
