@@ -14,6 +14,7 @@ from dc_compiler.codec import binding
 from dc_compiler.model import packed
 from dc_compiler.ort.compare import OutputComparison
 from dc_compiler.ort.metrics import Scores
+from dc_compiler.ort.stability import NOISE
 from dc_compiler.ort.verify import Verification
 from dc_compiler.pass_manager import PassReport
 
@@ -195,6 +196,7 @@ def verification_lines(result: Verification) -> list[str]:
     for o in result.outputs:
         lines.append(f"output {o.name}: {_comparison_text(o)}")
         lines += _deciding_lines(o, result, "  ")
+        lines += _steady_lines(o, result)
     if result.unreached:
         lines.append(f"changed weights that no run reached: {some(result.unreached)}; give --data that reaches them")
     if result.maybe_unreached:
@@ -202,6 +204,16 @@ def verification_lines(result: Verification) -> list[str]:
     if result.weights_unchanged:
         lines.append("no weight was changed: all have the original's bits")
     return [*lines, *result.notes, *score_lines(result.scores), *_missed_lines(result)]
+
+
+def _steady_lines(value: OutputComparison, result: Verification) -> Iterator[str]:
+    steady = result.steady.get(value.name)
+    if steady is not None:
+        noise = f"noise of {100 * NOISE:g} % of the weights' standard deviation"
+        yield (
+            f"  {steady.thrown} of {result.feeds} runs not counted, which {noise} throws over, too; "
+            f"the others: {_comparison_text(steady.comparison)}"
+        )
 
 
 def _deciding_lines(value: OutputComparison, result: Verification, indent: str) -> Iterator[str]:

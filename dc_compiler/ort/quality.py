@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from dc_compiler.errors import InvalidArgumentError
+from dc_compiler.ort import stability
 from dc_compiler.ort.compare import CONSTANT, OutputComparison
 from dc_compiler.ort.verify import Verification
 
@@ -14,7 +15,7 @@ from dc_compiler.ort.verify import Verification
 # bounds catch catastrophes. Made-up inputs are unlike anything a model has seen, and feedback (decoders that consume
 # their own output) magnifies differences even on good data. On made-up inputs every feed counts for itself, since each
 # may take another way through the model; on data all feeds together, since one sample alone may be odd.
-MIN_COSINE = {"data": 0.8, "made-up inputs": 0.5}
+MIN_COSINE = {"data": 0.8, "made-up inputs": stability.THROWN}
 MIN_EQUAL = {"data": 0.5, "made-up inputs": 0.1}  # share of equal integers, where no float tells how near they are
 
 
@@ -90,7 +91,7 @@ def catastrophe(result: Verification) -> str | None:
     """The first sign that a result is ruined, as a sentence, or None.
 
     What differs much or in shape because of choices is judged by the values that decide: another number of boxes is no
-    ruin.
+    ruin. Runs that a little noise in the weights throws over as well are not counted.
     """
     for output in result.outputs:
         problem = _problem(output, result, f"output '{output.name}'")
@@ -106,6 +107,8 @@ def _problem(value: OutputComparison, result: Verification, what: str) -> str | 
         return next((p for p in problems if p is not None), None)
     if value.shapes is not None:
         return None
+    if value.name in result.steady:
+        value = result.steady[value.name].comparison
     cosine = value.cosine if result.source == "data" else value.worst_cosine
     bound = MIN_COSINE[result.source]
     if cosine is not None and cosine < bound:

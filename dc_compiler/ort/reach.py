@@ -44,7 +44,7 @@ def reach(original: files.SourceModel, feeds: Iterable[Feed], sessions: Sessions
     Raises:
         ModelError: its data cannot be read, or onnxruntime does not take the model with markers.
     """
-    model = _inlined(loaded(original))
+    model = inlined(loaded(original))
     uses = _uses(model.graph)
     if all(MAIN in bodies for bodies in uses.values()):
         return Reach()
@@ -76,8 +76,8 @@ def changed_weights(original: files.SourceModel, compiled: onnx.ModelProto) -> s
     Raises:
         ModelError, CorruptFrameError
     """
-    kept = {_content(tensor) for _, tensor in _floats(_inlined(dense(compiled)))}
-    return {name for name, tensor in _floats(_inlined(loaded(original))) if _content(tensor) not in kept}
+    kept = {_content(tensor) for _, tensor in _floats(inlined(dense(compiled)))}
+    return {name for name, tensor in _floats(inlined(loaded(original))) if _content(tensor) not in kept}
 
 
 def _floats(model: onnx.ModelProto) -> Iterator[tuple[str, onnx.TensorProto]]:
@@ -117,7 +117,7 @@ def dense(compiled: onnx.ModelProto) -> onnx.ModelProto:
     return copy
 
 
-def _inlined(model: onnx.ModelProto) -> onnx.ModelProto:
+def inlined(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model without local functions, whose bodies nothing of the main graph can be handed out of."""
     if not model.functions:
         return model

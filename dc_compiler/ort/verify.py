@@ -10,7 +10,7 @@ import onnx
 
 from dc_compiler.errors import DataError, DccError, ModelError
 from dc_compiler.model import files
-from dc_compiler.ort import data, deciding, made_up, metrics, reach
+from dc_compiler.ort import data, deciding, made_up, metrics, reach, stability
 from dc_compiler.ort.compare import NOT_FINITE, OutputComparison, compare
 from dc_compiler.ort.sessions import Sessions, short
 
@@ -23,7 +23,9 @@ class Verification:
     """Result of a comparison. ``source`` is ``data`` or ``made-up inputs``; ``skipped`` says why nothing was run.
 
     ``deciding`` has, for outputs that differ much or in shape because of choices, the float values by which the model
-    chooses or from which it does (scores and boxes, say), and for these in turn. ``unreached`` names the changed
+    chooses or from which it does (scores and boxes, say), and for these in turn. ``steady`` has, for outputs of which
+    a run on made-up inputs differs as if it were ruined, what is left without the runs that noise throws over.
+    ``unreached`` names the changed
     weights that no run reached (in branches not taken, loops not entered), ``maybe_unreached`` those of which that is
     not known. ``weights_unchanged`` is looked up where outputs say nothing: whether every weight keeps its bits.
     ``missed`` has the thresholds that were not met.
@@ -37,6 +39,7 @@ class Verification:
     outputs: list[OutputComparison] = field(default_factory=list)
     skipped: str | None = None
     deciding: dict[str, list[OutputComparison]] = field(default_factory=dict)
+    steady: dict[str, stability.Steady] = field(default_factory=dict)
     unreached: list[str] = field(default_factory=list)
     maybe_unreached: list[str] = field(default_factory=list)
     weights_unchanged: bool | None = None
@@ -140,7 +143,7 @@ def verify(
     if given is not None and given.labels is not None:
         result.add_scores(metrics.compare(metric, given.labels, [b[0] for b in before], [a[0] for a in after]))
     del before, after
-    _Closer(result, original, compiled, feeds, sessions, threads).look()
+    _Closer(result, original, compiled, feeds, sessions, threads, seed).look()
     return result
 
 
@@ -154,6 +157,7 @@ class _Closer:
     feeds: Sequence[data.Feed]
     sessions: Sessions
     threads: int
+    seed: int
 
     def look(self) -> None:
         """Fill in what outputs do not say; what cannot be found out becomes a note."""
@@ -161,6 +165,11 @@ class _Closer:
         try:
             if suspects:
                 self._compare_deciding_values(suspects)
+            ruined = [o.name for o in suspects if o.worst_cosine is not None and o.worst_cosine < stability.THROWN]
+            if ruined and self.result.source != "data":
+                self.result.steady = stability.steady(
+                    self.original, self.compiled, ruined, self.feeds, self.sessions, self.threads, self.seed
+                )
             if reach.has_bodies(self.original.proto):
                 self._find_unreached()
             if not self.result.compared or any(o.not_compared == NOT_FINITE for o in self.result.outputs):
