@@ -431,8 +431,10 @@ def verify_models(
     second = files.read_model(compiled)
     files.embed_external_data(second)
     first = files.read_model(original)
-    given = None if data is None else Samples(data, labels, first, trains=False, seed=seed).check
+    samples = None if data is None else Samples(data, labels, first, trains=False, seed=seed)
+    given = None if samples is None else samples.check
     result = verify.verify(first, second.proto, given, seed=seed, sessions=sessions, metric=measure)
+    result.notes += [] if samples is None else samples.notes()
     result.missed = quality.missed(result, wanted)
     return result
 

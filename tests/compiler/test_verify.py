@@ -211,3 +211,17 @@ def test_an_output_that_becomes_nan_is_refused(form: str, monkeypatch: pytest.Mo
     data = {"x": np.ones((1, 64), np.float32)}
     with pytest.raises(QualityError, match="cosine"):
         compile_model(net, emit=form, set="w2:step=0.5", data=data)
+
+
+def test_verify_says_how_many_samples_it_took(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of more samples than it compares it tells both numbers; of fewer it says nothing."""
+    monkeypatch.setattr("dc_compiler.ort.samples.CHECKED", 100)
+    onnx.save(model([node("MatMul", ["x", "w"], ["y"])], [x_in("batch", 64)], [y_out("batch", 48)],
+                    [tensor("w", weight(64, 48))]), tmp_path / "m.onnx")  # fmt: skip
+    for count, told in ((100, False), (250, True)):
+        np.savez(tmp_path / "d.npz", x=weight(count, 64))
+        files = [str(tmp_path / "m.onnx"), str(tmp_path / "m.onnx")]
+        assert main(["verify", *files, "--data", str(tmp_path / "d.npz")]) == 0
+        assert ("100 of 250 samples check the result" in capsys.readouterr().out) == told
