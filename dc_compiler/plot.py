@@ -13,6 +13,7 @@ LEFT, RIGHT, TOP, BOTTOM = 80, 200, 20, 50  # margins; the right one holds the l
 # Colours that people with any sight tell apart (Okabe and Ito 2008)
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#8a7f00")
 PALE = "#cccccc"
+NAMESPACE = ' xmlns="http://www.w3.org/2000/svg"'
 MOST_TICKS = 6
 
 
@@ -35,7 +36,12 @@ class Series:
 
 
 def chart(title: str, x: Axis, y: Axis, series: Sequence[Series]) -> str:
-    """A chart as an ``svg`` element.
+    """A heading and a chart for a page."""
+    return f"<h2>{escape(title)}</h2>{svg(x, y, series)}"
+
+
+def svg(x: Axis, y: Axis, series: Sequence[Series], attributes: str = "") -> str:
+    """A chart as an ``svg`` element, of which more ``attributes`` may be given: :data:`NAMESPACE` makes it a file.
 
     Points that are not finite are left out; on a logarithmic axis those at 0 or below lie on its lower end.
     """
@@ -48,7 +54,7 @@ def chart(title: str, x: Axis, y: Axis, series: Sequence[Series]) -> str:
         parts += _drawn(s, across, up, PALE if s.is_pale else COLOURS[named.index(s) % len(COLOURS)])
     parts += _legend(named)
     box = f'viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}"'
-    return f'<h2>{escape(title)}</h2><svg {box} font-size="12" font-family="sans-serif">{"".join(parts)}</svg>'
+    return f'<svg{attributes} {box} font-size="12" font-family="sans-serif">{"".join(parts)}</svg>'
 
 
 class _Scale:
