@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from dc_compiler import ir
+from dc_compiler.calibration.bodies import expose, walk_bodies
 from dc_compiler.calibration.products import Product, Source, find_products
 from dc_compiler.calibration.views import Place
+from dc_compiler.errors import ModelError
 from dc_compiler.ort.activations import Reduce, activations
 from dc_compiler.ort.samples import Samples
 
@@ -34,50 +36,80 @@ class Gram:
 
 @dataclass(frozen=True)
 class _Total:
-    rows: int
-    sums: Array  # float32 [g, k, k]
+    rows: int  # that there were
+    sums: Array  # of outer products, float32 [g, k, k]
 
 
 def collect(
     program: ir.Program, samples: Samples, rows: Array | None = None, names: Collection[str] | None = None
 ) -> dict[str, list[Gram]]:
     """Gram matrices for the weights called ``names`` (None: all that have a product), with the program's current
-    weights: one for a weight, or one for each part of a weight that is used in parts.
+    weights: one for a weight, or one for each part of a weight that is used in parts. Where a part is used several
+    times, all its rows count.
 
-    Memory: k * k floats for every value that weights are multiplied with, and a batch of these values. A value with
-    more than ``ROWS_PER_INPUT`` rows for each of its inputs is thinned out evenly.
+    Inputs of weights inside bodies become outputs of their nodes. Where onnxruntime does not run that, as with a Loop
+    that makes another shape every time, bodies are left out.
+
+    Memory: k * k floats for every value that weights are multiplied with, a batch of these values, and four bytes an
+    element of weights that are moved before use, up to ``moved.MOST`` of these. A value with more than
+    ``ROWS_PER_INPUT`` rows for each of its inputs is thinned out evenly.
 
     Raises:
         ModelError: the program does not run on the samples. DataError: as for the samples.
     """
-    program = _with_states(program)
+    program = program.copy()
+    _name_states(program)
     products = find_products(program)
     chosen = {n: p for n, p in products.items() if names is None or n in names}
-    sources: dict[str, list[Source]] = {}
-    for product in (p for found in chosen.values() for p in found):
-        known = sources.setdefault(product.source.value, [])
+    try:
+        return _collect(program, chosen, samples, rows)
+    except ModelError:
+        outside = {n: p for n, p in chosen.items() if all(product.source.graph == 0 for product in p)}
+        if len(outside) == len(chosen):
+            raise
+        return _collect(program, outside, samples, rows)
+
+
+def _collect(
+    program: ir.Program, products: Mapping[str, list[Product]], samples: Samples, rows: Array | None
+) -> dict[str, list[Gram]]:
+    sources: dict[tuple[int, str], list[Source]] = {}
+    for product in (p for found in products.values() for p in found):
+        known = sources.setdefault((product.source.graph, product.source.value), [])
         if product.source not in known:
             known.append(product.source)
     if not sources:
         return {}
+    program, seen = _exposed(program, {key: found[0].elem_type for key, found in sources.items()})
     share = _share_of_a_batch(samples, rows)
-    reduces = {value: _reduce(found, share) for value, found in sources.items()}
-    totals = activations(program, list(sources), reduces, samples, rows)
-    by_source = {s: totals[value][i] for value, found in sources.items() for i, s in enumerate(found)}
+    reduces = {seen[key]: _reduce(found, share) for key, found in sources.items()}
+    totals = activations(program, list(reduces), reduces, samples, rows)
+    by_source = {
+        source: total for key, found in sources.items() for source, total in zip(found, totals[seen[key]], strict=False)
+    }
     sizes = {r.name: r.size for r in program.records}
-    grams = {name: _grams(found, by_source, sizes[name]) for name, found in chosen.items()}
+    grams = {name: _grams(found, by_source, sizes[name]) for name, found in products.items()}
     return {name: found for name, found in grams.items() if found}
 
 
-def _with_states(program: ir.Program) -> ir.Program:
-    """The program with names for the states of recurrent layers that it leaves unnamed, so that they can be seen."""
-    found = [i for i, n in enumerate(program.proto.graph.node) if n.op_type in RECURRENT and not n.output[0]]
-    if not found:
-        return program
-    named = program.copy()
-    for i in found:
-        named.proto.graph.node[i].output[0] = f"dcc.states.{i}"
-    return named
+def _name_states(program: ir.Program) -> None:
+    """Give names to the states of recurrent layers that the program leaves unnamed, so that they can be seen."""
+    nodes = [n for g in ir.walk_graphs(program.proto.graph) for n in g.node if n.op_type in RECURRENT]
+    for i, node in enumerate(nodes):
+        if not node.output[0]:
+            node.output[0] = f"dcc.states.{i}"
+
+
+def _exposed(
+    program: ir.Program, values: Mapping[tuple[int, str], int]
+) -> tuple[ir.Program, dict[tuple[int, str], str]]:
+    """The program with values of its graphs, given with their types, as values of the main graph: and their names."""
+    program = program.copy()
+    bodies = list(walk_bodies(program.proto.graph))
+    seen = {}
+    for i, ((graph, value), elem_type) in enumerate(values.items()):
+        seen[graph, value] = expose(bodies[graph], value, elem_type, f"dcc.seen.{i}")
+    return program, seen
 
 
 def _share_of_a_batch(samples: Samples, rows: Array | None) -> float:
@@ -90,8 +122,10 @@ def _share_of_a_batch(samples: Samples, rows: Array | None) -> float:
 
 def _reduce(sources: list[Source], share: float) -> Reduce[list[_Total]]:
     def reduce(totals: list[_Total] | None, batch: Array) -> list[_Total]:
-        found = [_total(source, batch, share * len(batch)) for source in sources]
-        if totals is None:
+        if not batch.size:  # of a branch that did not run
+            return totals or []
+        found = [_total(source, batch, share) for source in sources]
+        if not totals:
             return found
         return [_Total(a.rows + b.rows, a.sums + b.sums) for a, b in zip(totals, found, strict=True)]
 
@@ -99,21 +133,25 @@ def _reduce(sources: list[Source], share: float) -> Reduce[list[_Total]]:
 
 
 def _total(source: Source, batch: Array, share: float) -> _Total:
-    """Sums of a batch that has this share of all samples."""
-    one = source.unfold.rows(batch[:1], 1).shape[2]
+    """Sums of a batch in which a sample is this share of all. The rows taken stand for those that were left out."""
+    share *= source.unfold.samples(batch)
+    one = source.unfold.rows(batch[:1], 1)[0].shape[2]
     most = max(LEAST_OF_A_BATCH, int(share * max(LEAST_ROWS, ROWS_PER_INPUT * one)))
-    rows = source.unfold.rows(batch, most).astype(np.float32, copy=False)
+    rows, whole = source.unfold.rows(batch, most)
+    rows = rows.astype(np.float32, copy=False)
     groups, count, inputs = rows.shape
     rows = rows.reshape(groups, count, source.parts, inputs // source.parts)
     rows = rows.transpose(0, 2, 1, 3).reshape(groups * source.parts, count, -1)
-    return _Total(count, np.matmul(rows.transpose(0, 2, 1), rows))
+    sums = np.matmul(rows.transpose(0, 2, 1), rows)
+    return _Total(whole, sums * np.float32(whole / count) if count else sums)
 
 
 def _grams(products: list[Product], totals: Mapping[Source, _Total], size: int) -> list[Gram]:
     """One Gram matrix a place; none where places share elements, or where the inputs are not finite."""
     by_place: dict[Place, list[_Total]] = {}
     for product in products:
-        by_place.setdefault(product.place, []).append(totals[product.source])
+        if product.source in totals:
+            by_place.setdefault(product.place, []).append(totals[product.source])
     seen = np.zeros(size, np.uint8)
     for place in by_place if len(by_place) > 1 else ():
         now = np.zeros(size, np.uint8)

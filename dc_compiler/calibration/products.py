@@ -5,24 +5,36 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import onnx
 
 from dc_compiler import ir
-from dc_compiler.calibration.moved import find_moved
-from dc_compiler.calibration.unfold import AlongAxis, Channels, Patches, States, Unfold
+from dc_compiler.calibration.bodies import Body
+from dc_compiler.calibration.moved import Part
+from dc_compiler.calibration.scopes import Scope, find_scopes
+from dc_compiler.calibration.unfold import AlongAxis, Channels, Patches, Stacked, States, Unfold
 from dc_compiler.calibration.views import Elements, Place, View, fewest_parts, split_inputs
 
 LARGEST = 4096  # inputs up to which all pairs of them are looked at; more are taken in parts
+# Operators of com.microsoft that multiply their first two inputs as the named ones do
+FUSED = {
+    "Attention": "MatMul", "DecoderMaskedSelfAttention": "MatMul", "FusedConv": "Conv", "FusedGemm": "Gemm",
+    "FusedMatMul": "MatMul", "GemmFastGelu": "MatMul", "PackedAttention": "MatMul",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Source:
-    """Rows of inputs: what ``unfold`` makes of ``value``, in ``parts`` that are taken for independent."""
+    """Rows of inputs: what ``unfold`` makes of ``value``, in ``parts`` that are taken for independent.
+
+    ``graph`` is the number of the graph in which it is seen, in the order of ``ir.walk_graphs``: rows count as often as
+    this runs. ``elem_type`` is the value's TensorProto.DataType.
+    """
 
     value: str
     unfold: Unfold
     parts: int = 1
+    graph: int = 0
+    elem_type: int = onnx.TensorProto.FLOAT
 
 
 @dataclass(frozen=True)
@@ -34,61 +46,60 @@ class Product:
 
 
 def find_products(program: ir.Program) -> dict[str, list[Product]]:
-    """For every weight of the main graph the products it takes part in, by the record's name: as it is stored, or moved
-    (:mod:`dc_compiler.calibration.moved`). A weight that something else uses, too, or in a way that is not known, has
-    none."""
-    graph = program.proto.graph
-    stored = {s.value_name: r for r, s in zip(program.records, program.sites, strict=True) if s.graph is graph}
-    moved = find_moved(program)
+    """For every weight the products that it takes part in, by the record's name: as it is stored, or moved
+    (:mod:`dc_compiler.calibration.moved`), in the main graph or in bodies. A weight that something else uses, too, or
+    in a way that is not known, has none."""
     found: dict[str, list[Product]] = {}
-    outside = _used_in_bodies(graph) | {o.name for o in graph.output}
-    unknown = {r.name for name, r in stored.items() if name in outside}
-    unknown |= {record.name for name, (record, _) in moved.items() if name in outside}
-    for node in graph.node:
-        for index, name in enumerate(node.input):
-            if name in moved:
-                record, numbers = moved[name]
-                product = _product(node, index, numbers.shape, numbers)
-            elif name in stored and not stored[name].is_vector:
-                record = stored[name]
-                product = _product(node, index, record.shape)
-            else:
-                continue
-            if product is not None:
-                found.setdefault(record.name, []).append(product)
-            elif not any(o in moved for o in node.output):
-                unknown.add(record.name)
+    unknown: set[str] = set()
+    for scope in find_scopes(program):
+        given = [part for o in scope.body.graph.output if (part := scope.part(o.name)) is not None]
+        unknown |= {part.record.name for part in given}
+        for node in scope.body.graph.node:
+            if any(o in scope.parts for o in node.output):
+                continue  # it moves a weight, or holds it
+            for index, name in enumerate(node.input):
+                part = scope.part(name) if name else None
+                if part is None:
+                    continue
+                products = _products_of(part, node, index, scope)
+                found.setdefault(part.record.name, []).extend(products)
+                if not products:
+                    unknown.add(part.record.name)
     return {name: products for name, products in found.items() if name not in unknown}
 
 
-def _used_in_bodies(graph: onnx.GraphProto) -> set[str]:
-    bodies = [g for g in ir.walk_graphs(graph) if g is not graph]
-    inner = {name for g in bodies for node in g.node for name in node.input}
-    return inner | {o.name for g in bodies for o in g.output}
+def _products_of(part: Part, node: onnx.NodeProto, index: int, scope: Scope) -> list[Product]:
+    """The products of a part as a node's input."""
+    result = []
+    for value, unfold, view in _products(node, index, part.shape):
+        body = _seen_in(scope, value)
+        pieces = fewest_parts(view.extents[2], LARGEST)
+        if body is None or pieces is None:
+            continue
+        for _ in range(body.depth):
+            unfold = Stacked(unfold)
+        cut = split_inputs(view, pieces)
+        place = cut if part.numbers is None else Elements(cut.apply(part.numbers))
+        result.append(Product(Source(value, unfold, pieces, body.number, part.elem_type), place))
+    return result
 
 
-def _product(
-    node: onnx.NodeProto, index: int, shape: tuple[int, ...], numbers: np.ndarray | None = None
-) -> Product | None:
-    """The product of a node's input of this shape; ``numbers`` says which elements of the weight it is made of."""
-    if node.domain not in ("", "ai.onnx"):
+def _seen_in(scope: Scope, value: str) -> Body | None:
+    """The innermost body that a computed value can be seen in, of those around the nodes of ``scope``."""
+    home = scope.home(value)
+    if home is None or value not in home.values:
         return None
-    found = next(_products(node, index, shape), None)
-    if found is None:
-        return None
-    value, unfold, view = found
-    parts = fewest_parts(view.extents[2], LARGEST)
-    if parts is None:
-        return None
-    view = split_inputs(view, parts)
-    return Product(Source(value, unfold, parts), view if numbers is None else Elements(view.apply(numbers)))
+    body: Body | None = scope.body
+    while body is not None and body is not home.body and not body.is_open:
+        body = body.outer
+    return body if body is not None and body.is_open else None
 
 
 def _products(node: onnx.NodeProto, index: int, shape: tuple[int, ...]) -> Iterator[tuple[str, Unfold, View]]:
-    """The value that a node multiplies its ``index``-th input of this shape with, how it makes rows of it, and the
+    """The values that a node multiplies its ``index``-th input of this shape with, how it makes rows of them, and the
     input's view as matrices."""
     view, rank = View(shape), len(shape)
-    match node.op_type, index:
+    match _plain(node), index:
         case "Conv", 1:
             groups = ir.attribute(node, "group", 1)
             yield node.input[0], _patches(node, shape[2:], groups), view.reshape(groups, shape[0] // groups, -1)
@@ -105,14 +116,30 @@ def _products(node: onnx.NodeProto, index: int, shape: tuple[int, ...]) -> Itera
             cut = view.transpose(1, 0) if ir.attribute(node, "transA", 0) else view
             yield node.input[1], AlongAxis(axis), cut.reshape(1, *cut.extents)
         case "MatMul", 1 if rank >= 2:
-            cut = view.reshape(-1, *shape[-2:]).transpose(0, 2, 1)
-            yield node.input[0], AlongAxis(-1, batched=rank - 2), cut
+            axis = -2 if ir.attribute(node, "transA", 0) else -1
+            cut = view.reshape(-1, *shape[-2:])
+            cut = cut if ir.attribute(node, "transB", 0) else cut.transpose(0, 2, 1)
+            yield node.input[0], AlongAxis(axis, batched=rank - 2), cut
         case "MatMul", 0 if rank == 2:
-            yield node.input[1], AlongAxis(-2), view.reshape(1, *shape)
-        case (("LSTM" | "GRU" | "RNN"), 1) if not ir.attribute(node, "layout", 0):
-            yield node.input[0], AlongAxis(-1), view.reshape(1, -1, shape[-1])
-        case (("LSTM" | "GRU" | "RNN"), 2) if node.output[0] and not ir.attribute(node, "layout", 0):
-            yield node.output[0], States(), view
+            axis = -1 if ir.attribute(node, "transB", 0) else -2
+            cut = view.transpose(1, 0) if ir.attribute(node, "transA", 0) else view
+            yield node.input[1], AlongAxis(axis), cut.reshape(1, *cut.extents)
+        case (("LSTM" | "GRU" | "RNN"), 1):
+            yield node.input[0], AlongAxis(-1, samples_axis=1), view.reshape(1, -1, shape[-1])
+        case (("LSTM" | "GRU" | "RNN"), 2) if node.output[0]:
+            yield node.output[0], States(ir.attribute(node, "direction", "forward")), view
+            if len(node.input) > 5 and node.input[5]:
+                yield node.input[5], AlongAxis(-1, batched=1, samples_axis=1), view
+
+
+def _plain(node: onnx.NodeProto) -> str:
+    """The operator of the standard that multiplies its inputs as this one does; empty if none is known."""
+    if node.domain in ("", "ai.onnx"):
+        is_odd = node.op_type in ("LSTM", "GRU", "RNN") and ir.attribute(node, "layout", 0)
+        return "" if is_odd else node.op_type
+    if node.domain != "com.microsoft" or any(ir.attribute(node, a, 0) for a in ("transBatchA", "transBatchB")):
+        return ""
+    return FUSED.get(node.op_type, "")
 
 
 def _patches(node: onnx.NodeProto, kernel: tuple[int, ...], groups: int) -> Patches:

@@ -16,25 +16,34 @@ class Unfold(ABC):
     """Makes rows of inputs of the values of one batch."""
 
     @abstractmethod
-    def rows(self, values: Array, most: int) -> Array:
-        """About ``most`` rows at most, evenly spread: [g, m, k]; ``g`` is 1 where all matrices take the same rows."""
+    def rows(self, values: Array, most: int) -> tuple[Array, int]:
+        """About ``most`` rows at most, evenly spread, and how many there are to choose from: [g, m, k]; ``g`` is 1
+        where all matrices take the same rows."""
+
+    def samples(self, values: Array) -> int:
+        """How many samples the batch has."""
+        return len(values)
 
 
 @dataclass(frozen=True)
 class AlongAxis(Unfold):
     """Vectors along one axis of a value, as a MatMul or Gemm takes them in. Every element of the ``batched`` axes
-    before the last two has a matrix of its own."""
+    before the last two has a matrix of its own. Samples are taken to lie along ``samples_axis``."""
 
     axis: int = -1
     batched: int = 0
+    samples_axis: int = 0
 
-    def rows(self, values: Array, most: int) -> Array:
+    def rows(self, values: Array, most: int) -> tuple[Array, int]:
         moved = np.moveaxis(values, self.axis, -1)
         first = max(0, moved.ndim - 2 - self.batched)
         groups = moved.shape[first:-2] if self.batched else ()
         moved = moved.reshape(-1, math.prod(groups), *moved.shape[-2:]) if self.batched else moved[None]
         rows = np.swapaxes(moved, 0, 1) if self.batched else moved
         return thinned(rows.reshape(len(rows), -1, moved.shape[-1]), most)
+
+    def samples(self, values: Array) -> int:
+        return int(values.shape[self.samples_axis])
 
 
 @dataclass(frozen=True)
@@ -43,7 +52,7 @@ class Channels(Unfold):
 
     groups: int = 1
 
-    def rows(self, values: Array, most: int) -> Array:
+    def rows(self, values: Array, most: int) -> tuple[Array, int]:
         cut = values.reshape(values.shape[0], self.groups, -1, math.prod(values.shape[2:]))
         return thinned(cut.transpose(1, 0, 3, 2).reshape(self.groups, -1, cut.shape[2]), most)
 
@@ -51,11 +60,35 @@ class Channels(Unfold):
 @dataclass(frozen=True)
 class States(Unfold):
     """The states of a recurrent layer, [t, d, n, k]: what its recurrence multiplies a step later, each direction by a
-    matrix of its own. The last step's is one too many, the initial one is missing."""
+    matrix of its own. No step follows the last one, which is the first in time where ``direction`` is reverse. The
+    initial states are another value's. A GRU's hidden gate multiplies the states times the reset gate, which is taken
+    for them."""
 
-    def rows(self, values: Array, most: int) -> Array:
-        moved = values.transpose(1, 0, 2, 3)
-        return thinned(moved.reshape(len(moved), -1, values.shape[3]), most)
+    direction: str = "forward"
+
+    def rows(self, values: Array, most: int) -> tuple[Array, int]:
+        reverse = {"forward": [False], "reverse": [True], "bidirectional": [False, True]}[self.direction]
+        used = [values[1:, d] if r else values[:-1, d] for d, r in enumerate(reverse)]
+        return thinned(np.stack([u.reshape(-1, values.shape[3]) for u in used]), most)
+
+    def samples(self, values: Array) -> int:
+        return int(values.shape[2])
+
+
+@dataclass(frozen=True)
+class Stacked(Unfold):
+    """What ``inner`` makes of the values of every iteration of a loop, [iterations, ...]."""
+
+    inner: Unfold
+
+    def rows(self, values: Array, most: int) -> tuple[Array, int]:
+        step = _stride(len(values), most)
+        found = [self.inner.rows(v, -(-most * step // len(values))) for v in values[::step]]
+        whole = sum(count for _, count in found) * len(values) // len(found)
+        return np.concatenate([rows for rows, _ in found], axis=1), whole
+
+    def samples(self, values: Array) -> int:
+        return self.inner.samples(values[0])
 
 
 @dataclass(frozen=True)
@@ -69,7 +102,7 @@ class Patches(Unfold):
     pads: tuple[tuple[int, int], ...] | str
     groups: int = 1
 
-    def rows(self, values: Array, most: int) -> Array:
+    def rows(self, values: Array, most: int) -> tuple[Array, int]:
         spatial = values.shape[2:]
         padded = np.pad(values, [(0, 0), (0, 0), *self._pads(spatial)])
         reach = [(k - 1) * d + 1 for k, d in zip(self.kernel, self.dilations, strict=True)]
@@ -82,7 +115,7 @@ class Patches(Unfold):
         places = windows.shape[: 1 + rank]
         chosen = np.unravel_index(np.arange(0, math.prod(places), _stride(math.prod(places), most)), places)
         found = windows[chosen]  # the only copy
-        return np.moveaxis(found.reshape(len(found), self.groups, -1), 1, 0)
+        return np.moveaxis(found.reshape(len(found), self.groups, -1), 1, 0), math.prod(places)
 
     def _pads(self, spatial: tuple[int, ...]) -> list[tuple[int, int]]:
         if not isinstance(self.pads, str):
@@ -95,9 +128,9 @@ class Patches(Unfold):
         return found
 
 
-def thinned(rows: Array, most: int) -> Array:
-    """About ``most`` of the rows [g, m, k], evenly spread."""
-    return rows[:, :: _stride(rows.shape[1], most)]
+def thinned(rows: Array, most: int) -> tuple[Array, int]:
+    """About ``most`` of the rows [g, m, k], evenly spread, and the number of all."""
+    return rows[:, :: _stride(rows.shape[1], most)], rows.shape[1]
 
 
 def _stride(count: int, most: int) -> int:

@@ -68,7 +68,7 @@ class View:
 
 @dataclass(frozen=True, eq=False)
 class Elements:
-    """Some elements of a tensor, by their numbers in the flat tensor, as matrices: int64 [g, o, k]."""
+    """Some elements of a tensor, by their numbers in the flat tensor, as matrices: integers [g, o, k]."""
 
     numbers: Array
 

@@ -65,7 +65,7 @@ class Cluster(TrainingPass):
             bits, so the least noise for a number of bits has ``step**2`` grow with ``size``.
         calibrate: *grid*: round so that errors make up for each other on the inputs that the weight is multiplied with,
             which takes samples: see :mod:`dc_compiler.passes.cluster.compensate`. Weights whose inputs are not known,
-            and those of bodies, are rounded as without.
+            such as embeddings, are rounded as without.
         rate: with ``calibrate``: price of a bit, 1 for the balance that a fine grid has; frequent points, zero above
             all, are then taken more often.
         allocate: with ``calibrate``: how far the outputs move when a weight alone is rounded is measured, and steps are

@@ -35,3 +35,18 @@ def opened(model: onnx.ModelProto, x: Array) -> tuple[ir.Program, Samples]:
     """The model as a program, and samples for it, all of which statistics are taken of."""
     samples = Samples({"x": x}, None, files.read_model(model), trains=False)
     return importer.build_program(files.read_model(model), min_size=1), samples
+
+
+def network(nodes: list[onnx.NodeProto], shape: tuple[int, ...], **stored: Array) -> onnx.ModelProto:
+    """x [n, *shape] to y, with stored tensors."""
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", *shape])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    tensors = [numpy_helper.from_array(v, k) for k, v in stored.items()]
+    graph = helper.make_graph(nodes, "network", [x], [y], tensors)
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=8)
+
+
+def numbers(*values: int) -> Array:
+    """Integers that say how a node works, int64."""
+    return np.array(values, np.int64)

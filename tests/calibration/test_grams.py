@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime as ort
 import pytest
-from layers import layer, normal, opened
-from onnx import TensorProto, helper, numpy_helper
+from layers import layer, network, normal, numbers, opened
+from onnx import helper
 
 from dc_compiler.calibration import grams as module
 from dc_compiler.calibration.grams import collect
@@ -118,19 +117,6 @@ def test_a_weight_that_something_else_uses_too_has_no_gram_matrix() -> None:
     assert not find_products(opened(model, normal(3, 6))[0])
 
 
-def network(nodes: list[onnx.NodeProto], shape: tuple[int, ...], **stored: Array) -> onnx.ModelProto:
-    """x [n, *shape] to y, with tensors."""
-    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", *shape])
-    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
-    tensors = [numpy_helper.from_array(v, k) for k, v in stored.items()]
-    graph = helper.make_graph(nodes, "network", [x], [y], tensors)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-
-
-def numbers(*values: int) -> Array:
-    return np.array(values, np.int64)
-
-
 def test_a_weight_that_is_cut_and_turned_before_it_is_used() -> None:
     """As exporters of recurrent layers do with gates; each part has the inputs that it is multiplied with."""
     nodes = [
@@ -164,26 +150,3 @@ def test_parts_that_share_elements_have_no_gram_matrix() -> None:
     ]
     program, samples = opened(network(nodes, (4,), w=normal(4, 4), n0=numbers(0), n4=numbers(4)), normal(9, 4))
     assert not collect(program, samples)
-
-
-@pytest.mark.parametrize("op", ["LSTM", "GRU", "RNN"])
-@pytest.mark.parametrize("direction", ["forward", "bidirectional"])
-def test_recurrent_layers_take_in_inputs_and_their_own_states(op: str, direction: str) -> None:
-    """The states are seen though the model leaves them unnamed."""
-    directions, gates = 1 + (direction == "bidirectional"), {"LSTM": 4, "GRU": 3, "RNN": 1}[op]
-    weights = {"w": normal(directions, gates * 5, 3, seed=2), "r": normal(directions, gates * 5, 5, seed=3)}
-    layer = helper.make_node(op, ["x", "w", "r"], ["", "y"], hidden_size=5, direction=direction)
-    x = normal(7, 4, 3)
-    program, samples = opened(network([layer], (4, 3), **weights), x)
-    found = collect(program, samples)
-    np.testing.assert_allclose(found["w"][0].matrices[0], np.einsum("tbi,tbj->ij", x, x) / 28, rtol=1e-4, atol=1e-6)
-    assert found["w"][0].place.extents == (1, directions * gates * 5, 3)
-    named = network(
-        [helper.make_node(op, ["x", "w", "r"], ["y"], hidden_size=5, direction=direction)], (4, 3), **weights
-    )
-    session = ort.InferenceSession(named.SerializeToString(), providers=["CPUExecutionProvider"])
-    states = session.run(["y"], {"x": x})[0]
-    np.testing.assert_allclose(
-        found["r"][0].matrices, np.einsum("tdbi,tdbj->dij", states, states) / 28, rtol=1e-3, atol=1e-5
-    )
-    assert not program.proto.graph.node[0].output[0]
