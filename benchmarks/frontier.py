@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from default_preset import metric
@@ -72,6 +72,29 @@ def main() -> None:
         compare(model, data, script, arguments)
 
 
+def reached(points: Sequence[tuple[float, float]], least: float) -> float | None:
+    """The largest ratio of points (ratio, metric) with a metric of at least ``least``; where the next larger ratio has
+    less, between the two, on a line over the ratio's logarithm. None where no point has it."""
+    ordered = sorted(points)
+    good = [i for i, (_, value) in enumerate(ordered) if value >= least]
+    if not good:
+        return None
+    ratio, value = ordered[good[-1]]
+    if good[-1] + 1 == len(ordered):
+        return ratio
+    further, worse = ordered[good[-1] + 1]
+    return float(ratio * (further / ratio) ** ((value - least) / (value - worse)))
+
+
+def _summary(curves: Mapping[str, Sequence[tuple[float, float]]], before: float) -> None:
+    """Print the largest ratios at an equal metric."""
+    bounds = {"within 0.5 %": before - 0.005 * abs(before), "within 1 point": before - 0.01}
+    print(f"\n{'largest ratio':28} {'':20} " + " ".join(f"{title:>16}" for title in bounds))
+    for way, points in curves.items():
+        found = (reached(points, bound) for bound in bounds.values())
+        print(f"{way:28} {'':20} " + " ".join(f"{'-' if r is None else f'{r:.2f}x':>16}" for r in found))
+
+
 def compare(model: Path, data: Path, script: Path, arguments: argparse.Namespace) -> None:
     """The table and the plot of one model."""
     size = files.file_size(model)
@@ -97,6 +120,7 @@ def compare(model: Path, data: Path, script: Path, arguments: argparse.Namespace
                     print(f"{result.way:28} {result.setting:20} {result.note}", flush=True)
                     continue
                 show(result, metric(script, result.model)[1])
+    _summary(curves, before)
     if arguments.plots is not None:
         arguments.plots.mkdir(parents=True, exist_ok=True)
         lines = [Series(way, points, is_line=len(points) > 1) for way, points in curves.items()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from pathlib import Path
@@ -205,6 +206,30 @@ def test_the_command(folder: Path, capsys: pytest.CaptureFixture[str], monkeypat
     assert page == report.to_html()
     assert page.count("<polyline") == 3  # two weights, and all at once
     assert not re.search(r"<script|https?:|url\(|@import|<link|<img", page)
+
+
+def test_long_and_odd_names(folder: Path) -> None:
+    """Numbers stay whole in 80 columns, names are folded, and what steers terminals or browsers is escaped."""
+    from rich.console import Console
+
+    from dc_compiler import console
+
+    model = onnx.load("in.onnx")
+    name = "a/long/path/" * 9 + "\x1b[31m<b>&"
+    model.graph.node[0].input[1] = model.graph.initializer[0].name = name
+    report = dc_compiler.sensitivity(model, steps=(0.125, 0.25, 0.5, 1, 2))
+    out = Console(width=80, file=io.StringIO(), force_terminal=False)
+    out.print(console.sensitivity(report)[0])
+    shown = out.file.getvalue()  # type: ignore[attr-defined]
+    assert max(map(len, shown.splitlines())) <= 80
+    assert "\x1b" not in shown
+    first = next(c for c in report.curves if c.name == name)
+    for text in ("2,304", *(f"{p.divergence:.1e}" for p in first.points), f"{first.per_kb:.1e}"):
+        assert text in shown.split()
+    page = report.to_html()
+    assert "\x1b" not in page
+    assert r"\x1b[31m&lt;b&gt;&amp;" in page
+    assert "<b>" not in page
 
 
 def test_many_weights_are_cut_off(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -63,7 +63,8 @@ def test_a_table_and_a_plot(folder: Path, monkeypatch: pytest.MonkeyPatch, capsy
     frontier.main()
     lines = capsys.readouterr().out.splitlines()
     assert lines[1] == "net: agreement"
-    rows = {line[:28].strip() + "/" + line[28:49].strip(): line[49:].split() for line in lines[3:] if "%" in line[49:]}
+    table = [line for line in lines[3 : lines.index("", 1)] if "%" in line[49:]]
+    rows = {line[:28].strip() + "/" + line[28:49].strip(): line[49:].split() for line in table}
     size = (folder / "net.onnx").stat().st_size
     assert rows["original/"][:3] == [f"{size:,}", "1.00x", "1.0000"]
     assert list(rows) == [
@@ -77,10 +78,22 @@ def test_a_table_and_a_plot(folder: Path, monkeypatch: pytest.MonkeyPatch, capsy
     assert min(scores["int8 static/"], scores["dcc, no data/step 0.1"], scores["dcc, data/step 0.1"]) > 0.9, scores
     assert float(rows["int8 static/"][1][:-1]) > 3
     assert float(rows["dcc, data/step 1.0"][1][:-1]) > float(rows["dcc, no data/step 0.1"][1][:-1]) > 4
+    summary = {line[:28].strip(): line[28:].split() for line in lines[lines.index("", 1) + 2 :]}
+    assert summary["original"] == ["1.00x", "1.00x"]
+    assert set(summary) == {name.split("/")[0] for name in rows}
     assert any(re.match(r"NNCodec +not installed for ", line) for line in lines)
     plot = ElementTree.parse(folder / "plots" / "net.svg").getroot()
     named = {t.text for t in plot.iter("{http://www.w3.org/2000/svg}text")}
     assert {"original", "dcc, data", "int8 static", "agreement", "original bytes / file bytes"} <= named
+
+
+def test_the_largest_ratio_at_a_metric() -> None:
+    points = [(4.0, 0.9), (16.0, 0.7), (2.0, 1.0), (8.0, 0.9)]
+    assert frontier.reached(points, 1.0) == pytest.approx(2.0)
+    assert frontier.reached(points, 0.95) == pytest.approx(2 * 2**0.5)
+    assert frontier.reached(points, 0.8) == pytest.approx(8 * 2**0.5)  # half way down from 0.9 to 0.7
+    assert frontier.reached(points, 0.5) == 16.0
+    assert frontier.reached(points, 1.1) is None
 
 
 def test_a_codec_in_another_interpreter(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
