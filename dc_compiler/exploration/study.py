@@ -137,17 +137,21 @@ def open_study(
         )
         notes.append(MADE_UP_NOTE)
     else:
+        trains = any(p.needs_samples for p in recipe.manager().passes)
+        calibrates = any(p.calibrates for p in recipe.manager().passes)
         samples = Samples(
-            data, labels, original, trains=any(p.needs_samples for p in recipe.manager().passes), calibrates=True,
-            seed=recipe.seed, threads=context.threads, sessions=sessions,
+            data, labels, original, trains=trains, calibrates=calibrates, seed=recipe.seed, threads=context.threads,
+            sessions=sessions,
         )  # fmt: skip
         if recipe.uncalibrated is not None and samples.examples < CALIBRATED:
             notes.append(f"{samples.examples} samples are too few to calibrate on; give {CALIBRATED} or more")
             recipe = replace(recipe, pipeline=recipe.uncalibrated, uncalibrated=None, passes=())
+            calibrates = False
             samples.only_check()
         samples.read()
         context.samples = samples
-        context.calibration = Calibration(raw, samples)
+        if calibrates:
+            context.calibration = Calibration(raw, samples)
         if measure is not None:
             metrics.check(measure, session, samples.check)
     del session

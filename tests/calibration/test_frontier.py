@@ -20,12 +20,15 @@ from dc_compiler.errors import InvalidArgumentError
 STEPS = (0.1, 0.5, 2.0)
 
 
-@pytest.mark.parametrize("with_data", [False, True])
-def test_points_are_files_that_compile_writes(with_data: bool, tmp_path: Path) -> None:
+PLAIN = "prune(density=0.9),cluster(grid,step=1),encode"
+
+
+@pytest.mark.parametrize(("with_data", "pipeline"), [(False, None), (True, None), (False, PLAIN), (True, PLAIN)])
+def test_points_are_files_that_compile_writes(with_data: bool, pipeline: str | None, tmp_path: Path) -> None:
     model = classifier()
     onnx.save(model, tmp_path / "in.onnx")
     options: dict[str, Any] = {"data": data(), "labels": "label"} if with_data else {}
-    report = dc_compiler.frontier(tmp_path / "in.onnx", **options, steps=STEPS, jobs=1)
+    report = dc_compiler.frontier(tmp_path / "in.onnx", **options, pipeline=pipeline, steps=STEPS, jobs=1)
     assert [p.name for p in report.points] == ["original", "step 0.1", "step 0.5", "step 2"]
     for point in report.points[1:]:
         output = tmp_path / "out.onnx"
@@ -41,7 +44,7 @@ def test_points_are_files_that_compile_writes(with_data: bool, tmp_path: Path) -
             assert (report.inputs, report.samples) == ("samples", done.report.samples["check"])
             assert point.score == pytest.approx(checked.accuracy_after)
             assert 1 - point.disagreement == pytest.approx(checked.outputs[0].top1_agreement)
-            assert "calibrate=true" in point.pipeline
+            assert ("calibrate=true" in point.pipeline) == (pipeline is None)
         else:
             assert (report.inputs, report.samples, point.score) == ("made-up inputs", 8, None)
             assert "calibrate" not in point.pipeline
