@@ -39,6 +39,10 @@ class _Total:
     rows: int  # that there were
     sums: Array  # of outer products, float32 [g, k, k]
 
+    def of(self, group: int | None) -> _Total:
+        """Those of one group; None: all. Groups that take the same rows have the same sums."""
+        return self if group is None else _Total(self.rows, self.sums[group % len(self.sums)][None])
+
 
 def collect(
     program: ir.Program, samples: Samples, rows: Array | None = None, names: Collection[str] | None = None
@@ -151,7 +155,7 @@ def _grams(products: list[Product], totals: Mapping[Source, _Total], size: int) 
     by_place: dict[Place, list[_Total]] = {}
     for product in products:
         if product.source in totals:
-            by_place.setdefault(product.place, []).append(totals[product.source])
+            by_place.setdefault(product.place, []).append(totals[product.source].of(product.group))
     seen = np.zeros(size, np.uint8)
     for place in by_place if len(by_place) > 1 else ():
         now = np.zeros(size, np.uint8)
@@ -167,4 +171,6 @@ def _gram(place: Place, parts: list[_Total]) -> Gram | None:
     if len({p.sums.shape for p in parts}) > 1:
         return None
     sums, count = np.sum([p.sums for p in parts], axis=0), sum(p.rows for p in parts)
+    if len(sums) > 1:
+        sums = np.tile(sums, (place.extents[0] // len(sums), 1, 1))
     return Gram(sums / np.float32(count), place) if count and np.isfinite(sums).all() else None

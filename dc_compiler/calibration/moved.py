@@ -23,22 +23,34 @@ MOST = 1 << 26  # numbers of elements that are kept, four bytes each
 
 @dataclass(frozen=True)
 class Part:
-    """A value made of one weight's elements.
+    """A value made of elements of weights.
 
     Attributes:
+        records: the weights, each once.
         elem_type: TensorProto.DataType of the value.
-        numbers: of the element of the flat weight that stands at each place, int32; None for the weight as it is
-            stored.
+        numbers: of the element that stands at each place, in the flat weights one after the other, int32; None for a
+            weight as it is stored.
     """
 
-    record: ir.WeightRecord
+    records: tuple[ir.WeightRecord, ...]
     elem_type: int
     numbers: Array | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Extents of the value."""
-        return self.record.shape if self.numbers is None else self.numbers.shape
+        return self.records[0].shape if self.numbers is None else self.numbers.shape
+
+    def elements(self) -> Array:
+        """``numbers``, made for a weight as it is stored."""
+        if self.numbers is not None:
+            return self.numbers
+        return np.arange(self.records[0].size, dtype=np.int32).reshape(self.shape)
+
+
+def starts(records: Sequence[ir.WeightRecord]) -> Array:
+    """Numbers of the first elements of weights that are counted one after the other, and of all elements."""
+    return np.cumsum([0, *(r.size for r in records)])
 
 
 def move(
@@ -48,8 +60,8 @@ def move(
     opsets: Sequence[onnx.OperatorSetIdProto],
     most: int,
 ) -> dict[str, Part]:
-    """What a node that only moves elements makes of parts of one weight, by name; nothing of other nodes, and nothing
-    where its outputs have more than ``most`` elements.
+    """What a node that only moves elements makes of parts, by name; nothing of other nodes, and nothing where the
+    weights or its outputs have more than ``most`` elements.
 
     The node is run on numbers of elements instead of values.
 
@@ -62,13 +74,12 @@ def move(
     if not all(name in parts for name in moved) or any(name in parts for name in node.input[len(moved) :]):
         return {}
     first = parts[moved[0]]
-    if any(p.record is not first.record for p in parts.values()):
-        return {}
-    if node.op_type == "Cast":  # numbers of elements keep their type
+    if node.op_type in ("Cast", "Identity"):  # numbers of elements keep their type
         return {node.output[0]: replace(first, elem_type=ir.attribute(node, "to", first.elem_type))}
-    if first.record.size > most:
+    records = tuple({id(r): r for part in parts.values() for r in part.records}.values())
+    if sum(r.size for r in records) > most:
         return {}
-    feeds = {name: _numbers(part).astype(np.int64) for name, part in parts.items()} | dict(constants)
+    feeds = {name: _counted(part, records) for name, part in parts.items()} | dict(constants)
     inputs = [
         helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(a.dtype), None) for n, a in feeds.items()
     ]
@@ -82,10 +93,13 @@ def move(
         return {}
     if sum(a.size for a in found) > most:
         return {}
-    return {name: replace(first, numbers=a.astype(np.int32)) for name, a in zip(wanted, found, strict=True)}
+    return {name: Part(records, first.elem_type, a.astype(np.int32)) for name, a in zip(wanted, found, strict=True)}
 
 
-def _numbers(part: Part) -> Array:
-    if part.numbers is not None:
-        return part.numbers
-    return np.arange(part.record.size, dtype=np.int32).reshape(part.shape)
+def _counted(part: Part, records: Sequence[ir.WeightRecord]) -> Array:
+    """Numbers of a part's elements, int64, where more weights are counted."""
+    numbers: Array = part.elements().astype(np.int64)
+    own, at = starts(part.records), {id(r): start for r, start in zip(records, starts(records), strict=False)}
+    shifts = np.array([at[id(r)] for r in part.records]) - own[:-1]
+    numbers += shifts[np.searchsorted(own, numbers, "right") - 1] if len(shifts) > 1 else shifts[0]
+    return numbers

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import onnx
 
 from dc_compiler import ir
 from dc_compiler.calibration.bodies import Body
-from dc_compiler.calibration.moved import Part
+from dc_compiler.calibration.moved import Part, starts
 from dc_compiler.calibration.scopes import Scope, find_scopes
 from dc_compiler.calibration.unfold import AlongAxis, Channels, Patches, Stacked, States, Unfold
 from dc_compiler.calibration.views import Elements, Place, View, fewest_parts, split_inputs
@@ -39,10 +40,12 @@ class Source:
 
 @dataclass(frozen=True)
 class Product:
-    """A weight's elements at ``place``, seen as matrices [g, o, k], times the rows of a source."""
+    """A weight's elements at ``place``, seen as matrices [g, o, k], times the rows of a source; those of its ``group``
+    alone, if that is given."""
 
     source: Source
     place: Place
+    group: int | None = None
 
 
 def find_products(program: ir.Program) -> dict[str, list[Product]]:
@@ -53,7 +56,7 @@ def find_products(program: ir.Program) -> dict[str, list[Product]]:
     unknown: set[str] = set()
     for scope in find_scopes(program):
         given = [part for o in scope.body.graph.output if (part := scope.part(o.name)) is not None]
-        unknown |= {part.record.name for part in given}
+        unknown |= {record.name for part in given for record in part.records}
         for node in scope.body.graph.node:
             if any(o in scope.parts for o in node.output):
                 continue  # it moves a weight, or holds it
@@ -62,15 +65,16 @@ def find_products(program: ir.Program) -> dict[str, list[Product]]:
                 if part is None:
                     continue
                 products = _products_of(part, node, index, scope)
-                found.setdefault(part.record.name, []).extend(products)
                 if not products:
-                    unknown.add(part.record.name)
+                    unknown |= {record.name for record in part.records}
+                for name, product in products:
+                    found.setdefault(name, []).append(product)
     return {name: products for name, products in found.items() if name not in unknown}
 
 
-def _products_of(part: Part, node: onnx.NodeProto, index: int, scope: Scope) -> list[Product]:
-    """The products of a part as a node's input."""
-    result = []
+def _products_of(part: Part, node: onnx.NodeProto, index: int, scope: Scope) -> list[tuple[str, Product]]:
+    """The products of a part as a node's input, with the name of the record; none if there is any that is not known."""
+    result: list[tuple[str, Product]] = []
     for value, unfold, view in _products(node, index, part.shape):
         body = _seen_in(scope, value)
         pieces = fewest_parts(view.extents[2], LARGEST)
@@ -79,8 +83,31 @@ def _products_of(part: Part, node: onnx.NodeProto, index: int, scope: Scope) -> 
         for _ in range(body.depth):
             unfold = Stacked(unfold)
         cut = split_inputs(view, pieces)
-        place = cut if part.numbers is None else Elements(cut.apply(part.numbers))
-        result.append(Product(Source(value, unfold, pieces, body.number, part.elem_type), place))
+        source = Source(value, unfold, pieces, body.number, part.elem_type)
+        if part.numbers is None:
+            result.append((part.records[0].name, Product(source, cut)))
+            continue
+        products = _products_of_each(part, source, cut.apply(part.numbers))
+        if products is None:
+            return []
+        result.extend(products)
+    return result
+
+
+def _products_of_each(part: Part, source: Source, numbers: np.ndarray) -> list[tuple[str, Product]] | None:
+    """The products of each weight of a part, whose elements ``numbers`` [g, o, k] multiply the source's rows; None
+    where weights are joined along the inputs, so that errors of one are to be made up for by another."""
+    if len(part.records) == 1:
+        return [(part.records[0].name, Product(source, Elements(numbers)))]
+    bounds = starts(part.records)
+    owners = np.searchsorted(bounds, numbers, "right") - 1
+    if (owners != owners[:, :, :1]).any():
+        return None
+    result = []
+    for i, record in enumerate(part.records):
+        for group in np.flatnonzero((owners[:, :, 0] == i).any(axis=1)):
+            own = numbers[group][owners[group, :, 0] == i] - np.int32(bounds[i])
+            result.append((record.name, Product(source, Elements(own[None]), int(group))))
     return result
 
 
@@ -119,7 +146,7 @@ def _products(node: onnx.NodeProto, index: int, shape: tuple[int, ...]) -> Itera
             axis = -2 if ir.attribute(node, "transA", 0) else -1
             cut = view.reshape(-1, *shape[-2:])
             cut = cut if ir.attribute(node, "transB", 0) else cut.transpose(0, 2, 1)
-            yield node.input[0], AlongAxis(axis, batched=rank - 2), cut
+            yield node.input[0], AlongAxis(axis, shape[:-2]), cut
         case "MatMul", 0 if rank == 2:
             axis = -1 if ir.attribute(node, "transB", 0) else -2
             cut = view.transpose(1, 0) if ir.attribute(node, "transA", 0) else view
@@ -129,7 +156,7 @@ def _products(node: onnx.NodeProto, index: int, shape: tuple[int, ...]) -> Itera
         case (("LSTM" | "GRU" | "RNN"), 2) if node.output[0]:
             yield node.output[0], States(ir.attribute(node, "direction", "forward")), view
             if len(node.input) > 5 and node.input[5]:
-                yield node.input[5], AlongAxis(-1, batched=1, samples_axis=1), view
+                yield node.input[5], AlongAxis(-1, shape[:1], samples_axis=1), view
 
 
 def _plain(node: onnx.NodeProto) -> str:

@@ -1,4 +1,4 @@
-"""What the names in a model's graphs mean: a weight or a part of one, another constant, or a value that is computed."""
+"""What the names in a model's graphs mean: weights or parts of them, another constant, or a value that is computed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Scope:
     """One graph. A name means what this graph says, or what the one around it does.
 
     Attributes:
-        parts: weights, and values made of the elements of one weight alone.
+        parts: weights, and values made of nothing but elements of weights.
         constants: other stored tensors.
         values: inputs of the graph, and what its nodes compute.
     """
@@ -38,7 +38,7 @@ class Scope:
         return scope
 
     def part(self, name: str) -> Part | None:
-        """The weight's elements that a value is made of, if it is."""
+        """The weights' elements that a value is made of, if it is."""
         home = self.home(name)
         return None if home is None else home.parts.get(name)
 
@@ -65,7 +65,7 @@ def find_scopes(program: ir.Program) -> Iterator[Scope]:
         for site in stored.get(id(body.graph), ()):
             record = weights.get((id(body.graph), site.value_name))
             if record is not None:
-                scope.parts[site.value_name] = Part(record, record.elem_type)
+                scope.parts[site.value_name] = Part((record,), record.elem_type)
             elif site.tensor is not None:
                 scope.constants[site.value_name] = site.tensor
         scope.values |= {i.name for i in body.graph.input} - scope.parts.keys() - scope.constants.keys()

@@ -27,20 +27,27 @@ class Unfold(ABC):
 
 @dataclass(frozen=True)
 class AlongAxis(Unfold):
-    """Vectors along one axis of a value, as a MatMul or Gemm takes them in. Every element of the ``batched`` axes
-    before the last two has a matrix of its own. Samples are taken to lie along ``samples_axis``."""
+    """Vectors along one axis of a value, as a MatMul or Gemm takes them in. ``batch`` are the extents of the weight's
+    axes before its last two: each of its matrices takes vectors of its own. Samples are taken to lie along
+    ``samples_axis``."""
 
     axis: int = -1
-    batched: int = 0
+    batch: tuple[int, ...] = ()
     samples_axis: int = 0
 
     def rows(self, values: Array, most: int) -> tuple[Array, int]:
         moved = np.moveaxis(values, self.axis, -1)
-        first = max(0, moved.ndim - 2 - self.batched)
-        groups = moved.shape[first:-2] if self.batched else ()
-        moved = moved.reshape(-1, math.prod(groups), *moved.shape[-2:]) if self.batched else moved[None]
-        rows = np.swapaxes(moved, 0, 1) if self.batched else moved
-        return thinned(rows.reshape(len(rows), -1, moved.shape[-1]), most)
+        inner = moved.shape[-2:] if moved.ndim > 1 else (1, *moved.shape)
+        outer = moved.shape[:-2]
+        moved = moved.reshape((1,) * (len(self.batch) - len(outer)) + outer + inner)
+        first = moved.ndim - 2 - len(self.batch)
+        grouped = [first + i for i, extent in enumerate(self.batch) if extent > 1]
+        if any(moved.shape[axis] > 1 for axis in grouped):
+            extents = [max(moved.shape[a], self.batch[a - first] if a in grouped else 1) for a in range(moved.ndim)]
+            moved = np.broadcast_to(moved, extents)
+        rest = [a for a in range(moved.ndim) if a not in grouped]
+        groups = math.prod(moved.shape[axis] for axis in grouped)
+        return thinned(moved.transpose(*grouped, *rest).reshape(groups, -1, moved.shape[-1]), most)
 
     def samples(self, values: Array) -> int:
         return int(values.shape[self.samples_axis])

@@ -31,6 +31,10 @@ MULTIPLICATIONS: list[tuple[str, tuple[int, ...], tuple[int, ...], int, dict[str
     ("MatMul", (6, 5), (6,), 1, {}),
     ("MatMul", (6, 5), (4, 6), 1, {}),
     ("MatMul", (3, 6, 5), (3, 4, 6), 1, {}),
+    ("MatMul", (3, 6, 5), (1, 4, 6), 1, {}),
+    ("MatMul", (1, 6, 5), (4, 6), 1, {}),
+    ("MatMul", (2, 1, 6, 5), (2, 3, 4, 6), 1, {}),
+    ("MatMul", (2, 3, 6, 5), (2, 1, 4, 6), 1, {}),
     ("MatMul", (5, 6), (6, 4), 0, {}),
     ("Gemm", (6, 5), (6,), 1, {}),
     ("Gemm", (5, 6), (6,), 1, {"transB": 1}),
@@ -91,6 +95,19 @@ def test_many_rows_are_thinned_out_evenly(monkeypatch: pytest.MonkeyPatch) -> No
     part = collect(program, samples)["w"][0].matrices
     assert not np.array_equal(part, whole)
     assert np.abs(part - whole).max() < 0.2 * np.abs(whole).max()
+
+
+@pytest.mark.parametrize("shape", [(4, 12), (3, 4, 12)])
+def test_matrices_of_many_inputs(monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...]) -> None:
+    """Each part has the squares of its own inputs, for every matrix."""
+    monkeypatch.setattr("dc_compiler.calibration.products.LARGEST", 4)
+    x = normal(1, *shape)
+    program, samples = opened(layer("MatMul", normal(3, 12, 5, seed=1), shape), x)
+    (gram,) = collect(program, samples)["w"]
+    assert gram.place.extents == (9, 5, 4)
+    for i in range(9):
+        rows = x.reshape(-1, 4, 12)[i // 3 % (shape[0] if len(shape) > 2 else 1), :, i % 3 * 4 :][:, :4]
+        np.testing.assert_allclose(gram.matrices[i], rows.T @ rows / 4, rtol=1e-4, atol=1e-6)
 
 
 def test_many_inputs_are_taken_in_parts() -> None:

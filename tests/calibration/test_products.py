@@ -104,6 +104,43 @@ def test_a_weight_that_is_cast() -> None:
     check(nodes, normal(40, 6), normal(6, 5, seed=1).astype(np.float16))
 
 
+def test_weights_that_are_joined() -> None:
+    """As exporters do with the directions of recurrent layers: each has the rows of its own."""
+    stored = {name: normal(5, n, seed=i) for i, (name, n) in enumerate({"w": 3, "v": 3, "r": 5, "s": 5}.items())}
+    nodes = [node("Unsqueeze", f"{n} n0", f"{n}3") for n in "wvrs"]
+    nodes += [node("Concat", "w3 v3", "both", axis=0), node("Concat", "r3 s3", "past", axis=0)]
+    nodes += [node("RNN", "x both past", "y", hidden_size=5, direction="bidirectional")]
+    x = normal(7, 4, 3)
+    model = network(nodes, (4, 3), **stored, n0=numbers(0))
+    found = collect(*opened(model, x))
+    states = outputs(model, x)[0]
+    past = {"r": states[:-1, 0].reshape(-1, 5), "s": states[1:, 1].reshape(-1, 5)}
+    for name, rows in ({"w": x.reshape(-1, 3), "v": x.reshape(-1, 3)} | past).items():
+        (gram,) = found[name]
+        np.testing.assert_allclose(gram.matrices[0], rows.T @ rows / len(rows), rtol=1e-3, atol=1e-5)
+        np.testing.assert_array_equal(gram.place.apply(stored[name])[0], stored[name])
+
+
+def test_weights_that_are_joined_and_cut() -> None:
+    """The first and half of the second take x, the rest what ReLU makes of it."""
+    nodes = [node("Concat", "v w", "c", axis=0), node("Split", "c", "a b", axis=0), node("Relu", "x", "r"),
+             node("Gemm", "x a", "ya", transB=1), node("Gemm", "r b", "yb", transB=1),
+             node("Concat", "ya yb", "y", axis=1)]  # fmt: skip
+    x = normal(40, 6)
+    found = collect(*opened(network(nodes, (6,), v=normal(3, 6), w=normal(7, 6)), x))
+    r = np.maximum(x, 0)
+    assert [g.place.extents for g in found["v"]] == [(1, 3, 6)]
+    assert [g.place.extents for g in found["w"]] == [(1, 2, 6), (1, 5, 6)]
+    for gram, rows in zip([*found["v"], *found["w"]], (x, x, r), strict=True):
+        np.testing.assert_allclose(gram.matrices[0], rows.T @ rows / 40, rtol=1e-3, atol=1e-5)
+    check(nodes, x, normal(7, 6, seed=1), 2, v=np.zeros((3, 6), np.float32))
+
+
+def test_weights_that_are_joined_along_the_inputs_have_no_gram_matrices() -> None:
+    nodes = [node("Concat", "w v", "c", axis=0), node("MatMul", "x c", "y")]
+    assert not collect(*opened(network(nodes, (6,), w=normal(2, 5), v=normal(4, 5)), normal(9, 6)))
+
+
 @pytest.mark.parametrize(
     ("nodes", "extents", "shape"),
     [
