@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from dc_compiler import ir
 from dc_compiler.calibration.bodies import expose, walk_bodies
 from dc_compiler.calibration.products import Product, Source, find_products
-from dc_compiler.calibration.views import Place
+from dc_compiler.calibration.views import Elements, Place, View
 from dc_compiler.errors import ModelError
 from dc_compiler.ort.activations import Reduce, activations
 from dc_compiler.ort.samples import Samples
@@ -151,20 +151,24 @@ def _total(source: Source, batch: Array, share: float) -> _Total:
 
 
 def _grams(products: list[Product], totals: Mapping[Source, _Total], size: int) -> list[Gram]:
-    """One Gram matrix a place; none where places share elements, or where the inputs are not finite."""
+    """One Gram matrix a place; none where an element stands at several, or where the inputs are not finite."""
     by_place: dict[Place, list[_Total]] = {}
     for product in products:
         if product.source in totals:
             by_place.setdefault(product.place, []).append(totals[product.source].of(product.group))
-    seen = np.zeros(size, np.uint8)
-    for place in by_place if len(by_place) > 1 else ():
-        now = np.zeros(size, np.uint8)
-        place.put(now, np.ones(place.extents, np.uint8))
-        seen += now
-    if seen.max(initial=0) > 1:
+    is_plain = len(by_place) == 1 and all(isinstance(place, View) for place in by_place)
+    if not is_plain and _elements(by_place, size) < sum(place.size for place in by_place):
         return []
     found = [_gram(place, parts) for place, parts in by_place.items()]
     return [gram for gram in found if gram is not None]
+
+
+def _elements(places: Iterable[Place], size: int) -> int:
+    """How many elements of a weight of this size stand at places."""
+    seen = np.zeros(size, bool)
+    for place in places:
+        seen[place.numbers if isinstance(place, Elements) else slice(None)] = True
+    return int(np.count_nonzero(seen))
 
 
 def _gram(place: Place, parts: list[_Total]) -> Gram | None:
