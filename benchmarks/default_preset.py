@@ -1,8 +1,10 @@
-"""The default preset without data: whole-file ratio and task metric, for pairs of a model and its test.
+"""The default preset: whole-file ratio and task metric, for pairs of a model and its test.
 
     python benchmarks/default_preset.py model.onnx eval.py [model.onnx eval.py ...]
+        [--data inputs.npz [inputs.npz ...]] [--seeds 0 1 2] [--max-drop D]
 
-A test script is run as `eval.py MODEL --custom-op LIBRARY` and prints a line `metric = value ...`.
+A test script is run as `eval.py MODEL --custom-op LIBRARY` and prints a line `metric = value ...`. With --data, one
+file a model, the preset calibrates on these inputs; every seed shares them out differently, and medians are shown.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import argparse
 import math
 import re
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -32,19 +35,35 @@ def main() -> None:
     """Compile and test every pair; print a table and the geometric mean of the ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pairs", nargs="+", type=Path)
-    pairs = parser.parse_args().pairs
+    parser.add_argument("--data", nargs="+", type=Path)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--max-drop", type=float, help="instead of the default bound")
+    arguments = parser.parse_args()
+    models, scripts = arguments.pairs[::2], arguments.pairs[1::2]
+    data = arguments.data or [None] * len(models)
     ratios = []
-    print(f"{'model':12} {'bytes':>11} {'compiled':>11} {'ratio':>7}  metric before -> after (relative change)")
+    titles = f"{'model':12} {'bytes':>11} {'compiled':>11} {'ratio':>7} {'seconds':>8}"
+    print(f"{titles}  metric before -> after (relative change)")
     with tempfile.TemporaryDirectory() as folder:
-        for model, script in zip(pairs[::2], pairs[1::2], strict=True):
-            output = Path(folder) / model.name
-            report = compile_model(model, output).report
+        for model, script, inputs in zip(models, scripts, data, strict=True):
             name, before = metric(script, model)
-            _, after = metric(script, output)
-            ratios.append(report.ratio)
+            found = []
+            for seed in arguments.seeds:
+                output = Path(folder) / model.name
+                options = {"data": inputs, "seed": seed, "max_drop": arguments.max_drop}
+                report = compile_model(model, output, force=True, **options).report
+                found.append((report.output_bytes, report.seconds, metric(script, output)[1]))
+            size, seconds, after = (statistics.median(column) for column in zip(*found, strict=True))
+            ratio = model.stat().st_size / size
+            ratios.append(ratio)
             change = f"{before:.4f} -> {after:.4f} ({100 * (after / before - 1):+.2f} %)"
-            sizes = f"{report.original_bytes:11,} {report.output_bytes:11,} {report.ratio:6.2f}x"
-            print(f"{model.stem:12} {sizes}  {name} {change}", flush=True)
+            sizes = f"{model.stat().st_size:11,} {size:11,.0f} {ratio:6.2f}x {seconds:8.1f}"
+            each = (
+                ""
+                if len(found) == 1
+                else f"  {' '.join(f'{model.stat().st_size / s:.2f}x {m:.4f}' for s, _, m in found)}"
+            )
+            print(f"{model.stem:12} {sizes}  {name} {change}{each}", flush=True)
     print(f"geometric mean {math.exp(sum(map(math.log, ratios)) / len(ratios)):.2f}x")
 
 

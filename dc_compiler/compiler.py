@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import onnx
 from dc_compiler import ir
 from dc_compiler.calibration.calibration import Calibration
 from dc_compiler.calibration.goals import Targets, parse_size
-from dc_compiler.calibration.tuning import tune
+from dc_compiler.calibration.tuning import Tuned, tune
 from dc_compiler.codec import binding
 from dc_compiler.errors import DataError, InvalidArgumentError, ModelError, QualityError
 from dc_compiler.model import emit as emitter
@@ -149,7 +149,7 @@ def compile_model(
         if chosen.uncalibrated is not None and targets.drop is None and context.samples.examples < CALIBRATED:
             few = context.samples.examples
             program.notes.append(f"{few} samples are too few to calibrate on; give {CALIBRATED} or more")
-            chosen, calibrates = replace(chosen, pipeline=chosen.uncalibrated, uncalibrated=None, passes=()), False
+            chosen, calibrates = chosen.without_calibration(), False
             manager = chosen.manager()
             context.samples.only_check()
         context.samples.read()
@@ -168,10 +168,15 @@ def compile_model(
             from dc_compiler.pipeline.cluster_executor import ClusterExecutor  # dask takes a moment to import
 
             context.executor = stack.enter_context(ClusterExecutor(cluster))
-        is_tuned = chosen.uncalibrated is not None or targets.any
         missed = None
-        if is_tuned and chosen.fallback is None:
-            tuned = tune(program, manager.passes, context, targets, partial(bytes_of, recipe=chosen, shapes=shapes))
+        tuned = None
+        if chosen.fallback is None and (chosen.uncalibrated is not None or targets.any):
+            tuned, refusal = _tuned(program, manager, context, targets, chosen, shapes)
+            if tuned is None:
+                program.notes.append(f"not calibrated: {refusal}")
+                chosen = chosen.without_calibration()
+                manager = chosen.manager()
+        if tuned is not None:
             program, manager, passes = tuned.program, PassManager(tuned.passes), tuned.reports
             program.notes += tuned.notes
             missed = None if tuned.is_met else "the targets cannot be reached; this is the nearest that was found"
@@ -213,6 +218,24 @@ def compile_model(
     report.seconds = time.perf_counter() - start
     report.peak_memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return CompileResult(model, report)
+
+
+def _tuned(
+    program: ir.Program,
+    manager: PassManager,
+    context: Context,
+    targets: Targets,
+    recipe: Recipe,
+    shapes: dict[str, Shape],
+) -> tuple[Tuned | None, str]:
+    """What is found for the targets; None and why, where the default preset cannot calibrate on the samples."""
+    size_of = partial(bytes_of, recipe=recipe, shapes=shapes)
+    try:
+        return tune(program.copy(), manager.passes, context, targets, size_of), ""
+    except ModelError as e:
+        if recipe.uncalibrated is None or targets.drop is not None:
+            raise
+        return None, str(e)
 
 
 def _provenance(program: ir.Program, recipe: Recipe, pipeline: str) -> dict[str, str]:

@@ -13,7 +13,7 @@ from dc_compiler.errors import InvalidArgumentError
 from dc_compiler.pass_manager import Override, Pass, PassManager, available_passes
 
 DEFAULT_MIN_SIZE = 1024
-CALIBRATED_MIN_SIZE = 64  # what smaller weights do to the outputs is measured
+CALIBRATED_MIN_SIZE = 16  # what smaller weights do to the outputs is measured
 Form = Literal["session", "graph"]
 FORMS = ("session", "graph")
 
@@ -80,6 +80,11 @@ class Recipe:
     fallback: str | None = None
     uncalibrated: str | None = None
     passes: tuple[Pass, ...] = field(default=(), compare=False)
+
+    def without_calibration(self) -> Recipe:
+        """The recipe with the preset's pipeline for models without data."""
+        assert self.uncalibrated is not None
+        return replace(self, pipeline=self.uncalibrated, uncalibrated=None, passes=())
 
     def manager(self) -> PassManager:
         """The pipeline ready to run.

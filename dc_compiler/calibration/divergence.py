@@ -14,11 +14,12 @@ from dc_compiler import ir
 from dc_compiler.errors import ModelError
 from dc_compiler.model.opened import input_name, open_weights
 from dc_compiler.ort import data
-from dc_compiler.ort.samples import BATCH, Samples
+from dc_compiler.ort.samples import Samples
 from dc_compiler.ort.sessions import short
 from dc_compiler.training.graph import log_softmax
 
 Array = np.ndarray
+SHARE = 32  # samples a run, several of which are done at a time
 SURE = 0.3  # median of the largest probability, above which logits are taken for scores of classes
 
 
@@ -62,13 +63,17 @@ class Judge:
     ) -> None:
         self._samples, self._metric = samples, metric
         self._labels = None if samples.labels is None or not samples.is_table else samples.labels[rows]
-        size = samples.fixed_batch or max(1, min(BATCH, -(-len(rows) // (2 * samples.threads))))
-        self._feeds = samples.batches(rows, size)
+        self._feeds = samples.batches(rows, samples.fixed_batch or SHARE)
         outputs = self._run(open_weights(original, ()), {})
         self._wanted = {i: _Output([o[i] for o in outputs]) for i, first in enumerate(outputs[0]) if _is_float(first)}
         self.before = self._score(outputs)
         if not self._wanted:
             raise ModelError(f"{original.label} has no output of floats, so nothing tells how far a change moves it")
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether every output holds scores of classes, so that no divergence is above 4."""
+        return all(output.is_scores for output in self._wanted.values())
 
     def of(self, program: ir.Program) -> Distance:
         """How far a program with these weights is from the original.
@@ -148,7 +153,7 @@ class _Output:
 
     def __init__(self, batches: Sequence[Array]) -> None:
         self._batches = [np.asarray(b, np.float64) for b in batches]
-        self._is_scores, self._is_softmax = _kind(self._batches)
+        self.is_scores, self._is_softmax = _kind(self._batches)
         self._variance = float(np.var(np.concatenate([b.ravel() for b in self._batches]))) or 1.0
 
     def distance(self, batches: Sequence[Array]) -> Distance:
@@ -157,7 +162,7 @@ class _Output:
         for wanted, got in zip(self._batches, batches, strict=True):
             if got.shape != wanted.shape or not np.isfinite(got).all():
                 return Distance(float("inf"), 1.0)
-            if self._is_scores:
+            if self.is_scores:
                 p, q = self._roots(wanted), self._roots(got.astype(np.float64))
                 total += 2 * float(np.square(p - q).sum())
                 other += int((p.argmax(-1) != q.argmax(-1)).sum())
@@ -165,7 +170,7 @@ class _Output:
             else:
                 total += float(np.square(got - wanted).sum()) / self._variance
                 count += wanted.size
-        return Distance(total / max(count, 1), other / max(count, 1) if self._is_scores else 0.0)
+        return Distance(total / max(count, 1), other / max(count, 1) if self.is_scores else 0.0)
 
     def _roots(self, scores: Array) -> Array:
         """Square roots of the probabilities."""

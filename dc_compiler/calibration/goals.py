@@ -12,12 +12,15 @@ from dc_compiler.errors import InvalidArgumentError
 
 # How far the outputs may move for a point that the metric may fall (a point is 0.01). Measured on models of several
 # kinds: the metric falls by less
-DIVERGENCE_OF_A_POINT = 0.04
+DIVERGENCE_OF_A_POINT = 0.025
 DEFAULT_DROP = 0.5  # points
 UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 # A model that magnifies any change, one that feeds on its own output, say, may move by so many times what the
 # near-lossless step does to it
-AMPLIFIED = 2.0
+AMPLIFIED = 1.75
+# ... but by no more than this, in the divergence of scores and in variances of other values: beyond it, outputs have
+# nothing to do with the original's any more, so that a larger step would not show
+MOST_OF_SCORES, MOST_OF_VALUES = 0.8, 0.1
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ def parse_size(text: str) -> int:
 
 
 def excess_of(
-    drop: float, near_lossless: Distance, before: float | None, *, counts_flips: bool
+    drop: float, near_lossless: Distance, before: float | None, *, counts_flips: bool, of_scores: bool
 ) -> Callable[[Distance], float]:
     """How far outputs are, in what is allowed for a drop of so many points; above 1 is too far.
 
@@ -76,9 +79,11 @@ def excess_of(
 
     Args:
         near_lossless: what the near-lossless step does to the outputs.
-        before: the original's score, or None.
+        before: the original's score, or None. of_scores: whether the outputs are scores of classes.
     """
-    bound = max(drop * DIVERGENCE_OF_A_POINT, AMPLIFIED * near_lossless.divergence)
+    most = MOST_OF_SCORES if of_scores else MOST_OF_VALUES
+    least = near_lossless.divergence
+    bound = max(drop * DIVERGENCE_OF_A_POINT, least, min(AMPLIFIED * least, most))
 
     def excess(found: Distance) -> float:
         parts = [found.divergence / bound]

@@ -98,6 +98,7 @@ class Search:
         self._reports = run_passes(self._before, program, context)
         self._program = program
         self._tries: list[tuple[float, int, Distance | None]] = []
+        self._known: dict[float, Try] = {}
 
     def run(self, goal: Goal) -> Found:
         """The best result that keeps to the goal, or that comes nearest to it."""
@@ -111,6 +112,9 @@ class Search:
     def at(self, step: float) -> Try:
         """The pipeline's result at a step, which is taken to four digits."""
         step = float(f"{step:.4g}")
+        if step in self._known:
+            self._last = self._known[step]
+            return self._last
         cluster = self._cluster.with_options({"step": repr(step)})
         program = self._program.copy()
         reports = run_passes([cluster, *self._after], program, self._context)
@@ -120,6 +124,7 @@ class Search:
         found = Try(step, program, passes, [*self._reports, *reports], distance, self._size_of(program, passes))
         self._tries.append((step, found.size, distance))
         self._last = found
+        self._known = {step: found}  # programs are large: only the last is kept
         return found
 
     def _steps(self, first: Try, goal: Goal) -> Iterator[float]:

@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dc_compiler import ir
+from dc_compiler.calibration.divergence import Distance
 from dc_compiler.calibration.goals import DEFAULT_DROP, Targets, excess_of
-from dc_compiler.calibration.search import Found, Goal, Search, SizeOf, Try
+from dc_compiler.calibration.search import START, Found, Goal, Search, SizeOf, Try
+from dc_compiler.errors import ModelError
 from dc_compiler.pipeline.context import Context
 from dc_compiler.pipeline.step import Pass, PassReport
 
@@ -39,7 +41,8 @@ def tune(
     """Find the step with which the pipeline reaches the targets; without any, the coarsest that is safe.
 
     Raises:
-        InvalidArgumentError: there is no step to choose. ModelError: the model does not run on the samples.
+        InvalidArgumentError: there is no step to choose. ModelError: the model does not run on the samples, or they
+            show nothing.
         DccError: what a pass raised.
     """
     search = Search(program, passes, context, size_of)
@@ -51,8 +54,11 @@ def tune(
         return _tuned(found, found.best, found.is_met, [_answer(found.best, size)])
     near_lossless = search.at(NEAR_LOSSLESS).distance
     assert near_lossless is not None
+    if targets.drop is None and search.at(START).distance == Distance(0.0):
+        raise ModelError("changed weights do not change the outputs for these inputs")
     counts_flips = targets.drop is not None
-    excess = excess_of(drop, near_lossless, calibration.judge.before, counts_flips=counts_flips)
+    judge = calibration.judge
+    excess = excess_of(drop, near_lossless, judge.before, counts_flips=counts_flips, of_scores=judge.is_bounded)
     found = search.run(Goal(size, excess))
     if not counts_flips or not found.is_met:
         return _tuned(found, found.best, found.is_met, [_answer(found.best, size)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -9,7 +10,13 @@ import onnx
 from onnx import helper
 
 from dc_compiler.ir.record import WeightRecord
-from dc_compiler.ir.site import Site, weight_sites
+from dc_compiler.ir.site import Site, attribute_sites, weight_sites
+
+
+def _all_sites(proto: onnx.ModelProto) -> Iterator[Site]:
+    """Every place that can hold a record, in a fixed order."""
+    yield from weight_sites(proto.graph)
+    yield from attribute_sites(proto.graph, 1)
 
 
 @dataclass
@@ -39,13 +46,13 @@ class Program:
         """Another program that can change on its own; arrays are shared, which no one changes in place."""
         proto = onnx.ModelProto()
         proto.CopyFrom(self.proto)
-        places = {(id(s.graph), s.value_name): i for i, s in enumerate(weight_sites(self.proto.graph))}
-        sites = list(weight_sites(proto.graph))
+        places = {(type(s), id(s.graph), s.value_name): i for i, s in enumerate(_all_sites(self.proto))}
+        sites = list(_all_sites(proto))
         return replace(
             self,
             proto=proto,
             records=[replace(r) for r in self.records],
-            sites=[sites[places[id(s.graph), s.value_name]] for s in self.sites],
+            sites=[sites[places[type(s), id(s.graph), s.value_name]] for s in self.sites],
             notes=list(self.notes),
             rounding=list(self.rounding),
         )

@@ -81,7 +81,7 @@ class Samples:
 
     def _in_batches(self, table: data.Dataset) -> data.Dataset:
         """The samples that fill batches, where the model fixes how many these have."""
-        count, unit = table.count, self.fixed_batch or 1
+        count, unit = table.count, self._unit or 1
         self._left_out = count % unit if count > unit else 0
         if not self._left_out:
             return table
@@ -138,9 +138,15 @@ class Samples:
     def fixed_batch(self) -> int | None:
         """Samples a run where the model fixes the first extents of its inputs, else None.
 
+        It does not matter where there is no table to cut.
+
         Raises:
             DataError: it fixes them differently, so that nothing can be cut from arrays for it.
         """
+        return self._unit if self.is_table else None
+
+    @property
+    def _unit(self) -> int | None:
         extents = {spec.dims[0] for spec in self._specs if spec.dims} - {None}
         if len(extents) > 1:
             raise DataError(

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
+import ml_dtypes
 import numpy as np
 
 from dc_compiler import ir
@@ -65,7 +66,8 @@ class Cluster(TrainingPass):
             bits, so the least noise for a number of bits has ``step**2`` grow with ``size``.
         calibrate: *grid*: round so that errors make up for each other on the inputs that the weight is multiplied with,
             which takes samples: see :mod:`dc_compiler.passes.cluster.compensate`. Weights whose inputs are not known,
-            such as embeddings, are rounded as without.
+            such as embeddings, are rounded as without. Biases and other vectors that training could move are rounded
+            to bfloat16.
         rate: with ``calibrate``: price of a bit, 1 for the balance that a fine grid has; frequent points, zero above
             all, are then taken more often.
         allocate: with ``calibrate``: how far the outputs move when a weight alone is rounded is measured, and steps are
@@ -145,6 +147,12 @@ class Cluster(TrainingPass):
             updates = context.apply(self.name, cluster_record, [t for t in tasks if not is_trained(t)])
         trained = [t for t in tasks if is_trained(t)]
         facts = self._train(program, trained, context) if trained else {"codebook entries": 0}
+        if self.calibrate:
+            known = {id(r) for r in trainable(program)}
+            shortened = [
+                Task(r, None) for r in program.eligible() if r.is_vector and id(r) in known and r.exact is None
+            ]
+            context.apply(self.name, shorten, shortened)
         facts["codebook entries"] += sum(u.clustered.size for u in updates if u.clustered is not None)
         return PassReport(self.name, len(records), facts=facts)
 
@@ -288,6 +296,16 @@ def cluster_record(record: ir.WeightRecord, job: Job, seed: int) -> Update:
     if options.mode == "grid" and not fits_a_grid(record.values):
         return Update(reason="its values are too large or too small for a grid")
     return Update(clustered=options._cluster(record, seed, job))
+
+
+def shorten(record: ir.WeightRecord, options: None, seed: int) -> Update:
+    """A float32 vector (a bias, say) rounded to bfloat16: its errors are far below those of the weights beside it, and
+    it packs into less than half."""
+    flat = record.values
+    if flat.dtype != np.float32:
+        return Update()
+    short = flat.astype(ml_dtypes.bfloat16).astype(np.float32)
+    return Update(values=short) if np.isfinite(short).all() else Update()
 
 
 def _kept(record: ir.WeightRecord) -> np.ndarray:
