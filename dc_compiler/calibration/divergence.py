@@ -20,6 +20,9 @@ from dc_compiler.training.graph import log_softmax
 
 Array = np.ndarray
 SHARE = 32  # samples a run, several of which are done at a time
+MOST_KINDS = 1024  # extent of an axis up to which every place of it counts alike
+RUINED = 4.0  # variances: more counts as this, so that nothing drowns all others
+CONSTANT = 1e-6  # of a constant's square: what counts as its variance
 SURE = 0.3  # median of the largest probability, above which logits are taken for scores of classes
 
 
@@ -29,7 +32,8 @@ class Distance:
 
     ``divergence`` is that of the output where it is largest: where it holds scores of classes, four times the mean
     squared Hellinger distance of the probabilities, ``2 sum (sqrt p - sqrt q)**2``, else the squared error in variances
-    of the original's output. Small Hellinger distances are the Kullback-Leibler divergence in nats; but a single vector
+    of the original's output, of each place along an axis by itself where that is more: the boxes of a detector would
+    hide its scores. Small Hellinger distances are the Kullback-Leibler divergence in nats; but a single vector
     cannot count for more than 4, so that a few that are sure and wrong do not drown all others. ``disagreement`` is the
     share of vectors of scores whose largest element is another one; 0 where nothing holds scores. ``score`` is the
     metric of the labels, larger is better, None without them; ``uncertainty`` the standard error that so many changed
@@ -154,29 +158,63 @@ class _Output:
     def __init__(self, batches: Sequence[Array]) -> None:
         self._batches = [np.asarray(b, np.float64) for b in batches]
         self.is_scores, self._is_softmax = _kind(self._batches)
+        self._axes = [] if self.is_scores else _axes(self._batches)
+        self._variances = {axis: _variances(self._batches, axis) for axis in self._axes}
         self._variance = float(np.var(np.concatenate([b.ravel() for b in self._batches]))) or 1.0
 
     def distance(self, batches: Sequence[Array]) -> Distance:
         """Of what another model gives."""
+        found = [np.asarray(b, np.float64) for b in batches]
+        if any(f.shape != b.shape or not np.isfinite(f).all() for f, b in zip(found, self._batches, strict=True)):
+            return Distance(float("inf"), 1.0)
+        return self._of_scores(found) if self.is_scores else Distance(self._of_values(found))
+
+    def _of_scores(self, found: Sequence[Array]) -> Distance:
         total, other, count = 0.0, 0, 0
-        for wanted, got in zip(self._batches, batches, strict=True):
-            if got.shape != wanted.shape or not np.isfinite(got).all():
-                return Distance(float("inf"), 1.0)
-            if self.is_scores:
-                p, q = self._roots(wanted), self._roots(got.astype(np.float64))
-                total += 2 * float(np.square(p - q).sum())
-                other += int((p.argmax(-1) != q.argmax(-1)).sum())
-                count += p[..., 0].size
-            else:
-                total += float(np.square(got - wanted).sum()) / self._variance
-                count += wanted.size
-        return Distance(total / max(count, 1), other / max(count, 1) if self.is_scores else 0.0)
+        for wanted, got in zip(self._batches, found, strict=True):
+            p, q = self._roots(wanted), self._roots(got)
+            total += 2 * float(np.square(p - q).sum())
+            other += int((p.argmax(-1) != q.argmax(-1)).sum())
+            count += p[..., 0].size
+        return Distance(total / max(count, 1), other / max(count, 1))
+
+    def _of_values(self, found: Sequence[Array]) -> float:
+        errors = [np.square(got - wanted) for wanted, got in zip(self._batches, found, strict=True)]
+        count = sum(e.size for e in errors)
+        values = [sum(float(e.sum()) for e in errors) / max(count, 1) / self._variance]
+        for axis in self._axes:
+            sums = np.sum([_over_others(e, axis) for e in errors], axis=0)
+            shares = sums * (len(sums) / count) / self._variances[axis]
+            values.append(float(np.minimum(shares, RUINED).mean()))
+        return max(values)
 
     def _roots(self, scores: Array) -> Array:
         """Square roots of the probabilities."""
         if self._is_softmax:
             return np.asarray(np.sqrt(np.maximum(scores, 0)))
         return np.asarray(np.exp(0.5 * log_softmax(scores)))
+
+
+def _axes(batches: Sequence[Array]) -> list[int]:
+    """Axes but the first along which values may be of different kinds: coordinates beside scores, say."""
+    ranks = {b.ndim for b in batches}
+    if len(ranks) > 1:
+        return []
+    extents = ((axis, {b.shape[axis] for b in batches}) for axis in range(1, ranks.pop()))
+    return [axis for axis, found in extents if len(found) == 1 and 1 < min(found) <= MOST_KINDS]
+
+
+def _variances(batches: Sequence[Array], axis: int) -> Array:
+    """Variance of all values at each place of an axis, over all batches and other axes; of constant ones a little."""
+    count = sum(b.size // b.shape[axis] for b in batches)
+    means = np.sum([_over_others(b, axis) for b in batches], axis=0) / count
+    shape = [-1 if a == axis else 1 for a in range(batches[0].ndim)]
+    squares = np.sum([_over_others(np.square(b - means.reshape(shape)), axis) for b in batches], axis=0) / count
+    return np.asarray(np.maximum(squares, CONSTANT * (np.square(means) + 1e-30)))
+
+
+def _over_others(values: Array, axis: int) -> Array:
+    return np.asarray(values.sum(axis=tuple(a for a in range(values.ndim) if a != axis)))
 
 
 def _is_float(value: Any) -> bool:

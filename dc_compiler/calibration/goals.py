@@ -68,6 +68,11 @@ def parse_size(text: str) -> int:
     return int(float(match[1]) * UNITS[match[2]])
 
 
+def most_amplified(of_scores: bool) -> float:
+    """The divergence beyond which it tells nothing any more."""
+    return MOST_OF_SCORES if of_scores else MOST_OF_VALUES
+
+
 def excess_of(
     drop: float, near_lossless: Distance, before: float | None, *, counts_flips: bool, of_scores: bool
 ) -> Callable[[Distance], float]:
@@ -81,9 +86,9 @@ def excess_of(
         near_lossless: what the near-lossless step does to the outputs.
         before: the original's score, or None. of_scores: whether the outputs are scores of classes.
     """
-    most = MOST_OF_SCORES if of_scores else MOST_OF_VALUES
+    most = most_amplified(of_scores)
     least = near_lossless.divergence
-    bound = max(drop * DIVERGENCE_OF_A_POINT, least, min(AMPLIFIED * least, most))
+    bound = max(drop * DIVERGENCE_OF_A_POINT, min(AMPLIFIED * least, most))
 
     def excess(found: Distance) -> float:
         parts = [found.divergence / bound]

@@ -18,6 +18,7 @@ from dc_compiler.pipeline.manager import run_passes
 from dc_compiler.pipeline.step import Pass, PassReport
 
 FINEST, COARSEST = 0.02, 4.0  # steps that are tried
+COARSEST_SAFE = 2.0  # where nearness decides: what is left beyond is signs, and no samples are enough to trust that
 START = 0.5
 FURTHEST = 4.0  # times the step before, while one end is not known
 STEPS, SIZE_STEPS = 1.045, 1.002  # ratio of steps that are not told apart, likewise where a size is to be met
@@ -130,7 +131,7 @@ class Search:
     def _steps(self, first: Try, goal: Goal) -> Iterator[float]:
         """Steps to try next: between the finest that is too coarse and the coarsest that is not."""
         # A divergence grows with the square of the step; a size falls with about its root where a weight has 3 bits
-        shape = (0.5, SIZE_STEPS) if goal.excess is None else (2.0, STEPS)
+        shape = (0.5, SIZE_STEPS, COARSEST) if goal.excess is None else (2.0, STEPS, COARSEST_SAFE)
         fine: tuple[float, float] | None = None  # (log step, log of its excess), of what is too fine or just right
         coarse: tuple[float, float] | None = None
         for _ in range(TRIES):
@@ -169,15 +170,15 @@ def _rank(found: Try, goal: Goal) -> tuple[int, float]:
 
 def _between(
     fine: tuple[float, float] | None, coarse: tuple[float, float] | None, here: tuple[float, float], slope: float,
-    precision: float,
+    precision: float, coarsest: float,
 ) -> float | None:  # fmt: skip
     """The next step, or None where the two ends are near enough or no further steps are tried.
 
     Args:
         slope: of the height over the logarithm of the step, about.
-        precision: ratio of the ends that is near enough.
+        precision: ratio of the ends that is near enough. coarsest: the largest step that is tried.
     """
-    least, most = math.log(FINEST), math.log(COARSEST)
+    least, most = math.log(FINEST), math.log(coarsest)
     if fine is None or coarse is None:
         at, height = here
         wanted = at - height / slope

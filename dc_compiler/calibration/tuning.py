@@ -8,7 +8,7 @@ from typing import Any
 
 from dc_compiler import ir
 from dc_compiler.calibration.divergence import Distance
-from dc_compiler.calibration.goals import DEFAULT_DROP, Targets, excess_of
+from dc_compiler.calibration.goals import DEFAULT_DROP, Targets, excess_of, most_amplified
 from dc_compiler.calibration.search import START, Found, Goal, Search, SizeOf, Try
 from dc_compiler.errors import ModelError
 from dc_compiler.pipeline.context import Context
@@ -17,6 +17,7 @@ from dc_compiler.pipeline.step import Pass, PassReport
 NEAR_LOSSLESS = 0.08  # the step of the pipeline without data, which hardly moves the outputs of any model
 FINER = 2.0**-0.25  # times the step, where the check part shows that the answer misses the goal
 CORRECTIONS = 8
+MAGNIFIED = "the model magnifies any change on these inputs, so that they do not tell which larger step would be safe"
 
 
 @dataclass
@@ -58,6 +59,9 @@ def tune(
         raise ModelError("changed weights do not change the outputs for these inputs")
     counts_flips = targets.drop is not None
     judge = calibration.judge
+    if not targets.any and near_lossless.divergence > most_amplified(judge.is_bounded):
+        found = Found(search.at(NEAR_LOSSLESS), is_met=True)
+        return _tuned(found, found.best, True, [_answer(found.best, size), MAGNIFIED])
     excess = excess_of(drop, near_lossless, judge.before, counts_flips=counts_flips, of_scores=judge.is_bounded)
     found = search.run(Goal(size, excess))
     if not counts_flips or not found.is_met:

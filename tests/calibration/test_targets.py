@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from classifier import classifier, data
+from onnx import TensorProto, helper, numpy_helper
 
 from dc_compiler import compile_model
 from dc_compiler.calibration.goals import Targets, parse_size
@@ -135,3 +136,39 @@ def test_a_drop_needs_data_and_a_step_to_choose() -> None:
         compiled(max_drop=1)
     with pytest.raises(InvalidArgumentError, match=r"step of cluster\(grid\), which the pipeline lacks"):
         compiled(target_ratio=5, pipeline="cluster(kmeans),encode")
+
+
+def test_outputs_that_weights_do_not_reach_are_not_calibrated_on() -> None:
+    """Nothing vouches for a step then."""
+    model = onnx.ModelProto()
+    model.CopyFrom(classifier())
+    model.graph.node[-1].CopyFrom(helper.make_node("Greater", ["mc", "scale"], ["over"]))
+    model.graph.node.append(helper.make_node("Cast", ["over"], ["one"], to=TensorProto.FLOAT))
+    model.graph.node.append(helper.make_node("Mul", ["one", "zero"], ["y"]))
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(0), "zero"))
+    result = compile_model(model, data=inputs())
+    assert "not calibrated: changed weights do not change the outputs for these inputs" in result.report.notes
+    assert result.report.pipeline.endswith("cluster(mode=grid),encode")
+
+
+def test_scores_beside_large_coordinates_count() -> None:
+    """The boxes of a detector vary a thousand times as much as its scores, which the weights decide about."""
+    model = onnx.ModelProto()
+    model.CopyFrom(classifier())
+    del model.graph.output[:]
+    model.graph.output.append(helper.make_tensor_value_info("both", TensorProto.FLOAT, ["n", 16]))
+    first = helper.make_node("Slice", ["x", "n0", "n8", "n1"], ["corner"])
+    boxes = helper.make_node("Mul", ["corner", "far"], ["boxes"])
+    small = helper.make_node("Mul", ["mc", "tiny"], ["small"])
+    model.graph.node.extend([first, boxes, small, helper.make_node("Concat", ["boxes", "small"], ["both"], axis=1)])
+    constants = {
+        "n0": np.array([0]),
+        "n8": np.array([8]),
+        "n1": np.array([1]),
+        "far": np.float32(1e3),
+        "tiny": np.float32(1e-2),
+    }
+    model.graph.initializer.extend(numpy_helper.from_array(np.asarray(v), k) for k, v in constants.items())
+    result = compile_model(model, data=inputs())
+    step = next(float(n.split()[5].rstrip(";")) for n in result.report.notes if n.startswith("the step of cluster is"))
+    assert step < 1

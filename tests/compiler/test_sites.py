@@ -12,6 +12,8 @@ from models.graphs import GRAPHS, body, info, node, tensor, weight
 from onnx import TensorProto, helper, numpy_helper
 
 from dc_compiler import InferenceSession, compile_model, inspect_model, ir
+from dc_compiler.ir import site as ir_site
+from dc_compiler.model import files, importer
 
 VALUES = weight(6, 8)
 
@@ -146,3 +148,12 @@ def test_a_line_for_each_body_that_lost_its_weights(form: str) -> None:
         "d: moved out of the body 'one' it was stored in",
         "a and 2 more: moved out of the body 'many' they were stored in",
     ]
+
+
+def test_a_copy_of_a_program_has_the_same_places() -> None:
+    """Lists of floats in attributes are places, too."""
+    program = importer.build_program(files.read_model(forest()), min_size=16)
+    copy = program.copy()
+    assert [(type(s), s.value_name) for s in copy.sites] == [(type(s), s.value_name) for s in program.sites]
+    assert any(isinstance(s, ir_site.AttributeSite) for s in copy.sites)
+    assert all(a.graph is not b.graph for a, b in zip(copy.sites, program.sites, strict=True))
