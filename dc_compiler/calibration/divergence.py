@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -33,8 +33,9 @@ class Distance:
     ``divergence`` is that of the output where it is largest: where it holds scores of classes, four times the mean
     squared Hellinger distance of the probabilities, ``2 sum (sqrt p - sqrt q)**2``, else the squared error in variances
     of the original's output, of each place along an axis by itself where that is more: the boxes of a detector would
-    hide its scores. Small Hellinger distances are the Kullback-Leibler divergence in nats; but a single vector
-    cannot count for more than 4, so that a few that are sure and wrong do not drown all others. ``disagreement`` is the
+    hide its scores; of logits the larger of the first and half of the second. Small Hellinger distances are the
+    Kullback-Leibler divergence in nats; but a single vector cannot count for more than 4, so that a few that are sure
+    and wrong do not drown all others. ``disagreement`` is the
     share of vectors of scores whose largest element is another one; 0 where nothing holds scores. ``score`` is the
     metric of the labels, larger is better, None without them; ``uncertainty`` the standard error that so many changed
     answers leave.
@@ -158,7 +159,7 @@ class _Output:
     def __init__(self, batches: Sequence[Array]) -> None:
         self._batches = [np.asarray(b, np.float64) for b in batches]
         self.is_scores, self._is_softmax = _kind(self._batches)
-        self._axes = [] if self.is_scores else _axes(self._batches)
+        self._axes = [] if self._is_softmax else _axes(self._batches)
         self._variances = {axis: _variances(self._batches, axis) for axis in self._axes}
         self._variance = float(np.var(np.concatenate([b.ravel() for b in self._batches]))) or 1.0
 
@@ -167,7 +168,13 @@ class _Output:
         found = [np.asarray(b, np.float64) for b in batches]
         if any(f.shape != b.shape or not np.isfinite(f).all() for f, b in zip(found, self._batches, strict=True)):
             return Distance(float("inf"), 1.0)
-        return self._of_scores(found) if self.is_scores else Distance(self._of_values(found))
+        if not self.is_scores:
+            return Distance(self._of_values(found))
+        of_scores = self._of_scores(found)
+        if self._is_softmax:
+            return of_scores
+        # What was taken for logits may be numbers of another kind, which a softmax hides
+        return replace(of_scores, divergence=max(of_scores.divergence, self._of_values(found) / 2))
 
     def _of_scores(self, found: Sequence[Array]) -> Distance:
         total, other, count = 0.0, 0, 0

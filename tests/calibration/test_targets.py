@@ -145,7 +145,7 @@ def test_outputs_that_weights_do_not_reach_are_not_calibrated_on() -> None:
     model.graph.node[-1].CopyFrom(helper.make_node("Greater", ["mc", "scale"], ["over"]))
     model.graph.node.append(helper.make_node("Cast", ["over"], ["one"], to=TensorProto.FLOAT))
     model.graph.node.append(helper.make_node("Mul", ["one", "zero"], ["y"]))
-    model.graph.initializer.append(numpy_helper.from_array(np.float32(0), "zero"))
+    model.graph.initializer.append(numpy_helper.from_array(np.zeros((), np.float32), "zero"))
     result = compile_model(model, data=inputs())
     assert "not calibrated: changed weights do not change the outputs for these inputs" in result.report.notes
     assert result.report.pipeline.endswith("cluster(mode=grid),encode")
