@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from dc_compiler import html_page
+from dc_compiler.calibration.divergence import Judge
 from dc_compiler.compiler import Libraries, bytes_of
 from dc_compiler.errors import InvalidArgumentError
 from dc_compiler.exploration.study import Model, Scorer, Study, chosen_steps, open_study
 from dc_compiler.pass_manager import PassManager, Progress
 from dc_compiler.pipeline.manager import run_passes
+from dc_compiler.pipeline.threads import map_on_threads
 from dc_compiler.plot import Axis, Series, chart
 from dc_compiler.report import plain
 
 STEPS = (0.08, 0.125, 0.2, 0.32, 0.5, 0.8, 1.25, 2.0)  # from near-lossless to ruin, each about 1.6 times the one before
 ORIGINAL = "original"
+MEMORY = 1 << 31  # bytes of models that are changed at a time
 
 
 @dataclass(frozen=True)
@@ -117,8 +121,8 @@ def frontier(
             :func:`dc_compiler.compiler.compile_model`.
         pipeline: text with a ``cluster(grid)``, whose step is varied; None is the default preset's.
         steps: numbers, or a text such as ``0.1,0.2``.
-        skip, min_size, seed, jobs, cluster, custom_op_libraries, progress: as for ``compile_model``. The points are
-            made one after the other, the work of each is shared out.
+        skip, min_size, seed, jobs, cluster, custom_op_libraries, progress: as for ``compile_model``. Points are made
+            side by side on the threads; on a cluster one after the other, the work of each on all workers.
 
     Raises:
         InvalidArgumentError, ModelError, DataError, ClusterError: bad options, model, data or cluster.
@@ -140,9 +144,9 @@ def frontier(
             from dc_compiler.pipeline.cluster_executor import ClusterExecutor  # dask takes a moment to import
 
             study.context.executor = stack.enter_context(ClusterExecutor(cluster))
-        for done, step in enumerate(ladder, 1):
-            points.append(_point(study, judge, step))
-            study.progress("frontier", done, len(ladder))
+        for point in _points(study, judge, ladder):
+            points.append(point)
+            study.progress("frontier", len(points) - 1, len(ladder))
     study.notes += study.samples.notes() if study.has_data else []
     return FrontierReport(
         study.raw.label, "samples" if study.has_data else "made-up inputs", len(rows),
@@ -150,7 +154,18 @@ def frontier(
     )  # fmt: skip
 
 
-def _point(study: Study, judge: Any, step: float) -> FrontierPoint:
+def _points(study: Study, judge: Judge, ladder: Sequence[float]) -> Iterator[FrontierPoint]:
+    """The first alone, which leaves in reach what all others need; these side by side, on as many threads as there are,
+    but with copies of the model's weights in no more than ``MEMORY``. Workers of a cluster get one point at a time."""
+    yield _point(study, judge, ladder[0])
+    threads = 1 if study.context.executor is not None else study.context.threads
+    workers = max(1, min(threads, len(ladder) - 1, MEMORY // study.raw.original_bytes))
+    if workers > 1:  # one progress for all, and the threads shared out
+        study = replace(study, context=replace(study.context, progress=None, jobs=max(1, threads // workers)))
+    yield from map_on_threads(workers, partial(_point, study, judge), ladder[1:])
+
+
+def _point(study: Study, judge: Judge, step: float) -> FrontierPoint:
     clustering, program = study.at(step)
     run_passes(study.after, program, study.context)
     passes = [*study.before, clustering, *study.after]

@@ -103,7 +103,7 @@ class SensitivityReport:
         calibrated = ", calibrated" if self.is_calibrated else ""
         found = [
             f"every weight rounded alone{calibrated}; divergence of the outputs on {self.samples} {self.inputs}",
-            f"a kB: the divergence that 1,000 bytes less cost from step {pair}",
+            f"a kB: the divergence that saving 1,000 bytes costs, from step {pair}",
         ]
         if self.metric is not None:
             found.append(f"{self.metric} of the original: {self.before:.6g}")

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from threadpoolctl import threadpool_limits
 
 from dc_compiler.codec.cancellation import Cancellation
+from dc_compiler.errors import CancelledError
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -20,11 +21,13 @@ def map_on_threads(threads: int, work: Callable[[T], R], items: Sequence[T]) -> 
     """Results of ``work`` in the order of the items.
 
     When one fails, when the caller is interrupted, or when it takes no more results, nothing new is started, and the
-    native library's running calls stop soon.
+    native library's running calls stop soon; so in maps within maps.
     """
     cancellation = Cancellation()
 
     def stoppable(item: T) -> R:
+        if cancellation.is_cancelled:
+            raise CancelledError("stopped")
         with cancellation.obeyed():
             return work(item)
 

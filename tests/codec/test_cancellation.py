@@ -147,3 +147,30 @@ def test_an_interrupt_ends_a_compile_that_encodes(tmp_path: Path, jobs: str) -> 
     assert "Traceback" not in error
     assert list(output.parent.iterdir()) == []
     assert took < SOON
+
+
+def test_maps_within_maps_stop_too() -> None:
+    """The caller takes no more results: the inner maps' calls stop, and what they had not begun is not begun."""
+    begun: list[int] = []
+
+    def encode(number: int) -> None:
+        begun.append(number)
+        binding.encode_data(SLOW, "text", threads=1)
+
+    def outer(number: int) -> None:
+        if number:
+            list(map_on_threads(1, encode, [10 * number, 10 * number + 1]))
+        else:
+            while len(begun) < 1:
+                time.sleep(0.01)
+            time.sleep(0.2)
+
+    results = map_on_threads(2, outer, [0, 1])
+    assert next(results) is None
+    start = time.perf_counter()
+    results.close()  # type: ignore[attr-defined]  # a generator's
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and "ThreadPool" in thread.name:
+            thread.join(SOON)
+    assert time.perf_counter() - start < SOON
+    assert begun == [10]
