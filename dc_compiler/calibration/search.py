@@ -7,7 +7,7 @@ the clustering on and is judged on the validation part; the check part is left f
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from dc_compiler import ir
@@ -99,22 +99,24 @@ class Search:
         self._reports = run_passes(self._before, program, context)
         self._program = program
         self._tries: list[tuple[float, int, Distance | None]] = []
-        self._known: dict[float, Try] = {}
+        self._last: Try | None = None
 
     def run(self, goal: Goal) -> Found:
         """The best result that keeps to the goal, or that comes nearest to it."""
-        best = self.at(START)
-        for step in self._steps(best, goal):
+        bracket = _Bracket(goal)
+        found = best = self.at(START)
+        for _ in range(TRIES):
+            step = bracket.next_step(found)
+            if step is None:
+                break
             found = self.at(step)
             best = min(best, found, key=lambda t: _rank(t, goal))
-            self._last = found
         return Found(best, goal.is_met(best), list(self._tries))
 
     def at(self, step: float) -> Try:
         """The pipeline's result at a step, which is taken to four digits."""
         step = float(f"{step:.4g}")
-        if step in self._known:
-            self._last = self._known[step]
+        if self._last is not None and self._last.step == step:  # programs are large: only the last is kept
             return self._last
         cluster = self._cluster.with_options({"step": repr(step)})
         program = self._program.copy()
@@ -122,28 +124,33 @@ class Search:
         calibration = self._context.calibration
         distance = None if calibration is None else calibration.judge.of(program)
         passes = [*self._before, cluster, *self._after]
-        found = Try(step, program, passes, [*self._reports, *reports], distance, self._size_of(program, passes))
-        self._tries.append((step, found.size, distance))
-        self._last = found
-        self._known = {step: found}  # programs are large: only the last is kept
-        return found
+        self._last = Try(step, program, passes, [*self._reports, *reports], distance, self._size_of(program, passes))
+        self._tries.append((step, self._last.size, distance))
+        return self._last
 
-    def _steps(self, first: Try, goal: Goal) -> Iterator[float]:
-        """Steps to try next: between the finest that is too coarse and the coarsest that is not."""
-        # A divergence grows with the square of the step; a size falls with about its root where a weight has 3 bits
-        shape = (0.5, SIZE_STEPS, COARSEST) if goal.excess is None else (2.0, STEPS, COARSEST_SAFE)
-        fine: tuple[float, float] | None = None  # (log step, log of its excess), of what is too fine or just right
-        coarse: tuple[float, float] | None = None
-        for _ in range(TRIES):
-            here = math.log(self._last.step), _height(self._last, goal)
-            if here[1] <= 0:
-                fine = here if fine is None else max(fine, here)
-            else:
-                coarse = here if coarse is None else min(coarse, here)
-            step = _between(fine, coarse, here, *shape)
-            if step is None or (goal.excess is None and 0 <= _unused(self._last, goal) < UNUSED):
-                return
-            yield step
+
+class _Bracket:
+    """Steps between the coarsest that is too fine or just right and the finest that is too coarse, as (logarithm of the
+    step, height of its result)."""
+
+    def __init__(self, goal: Goal) -> None:
+        self._goal = goal
+        self._fine: tuple[float, float] | None = None
+        self._coarse: tuple[float, float] | None = None
+
+    def next_step(self, found: Try) -> float | None:
+        """What to try after this; None where it is not worth it."""
+        here = math.log(found.step), _height(found, self._goal)
+        if here[1] <= 0:
+            self._fine = here if self._fine is None else max(self._fine, here)
+        else:
+            self._coarse = here if self._coarse is None else min(self._coarse, here)
+        if self._goal.excess is not None:  # a divergence grows with the square of the step
+            return _between(self._fine, self._coarse, here, 2.0, STEPS, COARSEST_SAFE)
+        if 0 <= _unused(found, self._goal) < UNUSED:
+            return None
+        # a size falls with about the root of the step where a weight has 3 bits
+        return _between(self._fine, self._coarse, here, 0.5, SIZE_STEPS, COARSEST)
 
 
 def _height(found: Try, goal: Goal) -> float:

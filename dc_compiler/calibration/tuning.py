@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from dc_compiler import ir
-from dc_compiler.calibration.divergence import Distance
+from dc_compiler.calibration.divergence import Judge
 from dc_compiler.calibration.goals import DEFAULT_DROP, Targets, excess_of, most_amplified
 from dc_compiler.calibration.search import START, Found, Goal, Search, SizeOf, Try
 from dc_compiler.errors import ModelError
@@ -22,14 +21,14 @@ MAGNIFIED = "the model magnifies any change on these inputs, so that they do not
 
 @dataclass
 class Tuned:
-    """The program that was accepted, the passes that made it, what they report, and whether the goal is met."""
+    """The program that was accepted, the passes that made it, what they report (the cluster pass: all tries), and
+    whether the goal is met."""
 
     program: ir.Program
     passes: list[Pass]
     reports: list[PassReport]
     is_met: bool
     notes: list[str] = field(default_factory=list)
-    facts: dict[str, Any] = field(default_factory=dict)
 
 
 def tune(
@@ -52,35 +51,35 @@ def tune(
     calibration = context.calibration
     if calibration is None or drop is None:
         found = search.run(Goal(size))
-        return _tuned(found, found.best, found.is_met, [_answer(found.best, size)])
+        return _tuned(found, found.best, found.is_met, [_answer(found.best)])
     near_lossless = search.at(NEAR_LOSSLESS).distance
     assert near_lossless is not None
-    if targets.drop is None and search.at(START).distance == Distance(0.0):
+    if targets.drop is None and _moves_nothing(search.at(START)):
         raise ModelError("changed weights do not change the outputs for these inputs")
     counts_flips = targets.drop is not None
     judge = calibration.judge
     if not targets.any and near_lossless.divergence > most_amplified(judge.is_bounded):
         found = Found(search.at(NEAR_LOSSLESS), is_met=True)
-        return _tuned(found, found.best, True, [_answer(found.best, size), MAGNIFIED])
+        return _tuned(found, found.best, True, [_answer(found.best), MAGNIFIED])
     excess = excess_of(drop, near_lossless, judge.before, counts_flips=counts_flips, of_scores=judge.is_bounded)
     found = search.run(Goal(size, excess))
     if not counts_flips or not found.is_met:
-        return _tuned(found, found.best, found.is_met, [_answer(found.best, size)])
+        return _tuned(found, found.best, found.is_met, [_answer(found.best)])
     return _confirmed(search, found, calibration.final_judge, drop, size)
 
 
-def _confirmed(search: Search, found: Found, judge: Any, drop: float, size: int | None) -> Tuned:
+def _moves_nothing(found: Try) -> bool:
+    return found.distance is not None and found.distance.divergence == 0
+
+
+def _confirmed(search: Search, found: Found, judge: Judge, drop: float, size: int | None) -> Tuned:
     """The answer, made finer until the check part shows no larger drop than allowed, too."""
     best, corrections = found.best, 0
-    while corrections <= CORRECTIONS:
-        distance = judge.of(best.program)
-        lost = (judge.before - distance.score) if judge.before is not None else distance.disagreement
-        is_met = 100 * lost <= drop + 1e-9 and (size is None or best.size <= size)
-        if is_met or 100 * lost <= drop + 1e-9:
-            break
+    while not _keeps(judge, best, drop) and corrections < CORRECTIONS:
         corrections += 1
         best = search.at(best.step * FINER)
-    notes = [_answer(best, size)]
+    is_met = _keeps(judge, best, drop) and (size is None or best.size <= size)
+    notes = [_answer(best)]
     if corrections:
         notes.append(
             f"the check part showed a larger drop, so the step was made finer {corrections} times; its figures are no "
@@ -89,7 +88,15 @@ def _confirmed(search: Search, found: Found, judge: Any, drop: float, size: int 
     return _tuned(found, best, is_met, notes)
 
 
-def _answer(best: Try, size: int | None) -> str:
+def _keeps(judge: Judge, found: Try, drop: float) -> bool:
+    """Whether the judge sees no larger drop than allowed."""
+    distance = judge.of(found.program)
+    if judge.before is None or distance.score is None:
+        return 100 * distance.disagreement <= drop
+    return 100 * (judge.before - distance.score) <= drop + 1e-9
+
+
+def _answer(best: Try) -> str:
     text = f"the step of cluster is {best.step:.3g}"
     if best.distance is not None:
         text += f"; on the validation part the outputs moved by {best.distance.divergence:.3g}"
@@ -104,4 +111,5 @@ def _tuned(found: Found, best: Try, is_met: bool, notes: list[str]) -> Tuned:
         | ({} if d is None else {"divergence": d.divergence, "disagreement": d.disagreement})
         for step, size, d in found.tries
     ]
-    return Tuned(best.program, best.passes, best.reports, is_met, notes, {"tries": tries})
+    next(r for r in best.reports if r.name == "cluster").facts["tries"] = tries
+    return Tuned(best.program, best.passes, best.reports, is_met, notes)
