@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from dc_compiler import ir
 from dc_compiler.model import files, importer
 from dc_compiler.model.opened import open_weights
 from dc_compiler.ort import data as reading
@@ -20,6 +21,7 @@ from dc_compiler.ort.samples import runs
 Array = np.ndarray
 MOST = 256  # samples that activations are calibrated on
 BATCH = 32
+LEAST = 64  # elements of a weight that NNCodec gets
 CODER = Path(__file__).with_name("nncodec_coder.py")
 
 
@@ -110,8 +112,8 @@ def _four_bits(model: Path, data: Path, target: Path) -> None:
 
 
 def nncodec(model: Path, folder: Path, python: str, qps: Sequence[int]) -> Iterator[Result]:
-    """NNCodec at some quantization parameters. Its bytes are those of its stream and of the graph without weights,
-    packed by xz.
+    """NNCodec at some quantization parameters, on the weights that dcc rounds, too. Its bytes are those of its stream,
+    and of the model without these weights, packed by xz.
 
     Args:
         python: the interpreter that has it installed.
@@ -119,9 +121,9 @@ def nncodec(model: Path, folder: Path, python: str, qps: Sequence[int]) -> Itera
     if subprocess.run([python, "-c", "import nncodec.nn"], capture_output=True).returncode:
         yield Result("NNCodec", "", note=f"not installed for {python} (--nncodec names another interpreter)")
         return
-    program = importer.build_program(files.read_model(model), min_size=1)
-    records = [r for r in program.records if r.values.dtype == np.float32 and r.size > 0]
-    graph = len(lzma.compress(program.proto.SerializeToString(), preset=9))
+    program = importer.build_program(files.read_model(model), min_size=LEAST)
+    records = [r for r in program.weights() if r.values.dtype == np.float32]
+    rest = len(lzma.compress(_without(program, records), preset=9))
     source, decoded = folder / "weights.npz", folder / "decoded.npz"
     arrays: dict[str, Any] = {f"w{i}": r.values for i, r in enumerate(records)}
     np.savez(source, **arrays)
@@ -136,4 +138,15 @@ def nncodec(model: Path, folder: Path, python: str, qps: Sequence[int]) -> Itera
                 record.values = content[f"w{i}"].reshape(record.shape)
         target = folder / f"nncodec{qp}.onnx"
         onnx.save(open_weights(program, ()), target)
-        yield Result("NNCodec", f"qp {qp}", graph + int(done.stdout.split()[-1]), target)
+        yield Result("NNCodec", f"qp {qp}", rest + int(done.stdout.split()[-1]), target)
+
+
+def _without(program: ir.Program, records: Sequence[ir.WeightRecord]) -> bytes:
+    """The model with zeros for these weights, which xz packs to next to nothing."""
+    kept = [(r, r.values) for r in records]
+    for record in records:
+        record.values = np.zeros_like(record.values)
+    content = bytes(open_weights(program, ()).SerializeToString())
+    for record, values in kept:
+        record.values = values
+    return content
