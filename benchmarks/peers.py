@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import lzma
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
@@ -45,6 +46,7 @@ def quantized(model: Path, data: Path, folder: Path) -> Iterator[Result]:
     ways: dict[str, Callable[[Path, Path, Path], None]] = {
         "int8 static": _static, "int8 dynamic": _dynamic, "MatMulNBits 4 bits": _four_bits,
     }  # fmt: skip
+    logging.getLogger().setLevel(logging.ERROR)  # advice of the quantizers
     for name, make in ways.items():
         target = folder / f"{name.replace(' ', '_')}.onnx"
         try:
@@ -63,16 +65,24 @@ def _static(model: Path, data: Path, target: Path) -> None:
     prepared = _prepared(model, target)
     table = reading.read(data, reading.input_specs(onnx.load(model))).joined().feeds[0]
     count = min(MOST, len(next(iter(table.values()))))
-    feeds = iter([reading.take(table, rows) for rows in runs(count, BATCH)])
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
-        def get_next(self) -> dict[str, Array] | None:
-            return next(feeds, None)
+        def __init__(self) -> None:
+            self._feeds = iter([reading.take(table, rows) for rows in runs(count, BATCH)])
 
-    quantize_static(
-        prepared, target, Reader(), quant_format=QuantFormat.QDQ, per_channel=True,
-        activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
-    )  # fmt: skip
+        def get_next(self) -> dict[str, Array] | None:
+            return next(self._feeds, None)
+
+    def quantize(per_channel: bool) -> None:
+        quantize_static(
+            prepared, target, Reader(), quant_format=QuantFormat.QDQ, per_channel=per_channel,
+            activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
+        )  # fmt: skip
+
+    try:
+        quantize(per_channel=True)
+    except ValueError:  # some biases are too much for it with a scale for every channel
+        quantize(per_channel=False)
 
 
 def _dynamic(model: Path, data: Path, target: Path) -> None:
