@@ -26,6 +26,7 @@ from dc_compiler.recipe import CALIBRATED_MIN_SIZE, PRESETS
 
 STEPS = (0.08, 0.15, 0.25, 0.4, 0.6, 0.9, 1.3, 2.0)
 NAIVE = ((None, 8), (None, 6), (None, 5), (None, 4), (0.7, 6), (0.5, 6))  # density and bits
+NEAR = 0.1  # of the original's metric: what lost more is in the table, but not in the plot
 QPS = (-40, -36, -32, -28, -24, -20, -16)
 
 
@@ -45,7 +46,7 @@ def ours(model: Path, data: Path, folder: Path) -> Iterator[Result]:
         pruned = "" if density is None else f"prune(density={density}),"
         text = f"{pruned}cluster(kmeans,bits={bits}),encode(huffman)"
         setting = f"{bits} bits" + ("" if density is None else f", {100 * density:g} % kept")
-        yield _compiled(model, folder, "magnitude, k-means, Huffman", setting, text)
+        yield _compiled(model, folder, "naive k-means, Huffman", setting, text)
 
 
 def _compiled(model: Path, folder: Path, way: str, setting: str, pipeline: str, **options: object) -> Result:
@@ -123,7 +124,8 @@ def compare(model: Path, data: Path, script: Path, arguments: argparse.Namespace
     _summary(curves, before)
     if arguments.plots is not None:
         arguments.plots.mkdir(parents=True, exist_ok=True)
-        lines = [Series(way, points, is_line=len(points) > 1) for way, points in curves.items()]
+        near = {way: [p for p in points if p[1] >= before - NEAR * abs(before)] for way, points in curves.items()}
+        lines = [Series(way, points) for way, points in near.items() if points]
         axes = Axis("original bytes / file bytes", is_log=True), Axis(name)
         (arguments.plots / f"{model.stem}.svg").write_text(svg(*axes, lines, NAMESPACE) + "\n")
 

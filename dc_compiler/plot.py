@@ -10,11 +10,12 @@ from dc_compiler.html_page import escape
 
 WIDTH, HEIGHT = 720, 420
 LEFT, RIGHT, TOP, BOTTOM = 80, 200, 20, 50  # margins; the right one holds the legend
-# Colours that people with any sight tell apart (Okabe and Ito 2008)
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#8a7f00")
+# Colours that people with any sight tell apart (the first seven: Okabe and Ito 2008)
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#8a7f00", "#7f3fbf", "#a0522d")
 PALE = "#cccccc"
 NAMESPACE = ' xmlns="http://www.w3.org/2000/svg"'
 MOST_TICKS = 6
+LONGEST = 24  # characters of a name in the legend
 
 
 @dataclass(frozen=True)
@@ -128,5 +129,5 @@ def _legend(series: Sequence[Series]) -> Iterator[str]:
     for i, s in enumerate(series):
         top = TOP + 10 + 18 * i
         yield f'<circle cx="{left}" cy="{top}" r="4" fill="{COLOURS[i % len(COLOURS)]}"/>'
-        name = s.name if len(s.name) <= 26 else f"{s.name[:12]}…{s.name[-13:]}"
+        name = s.name if len(s.name) <= LONGEST else f"{s.name[: LONGEST // 2]}…{s.name[1 - LONGEST // 2 :]}"
         yield f'<text x="{left + 10}" y="{top}" dy="4">{escape(name)}</text>'

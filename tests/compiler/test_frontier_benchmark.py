@@ -71,7 +71,7 @@ def test_a_table_and_a_plot(folder: Path, monkeypatch: pytest.MonkeyPatch, capsy
         "original/", "int8 static/", "int8 static, xz/", "int8 dynamic/", "int8 dynamic, xz/",
         *(["MatMulNBits 4 bits/"] if importlib.util.find_spec("onnx_ir") else []),
         "dcc, no data/step 0.1", "dcc, no data/step 1.0", "dcc, data/step 0.1", "dcc, data/step 1.0",
-        "magnitude, k-means, Huffman/8 bits", "magnitude, k-means, Huffman/4 bits, 50 % kept",
+        "naive k-means, Huffman/8 bits", "naive k-means, Huffman/4 bits, 50 % kept",
     ]  # fmt: skip
     scores = {name: float(row[2]) for name, row in rows.items()}
     assert min(scores.values()) > 0.2, scores  # by chance it would be a tenth
