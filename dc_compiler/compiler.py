@@ -126,6 +126,11 @@ def compile_model(
         overrides=_texts(set), skip=_texts(skip), emit=emit, min_size=min_size, seed=seed,
         has_data=data is not None,
     )  # fmt: skip
+    if targets.any and chosen.fallback is not None:
+        raise InvalidArgumentError(
+            f"the preset {chosen.preset} trains on --data and chooses by itself how small the file gets; leave out the "
+            "targets, or give --preset default or a --pipeline with cluster(grid)"
+        )
     sessions = Sessions(custom_op_libraries)
     source = files.read_model(model_or_path)
     target = None if output is None else Path(output)
@@ -257,6 +262,9 @@ def _shortfall(report: CompileReport, targets: Targets, measure: metrics.Metric 
     result = report.verification
     if result is not None and result.scores is not None:
         found += f" and a {result.scores.metric} of {result.scores.after:.4f}, the original {result.scores.before:.4f}"
+    elif result is not None and targets.drop is not None:
+        shares = [o.top1_agreement for o in result.outputs if o.top1_agreement is not None]
+        found += f" and changes {100 - 100 * min(shares):.2f} % of the answers" if shares else ""
     return f"the targets cannot be reached: {found}; nothing was written (--force writes it)"
 
 

@@ -101,7 +101,9 @@ def test_both_a_size_and_a_drop() -> None:
     """The smallest that loses no more; where it is too large, neither is given up silently."""
     alone = size(compiled(max_drop=3, data=inputs()))
     assert size(compiled(max_drop=3, target_size=2 * alone, data=inputs())) == alone
-    with pytest.raises(QualityError, match="cannot be reached"):
+    with pytest.raises(
+        QualityError, match=r"cannot be reached: the nearest has .* and changes [\d.]+ % of the answers"
+    ):
         compiled(max_drop=3, target_size=alone // 2, data=inputs())
 
 
@@ -136,6 +138,8 @@ def test_a_drop_needs_data_and_a_step_to_choose() -> None:
         compiled(max_drop=1)
     with pytest.raises(InvalidArgumentError, match=r"step of cluster\(grid\), which the pipeline lacks"):
         compiled(target_ratio=5, pipeline="cluster(kmeans),encode")
+    with pytest.raises(InvalidArgumentError, match="the preset smallest trains on --data and chooses by itself"):
+        compiled(target_ratio=5, preset="smallest", data=inputs())
 
 
 def test_outputs_that_weights_do_not_reach_are_not_calibrated_on() -> None:
