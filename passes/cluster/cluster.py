@@ -208,10 +208,11 @@ class Cluster(TrainingPass):
         covered = sum(g.place.size for g in grams) == record.size
         points = np.zeros(record.size, np.int32) if covered else points_of(flat, scales)
         steps = expanded(scales, record.shape)
-        for gram in grams:
-            place = gram.place
-            found = compensated(place.apply(record.values), place.apply(steps), gram.matrices, self.rate)
-            place.put(points, found)
+        with one_blas_thread():  # on another machine, too
+            for gram in grams:
+                place = gram.place
+                found = compensated(place.apply(record.values), place.apply(steps), gram.matrices, self.rate)
+                place.put(points, found)
         return on_grid(points, scales)
 
     def _kmeans(self, record: ir.WeightRecord, limit: int, seed: int) -> ir.Clustered:
