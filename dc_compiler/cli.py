@@ -395,7 +395,7 @@ def _add_exploration(p: argparse.ArgumentParser) -> None:
     _add_libraries(p)
     p.add_argument("--steps", metavar="S,S,...", help="steps of cluster(grid) to try, such as 0.125,0.25,0.5")
     p.add_argument("--skip", metavar="GLOB", action="append", default=[], help="weights to leave alone")
-    p.add_argument("--min-size", metavar="N", type=int, help="element floor (default 1024, with samples 64)")
+    p.add_argument("--min-size", metavar="N", type=int, help="element floor (default 1024, less with samples)")
     p.add_argument("--seed", metavar="N", type=int)
     p.add_argument("--report", metavar="FILE.html", type=Path)
     p.add_argument("--json", metavar="FILE", type=Path)
