@@ -37,7 +37,6 @@ from dc_compiler.training.checkpoint import Checkpoint, digest
 
 Libraries = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
-CALIBRATED = 32  # least samples, or feeds where these differ in shape, that settings are found on by default
 KEPT_SESSION = 1 << 28  # bytes of a model up to which its session is kept while the passes run
 
 
@@ -151,9 +150,9 @@ def compile_model(
             data, labels, original, trains=trains, calibrates=calibrates, seed=chosen.seed, threads=context.threads,
             sessions=sessions,
         )  # fmt: skip
-        if chosen.uncalibrated is not None and targets.drop is None and context.samples.examples < CALIBRATED:
-            few = context.samples.examples
-            program.notes.append(f"{few} samples are too few to calibrate on; give {CALIBRATED} or more")
+        too_few = context.samples.too_few
+        if chosen.uncalibrated is not None and targets.drop is None and too_few is not None:
+            program.notes.append(too_few)
             chosen, calibrates = chosen.without_calibration(), False
             manager = chosen.manager()
             context.samples.only_check()

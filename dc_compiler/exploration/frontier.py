@@ -115,7 +115,7 @@ def frontier(
 
     Args:
         model_or_path: an .onnx file or a message (which is not changed).
-        data: inputs (see :func:`dc_compiler.ort.data.read`). With ``CALIBRATED`` samples or more, a part of them
+        data: inputs (see :func:`dc_compiler.ort.data.read`). With 32 samples or more, a part of them
             calibrates, and what is lost is measured on another one; None measures it on made-up inputs.
         labels: its array of labels, and ``metric`` what they are compared by, as for
             :func:`dc_compiler.compiler.compile_model`.

@@ -128,7 +128,7 @@ def sensitivity(
 
     Args:
         model_or_path: an .onnx file or a message (which is not changed).
-        data: inputs (see :func:`dc_compiler.ort.data.read`); None makes inputs up. With ``CALIBRATED`` samples or more
+        data: inputs (see :func:`dc_compiler.ort.data.read`); None makes inputs up. With 32 samples or more
             rounding is calibrated on a part of them, and judged on another one.
         labels: its array of labels, and ``metric`` what they are compared by, as for
             :func:`dc_compiler.compiler.compile_model`.

@@ -14,7 +14,7 @@ import onnx
 from dc_compiler import ir
 from dc_compiler.calibration.calibration import Calibration
 from dc_compiler.calibration.divergence import Judge
-from dc_compiler.compiler import CALIBRATED, Libraries, reference_of
+from dc_compiler.compiler import Libraries, reference_of
 from dc_compiler.errors import InvalidArgumentError, ModelError
 from dc_compiler.model import files, importer
 from dc_compiler.model.outputs import Shape
@@ -143,8 +143,9 @@ def open_study(
             data, labels, original, trains=trains, calibrates=calibrates, seed=recipe.seed, threads=context.threads,
             sessions=sessions,
         )  # fmt: skip
-        if recipe.uncalibrated is not None and samples.examples < CALIBRATED:
-            notes.append(f"{samples.examples} samples are too few to calibrate on; give {CALIBRATED} or more")
+        too_few = samples.too_few
+        if recipe.uncalibrated is not None and too_few is not None:
+            notes.append(too_few)
             recipe = replace(recipe, pipeline=recipe.uncalibrated, uncalibrated=None, passes=())
             calibrates = False
             samples.only_check()

@@ -23,6 +23,8 @@ BATCH = 256  # samples a run where nothing is trained and the model leaves it op
 CHECK_BATCH = 32  # samples a run of the check part
 CHECK = 0.1  # share of the samples that only the figures shown are made of, where something is trained
 VALIDATION = 0.1  # share of the rest that chooses what is kept of a training
+CALIBRATED = 32  # least samples that settings are found on by default, or feeds where these differ in shape
+CALIBRATED_BATCHES = 6  # likewise of batches, where the model fixes how many samples they have
 CALIBRATION_CHECK, CALIBRATION_VALIDATION = 0.15, 0.4  # likewise where few are enough to calibrate
 CHECKED = 10_000  # most samples that are checked where nothing is trained
 FEW = 50  # figures made of fewer samples say little
@@ -123,6 +125,14 @@ class Samples:
     def count(self) -> int:
         """Number of samples."""
         return self._dataset.count
+
+    @property
+    def too_few(self) -> str | None:
+        """Why settings are not found on these samples by default, as a sentence; None where they are."""
+        least = max(CALIBRATED, CALIBRATED_BATCHES * (self.fixed_batch or 1))
+        if self.examples >= least:
+            return None
+        return f"{self.examples} samples are too few to calibrate on; give {least} or more"
 
     @property
     def examples(self) -> int:

@@ -74,6 +74,18 @@ def test_few_samples_are_not_calibrated_on() -> None:
     assert "20 samples are too few to calibrate on; give 32 or more" in result.report.notes
 
 
+def test_few_batches_of_a_fixed_size_are_not_calibrated_on() -> None:
+    model = onnx.ModelProto()
+    model.CopyFrom(classifier())
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 64
+    few = {"x": inputs()["x"][:128]}
+    notes = compile_model(model, data=few).report.notes
+    assert "128 samples are too few to calibrate on; give 384 or more" in notes
+    many = compile_model(model, data=inputs()).report
+    assert any(note.startswith("the step of cluster is") for note in many.notes)
+
+
 def test_feeds_of_different_shapes_are_shared_out() -> None:
     x = inputs()["x"]
     feeds = [{"x": x[i : i + 1 + i % 3]} for i in range(0, 300, 3)]
