@@ -79,7 +79,9 @@ class Samples:
     def _dataset(self) -> data.Dataset:
         found = data.read(self._source, self._specs, self._label_name, None if self._splits else CHECKED)
         self._source = None
-        return self._in_batches(found.joined()) if self._trains else found
+        if self._trains:
+            found = found.joined()
+        return self._in_batches(found) if self._splits and found.is_table else found
 
     def _in_batches(self, table: data.Dataset) -> data.Dataset:
         """The samples that fill batches, where the model fixes how many these have."""
