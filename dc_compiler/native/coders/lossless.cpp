@@ -12,7 +12,8 @@ constexpr uint64_t kChunk = uint64_t{1} << 18;
 template <typename T>
 void join(const std::vector<Bytes>& planes, size_t count, bool rotate, uint8_t* out) {
   constexpr unsigned kBits = 8 * sizeof(T);
-  const uint8_t* from[sizeof(T)];  // what is written could overlap the vectors' own pointers, for all the compiler knows
+  const uint8_t*
+      from[sizeof(T)];  // what is written could overlap the vectors' own pointers, for all the compiler knows
   for (size_t plane = 0; plane < sizeof(T); ++plane) from[plane] = planes[plane].data();
   for (size_t i = 0; i < count; ++i) {
     T bits = 0;
