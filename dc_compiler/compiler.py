@@ -119,7 +119,7 @@ def compile_model(
         raise InvalidArgumentError("give --jobs or --cluster, not both")
     if labels is not None and data is None:
         raise InvalidArgumentError("--labels needs --data")
-    measure = _measure(metric, labels)
+    measure = measure_of(metric, labels)
     chosen = make_recipe(
         preset=preset, pipeline=pipeline, recipe=None if recipe is None else Path(recipe), density=density, bits=bits,
         overrides=_texts(set), skip=_texts(skip), emit=emit, min_size=min_size, seed=seed,
@@ -336,7 +336,12 @@ def _shapes_of_outputs(
     return shapes, None
 
 
-def _measure(metric: str | None, labels: str | None) -> metrics.Metric | None:
+def measure_of(metric: str | None, labels: str | None) -> metrics.Metric | None:
+    """The metric called so; None where none is named.
+
+    Raises:
+        InvalidArgumentError: there is none, or there are no labels for it.
+    """
     if metric is not None and labels is None:
         raise InvalidArgumentError("--metric needs --data and --labels")
     return None if metric is None else metrics.make_metric(metric)
@@ -457,7 +462,7 @@ def verify_models(
     sessions = Sessions(custom_op_libraries)
     if labels is not None and data is None:
         raise DataError("--labels needs --data")
-    measure = _measure(metric, labels)
+    measure = measure_of(metric, labels)
     second = files.read_model(compiled)
     files.embed_external_data(second)
     first = files.read_model(original)

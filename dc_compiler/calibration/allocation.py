@@ -40,7 +40,6 @@ def measure(
     records: Sequence[ir.WeightRecord],
     rounded: Callable[[ir.WeightRecord], Array],
     threads: int,
-    progress: Callable[[int, int], None] | None = None,
 ) -> list[Sensitivity]:
     """Round the largest of the records, each alone, and see how far the outputs move.
 
@@ -53,12 +52,10 @@ def measure(
     chosen = sorted(records, key=lambda r: (-r.size, r.name))[:MOST_MEASURED]
     reach = judge.changes(program, chosen)
     chosen = [r for r in chosen if r.name in reach.names]
-    found = []
-    for record, values in zip(chosen, map_on_threads(threads, rounded, chosen), strict=True):
-        found.append(Sensitivity(record.name, record.size, reach.of({record.name: values}).divergence))
-        if progress is not None:
-            progress(len(found), len(chosen))
-    return found
+    return [
+        Sensitivity(record.name, record.size, reach.of({record.name: values}).divergence)
+        for record, values in zip(chosen, map_on_threads(threads, rounded, chosen), strict=True)
+    ]
 
 
 def relative_steps(found: Sequence[Sensitivity]) -> dict[str, float]:

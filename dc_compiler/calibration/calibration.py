@@ -15,7 +15,6 @@ from dc_compiler.ort.samples import Samples
 
 Array = np.ndarray
 T = TypeVar("T")
-State = tuple[int, ...]
 
 
 class Calibration:

@@ -16,7 +16,7 @@ from dc_compiler.model.opened import input_name, open_weights
 from dc_compiler.ort import data
 from dc_compiler.ort.samples import Samples
 from dc_compiler.ort.sessions import short
-from dc_compiler.training.graph import log_softmax
+from dc_compiler.training.graph import is_softmax, log_softmax
 
 Array = np.ndarray
 SHARE = 32  # samples a run, several of which are done at a time
@@ -235,7 +235,7 @@ def _kind(batches: Sequence[Array]) -> tuple[bool, bool]:
     """
     if batches[0].ndim < 2 or batches[0].shape[-1] < 2:
         return False, False
-    if all((b >= 0).all() and np.abs(b.sum(axis=-1) - 1).max(initial=0) < 1e-3 for b in batches):
+    if all(is_softmax(b) for b in batches):
         return True, True
     largest = np.concatenate([np.exp(log_softmax(b)).max(axis=-1).ravel() for b in batches])
     return float(np.median(largest)) > SURE, False

@@ -118,10 +118,7 @@ def _exposed(
 
 def _share_of_a_batch(samples: Samples, rows: Array | None) -> float:
     """What share of the samples one sample is."""
-    if rows is None:
-        parts = samples.parts()
-        rows = parts.train if len(parts.train) else parts.check
-    return 1 / max(1, len(rows))
+    return 1 / max(1, len(samples.for_statistics() if rows is None else rows))
 
 
 def _reduce(sources: list[Source], share: float) -> Reduce[list[_Total]]:

@@ -76,6 +76,14 @@ class Found:
     tries: list[tuple[float, int, Distance | None]] = field(default_factory=list)
 
 
+def around_grid(passes: Sequence[Pass]) -> tuple[list[Pass], Pass, list[Pass]] | None:
+    """The passes before the one whose step can be varied, this one, and those after it; None where there is none."""
+    for i, step in enumerate(passes):
+        if step.name == "cluster" and getattr(step, "mode", "") == "grid":
+            return list(passes[:i]), step, list(passes[i + 1 :])
+    return None
+
+
 class Search:
     """One search over the step of a pipeline that clusters by grid.
 
@@ -89,13 +97,13 @@ class Search:
     """
 
     def __init__(self, program: ir.Program, passes: Sequence[Pass], context: Context, size_of: SizeOf) -> None:
-        at = next((i for i, p in enumerate(passes) if p.name == "cluster" and getattr(p, "mode", "") == "grid"), None)
-        if at is None:
+        parts = around_grid(passes)
+        if parts is None:
             raise InvalidArgumentError(
                 "a size, a ratio or a drop is reached by choosing the step of cluster(grid), which the pipeline lacks"
             )
         self._context, self._size_of = context, size_of
-        self._before, self._cluster, self._after = list(passes[:at]), passes[at], list(passes[at + 1 :])
+        self._before, self._cluster, self._after = parts
         self._reports = run_passes(self._before, program, context)
         self._program = program
         self._tries: list[tuple[float, int, Distance | None]] = []

@@ -52,15 +52,15 @@ def tune(
     if calibration is None or drop is None:
         found = search.run(Goal(size))
         return _tuned(found, found.best, found.is_met, [_answer(found.best)])
-    near_lossless = search.at(NEAR_LOSSLESS).distance
+    finest = search.at(NEAR_LOSSLESS)
+    near_lossless = finest.distance
     assert near_lossless is not None
-    if targets.drop is None and _moves_nothing(search.at(START)):
-        raise ModelError("changed weights do not change the outputs for these inputs")
     counts_flips = targets.drop is not None
     judge = calibration.judge
     if not targets.any and near_lossless.divergence > most_amplified(judge.is_bounded):
-        found = Found(search.at(NEAR_LOSSLESS), is_met=True)
-        return _tuned(found, found.best, True, [_answer(found.best), MAGNIFIED])
+        return _tuned(Found(finest, is_met=True), finest, True, [_answer(finest), MAGNIFIED])
+    if targets.drop is None and _moves_nothing(search.at(START)):
+        raise ModelError("changed weights do not change the outputs for these inputs")
     excess = excess_of(drop, near_lossless, judge.before, counts_flips=counts_flips, of_scores=judge.is_bounded)
     found = search.run(Goal(size, excess))
     if not counts_flips or not found.is_met:
@@ -75,10 +75,12 @@ def _moves_nothing(found: Try) -> bool:
 def _confirmed(search: Search, found: Found, judge: Judge, drop: float, size: int | None) -> Tuned:
     """The answer, made finer until the check part shows no larger drop than allowed, too."""
     best, corrections = found.best, 0
-    while not _keeps(judge, best, drop) and corrections < CORRECTIONS:
+    keeps = _keeps(judge, best, drop)
+    while not keeps and corrections < CORRECTIONS:
         corrections += 1
         best = search.at(best.step * FINER)
-    is_met = _keeps(judge, best, drop) and (size is None or best.size <= size)
+        keeps = _keeps(judge, best, drop)
+    is_met = keeps and (size is None or best.size <= size)
     notes = [_answer(best)]
     if corrections:
         notes.append(

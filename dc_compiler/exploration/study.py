@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,8 @@ import onnx
 from dc_compiler import ir
 from dc_compiler.calibration.calibration import Calibration
 from dc_compiler.calibration.divergence import Judge
-from dc_compiler.compiler import Libraries, reference_of
+from dc_compiler.calibration.search import around_grid
+from dc_compiler.compiler import Libraries, measure_of, reference_of
 from dc_compiler.errors import InvalidArgumentError, ModelError
 from dc_compiler.model import files, importer
 from dc_compiler.model.outputs import Shape
@@ -110,9 +111,7 @@ def open_study(
         raise InvalidArgumentError(f"--jobs {jobs} is not valid; give 1 or more")
     if labels is not None and data is None:
         raise InvalidArgumentError("--labels needs --data")
-    if metric is not None and labels is None:
-        raise InvalidArgumentError("--metric needs --data and --labels")
-    measure = None if metric is None else metrics.make_metric(metric)
+    measure = measure_of(metric, labels)
     recipe = make_recipe(
         pipeline=pipeline, skip=[skip] if isinstance(skip, str) else skip, min_size=min_size, seed=seed,
         has_data=data is not None,
@@ -146,7 +145,7 @@ def open_study(
         too_few = samples.too_few
         if recipe.uncalibrated is not None and too_few is not None:
             notes.append(too_few)
-            recipe = replace(recipe, pipeline=recipe.uncalibrated, uncalibrated=None, passes=())
+            recipe = recipe.without_calibration()
             calibrates = False
             samples.only_check()
         samples.read()
@@ -167,10 +166,10 @@ def open_study(
 
 def _split(passes: Sequence[Pass]) -> tuple[list[Pass], Pass, list[Pass]]:
     """The passes before the one whose step is varied, this one, and those after it."""
-    for i, step in enumerate(passes):
-        if step.name == "cluster" and getattr(step, "mode", "") == "grid":
-            return list(passes[:i]), step, list(passes[i + 1 :])
-    raise InvalidArgumentError("the step of cluster(grid) is what is varied, and the pipeline lacks it")
+    parts = around_grid(passes)
+    if parts is None:
+        raise InvalidArgumentError("the step of cluster(grid) is what is varied, and the pipeline lacks it")
+    return parts
 
 
 def chosen_steps(steps: str | Iterable[float] | None, default: Sequence[float], least: int) -> list[float]:

@@ -100,9 +100,8 @@ def _feeds(
     samples: Samples, rows: Array | None, run: Callable[[data.Feed], Mapping[str, Array]]
 ) -> Sequence[data.Feed]:
     """The samples in batches of about ``BATCH_BYTES`` of the wanted values."""
-    parts = samples.parts()
     if rows is None:
-        rows = parts.train if len(parts.train) else parts.check
+        rows = samples.for_statistics()
     size = samples.fixed_batch
     if size is None and samples.is_table and len(rows):
         one = sum(array.nbytes for array in run(samples.take(rows[:1])).values())

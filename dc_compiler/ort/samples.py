@@ -209,6 +209,11 @@ class Samples:
         cuts = np.split(self._order, [checked, checked + held])
         return Parts(train=np.sort(cuts[2]), validation=np.sort(cuts[1]), check=np.sort(cuts[0]))
 
+    def for_statistics(self) -> Array:
+        """Rows that statistics are taken of: the train part, or all that check where nothing is shared out."""
+        parts = self.parts()
+        return parts.train if len(parts.train) else parts.check
+
     def sizes(self) -> dict[str, int]:
         """Number of samples in each part."""
         if not self.is_table and not self._splits:

@@ -119,9 +119,9 @@ def make_objective(program: ir.Program, samples: Samples, loss: Loss) -> Objecti
     outputs = original.astype(np.float32)
     is_logits = original.ndim == 2 or (below is not None and _is_over_last_axis(below, original.ndim))
     if is_logits and original.shape[-1] > 1 and loss != "mse":
-        is_softmax = _is_softmax(original)
-        targets = outputs if is_softmax else np.exp(log_softmax(outputs))
-        return Objective(value, "cross-entropy", targets, is_softmax=is_softmax)
+        are_probabilities = is_softmax(original)
+        targets = outputs if are_probabilities else np.exp(log_softmax(outputs))
+        return Objective(value, "cross-entropy", targets, is_softmax=are_probabilities)
     return Objective(value, "mse", outputs)
 
 
@@ -138,7 +138,7 @@ def _labelled(output: str, value: str, original: Array, labels: Array) -> Object
     if wanted.shape != original.shape[:-1]:
         raise DataError(f"training with class numbers needs classes on the last axis, not {list(original.shape)}")
     targets = np.eye(original.shape[-1], dtype=np.float32)[wanted]
-    return Objective(value, "cross-entropy", targets, wanted, _is_softmax(original))
+    return Objective(value, "cross-entropy", targets, wanted, is_softmax(original))
 
 
 def _is_over_last_axis(softmax: onnx.NodeProto, rank: int) -> bool:
@@ -146,10 +146,10 @@ def _is_over_last_axis(softmax: onnx.NodeProto, rank: int) -> bool:
     return any(a.name == "axis" and a.i in (-1, rank - 1) for a in softmax.attribute)
 
 
-def _is_softmax(outputs: Array) -> bool:
+def is_softmax(outputs: Array) -> bool:
     """Whether outputs [..., classes] are probabilities: some exporters spell a softmax out."""
     values = outputs.astype(np.float64)
-    return bool((values >= 0).all() and np.abs(values.sum(axis=-1) - 1).max() < 1e-3)
+    return bool((values >= 0).all() and np.abs(values.sum(axis=-1) - 1).max(initial=0) < 1e-3)
 
 
 def _append_loss(graph: onnx.GraphProto, objective: Objective, batch: int, elem_type: int) -> None:

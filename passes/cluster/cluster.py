@@ -71,7 +71,7 @@ class Cluster(TrainingPass):
         rate: with ``calibrate``: price of a bit, 1 for the balance that a fine grid has; frequent points, zero above
             all, are then taken more often.
         allocate: with ``calibrate``: how far the outputs move when a weight alone is rounded is measured, and steps are
-            chosen so that a bit more would help every weight alike, within a factor of 2.
+            chosen so that a bit more would help every weight alike, as far as samples can be trusted with that.
         price: *rd*: the squared error that a bit is worth, in mean squares of the weight's non-zero elements. At low
             error the result is as good as a grid of ``step = sqrt(8.66 price)``.
         epochs and the other options of passes that train (TrainingPass): *rd* with epochs above 0 trains meanwhile, on
@@ -143,8 +143,7 @@ class Cluster(TrainingPass):
         def is_trained(task: Task[Job]) -> bool:
             return task.options.cluster.epochs > 0 and task.record.exact is None
 
-        with one_blas_thread():
-            updates = context.apply(self.name, cluster_record, [t for t in tasks if not is_trained(t)])
+        updates = context.apply(self.name, cluster_record, [t for t in tasks if not is_trained(t)])
         trained = [t for t in tasks if is_trained(t)]
         facts = self._train(program, trained, context) if trained else {"codebook entries": 0}
         if self.calibrate:
@@ -208,7 +207,7 @@ class Cluster(TrainingPass):
         covered = sum(g.place.size for g in grams) == record.size
         points = np.zeros(record.size, np.int32) if covered else points_of(flat, scales)
         steps = expanded(scales, record.shape)
-        with one_blas_thread():  # on another machine, too
+        with one_blas_thread():
             for gram in grams:
                 place = gram.place
                 found = compensated(place.apply(record.values), place.apply(steps), gram.matrices, self.rate)
@@ -278,8 +277,7 @@ def calibrated(
         return record.values if clustered is None else ir.rebuild(clustered, record)
 
     def measured() -> dict[str, float]:
-        with one_blas_thread():
-            return relative_steps(measure(calibration.judge, program, usable, rounded, context.threads))
+        return relative_steps(measure(calibration.judge, program, usable, rounded, context.threads))
 
     factors = calibration.once("steps", program, measured)
     return {name: replace(job, coarser=factors.get(name, 1.0)) for name, job in found.items()}
