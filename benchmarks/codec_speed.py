@@ -188,6 +188,8 @@ def main() -> None:
     parser.add_argument("--against", metavar="LIBRARY", help="another libdcc.so to compare decoders with")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    if options.elements < 1024 or options.runs < 2:
+        parser.error("give 1,024 elements or more, and 2 runs or more")
     n = options.elements // 1024 * 1024
 
     source = np.ones(n, np.float32)

@@ -19,28 +19,42 @@ import tempfile
 from pathlib import Path
 
 from dc_compiler import compile_model, get_library_path
+from dc_compiler.errors import DccError
+
+
+class FailedTestError(Exception):
+    """Why a test gave no metric."""
 
 
 def metric(script: Path, model: Path) -> tuple[str, float]:
-    """Name and value of what the test script prints first."""
+    """Name and value of what the test script prints first.
+
+    Raises:
+        FailedTestError: it ends with an error, or prints no metric.
+    """
     command = [sys.executable, str(script), str(model), "--custom-op", get_library_path()]
-    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    match = re.search(r"^(\S+) = (\S+)", text, re.MULTILINE)
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        last = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
+        raise FailedTestError(f"{script} fails on {model}: {last}")
+    match = re.search(r"^(\S+) = (\S+)", done.stdout, re.MULTILINE)
     if match is None:
-        raise SystemExit(f"{script} printed no metric: {text}")
+        raise FailedTestError(f"{script} printed no line 'metric = value' for {model}: {done.stdout.strip()[:200]}")
     return match[1], float(match[2])
 
 
 def main() -> None:
     """Compile and test every pair; print a table and the geometric mean of the ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("pairs", nargs="+", type=Path)
-    parser.add_argument("--data", nargs="+", type=Path)
+    parser.add_argument("pairs", nargs="+", type=Path, metavar="MODEL TEST")
+    parser.add_argument("--data", nargs="+", type=Path, help="a file a model")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--max-drop", type=float, help="instead of the default bound")
     arguments = parser.parse_args()
     models, scripts = arguments.pairs[::2], arguments.pairs[1::2]
     data = arguments.data or [None] * len(models)
+    if len(arguments.pairs) % 2 or len(data) != len(models):
+        parser.error("give pairs of a model and its test, and with --data a file for each model")
     ratios = []
     titles = f"{'model':12} {'bytes':>11} {'compiled':>11} {'ratio':>7} {'seconds':>8}"
     print(f"{titles}  metric before -> after (relative change)")
@@ -68,4 +82,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (DccError, FailedTestError) as e:
+        raise SystemExit(str(e)) from None

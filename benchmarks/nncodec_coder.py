@@ -28,4 +28,6 @@ def main(source: str, target: str, qp: int) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 4:
+        raise SystemExit("give IN.npz OUT.npz QP")
     main(sys.argv[1], sys.argv[2], int(sys.argv[3]))

@@ -7,6 +7,7 @@ positions of fixed width with filler zeros, an unrestricted Huffman code for pos
 
 from __future__ import annotations
 
+import argparse
 import heapq
 import itertools
 import tempfile
@@ -48,6 +49,7 @@ def paper_bits(weight: np.ndarray, position_bits: int) -> int:
 
 def main() -> None:
     """Compile with both coders and compare."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     kept = [f"{name}:density={density}" for name, density in ALEXNET_KEPT.items()]
     with tempfile.TemporaryDirectory() as folder:
         original, output = Path(folder) / "alexnet.onnx", Path(folder) / "compiled.onnx"

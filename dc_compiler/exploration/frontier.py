@@ -14,7 +14,7 @@ from dc_compiler import html_page
 from dc_compiler.calibration.divergence import Judge
 from dc_compiler.compiler import Libraries, bytes_of
 from dc_compiler.errors import InvalidArgumentError
-from dc_compiler.exploration.study import Model, Scorer, Study, chosen_steps, open_study
+from dc_compiler.exploration.study import NOTHING_NOTE, Model, Scorer, Study, chosen_steps, open_study
 from dc_compiler.pass_manager import PassManager, Progress
 from dc_compiler.pipeline.manager import run_passes
 from dc_compiler.pipeline.threads import map_on_threads
@@ -139,14 +139,18 @@ def frontier(
     scorer = None if labels is None else Scorer(study.measure)
     judge = study.judge(rows, scorer)
     points = [FrontierPoint(None, "", study.raw.original_bytes, 1.0, 0.0, 0.0, judge.before)]
+    has_rounded = False
     with ExitStack() as stack:
         if cluster is not None:
             from dc_compiler.pipeline.cluster_executor import ClusterExecutor  # dask takes a moment to import
 
             study.context.executor = stack.enter_context(ClusterExecutor(cluster))
-        for point in _points(study, judge, ladder):
+        for point, rounded in _points(study, judge, ladder):
             points.append(point)
+            has_rounded |= rounded
             study.progress("frontier", len(points) - 1, len(ladder))
+    if not has_rounded:
+        study.notes.append(NOTHING_NOTE)
     study.notes += study.samples.notes() if study.has_data else []
     return FrontierReport(
         study.raw.label, "samples" if study.has_data else "made-up inputs", len(rows),
@@ -154,9 +158,10 @@ def frontier(
     )  # fmt: skip
 
 
-def _points(study: Study, judge: Judge, ladder: Sequence[float]) -> Iterator[FrontierPoint]:
-    """The first alone, which leaves in reach what all others need; these side by side, on as many threads as there are,
-    but with copies of the model's weights in no more than ``MEMORY``. Workers of a cluster get one point at a time."""
+def _points(study: Study, judge: Judge, ladder: Sequence[float]) -> Iterator[tuple[FrontierPoint, bool]]:
+    """Points, and whether a weight was rounded for them. The first alone, which leaves in reach what all others need;
+    these side by side, on as many threads as there are, but with copies of the model's weights in no more than
+    ``MEMORY``. Workers of a cluster get one point at a time."""
     yield _point(study, judge, ladder[0])
     threads = 1 if study.context.executor is not None else study.context.threads
     workers = max(1, min(threads, len(ladder) - 1, MEMORY // study.raw.original_bytes))
@@ -165,16 +170,18 @@ def _points(study: Study, judge: Judge, ladder: Sequence[float]) -> Iterator[Fro
     yield from map_on_threads(workers, partial(_point, study, judge), ladder[1:])
 
 
-def _point(study: Study, judge: Judge, step: float) -> FrontierPoint:
+def _point(study: Study, judge: Judge, step: float) -> tuple[FrontierPoint, bool]:
     clustering, program = study.at(step)
+    has_rounded = any(r.clustered is not None for r in program.weights())
     run_passes(study.after, program, study.context)
     passes = [*study.before, clustering, *study.after]
     size = bytes_of(program, passes, recipe=study.recipe, shapes=study.shapes)
     found = judge.of(program)
-    return FrontierPoint(
+    point = FrontierPoint(
         step, PassManager(passes).text(), size, study.raw.original_bytes / size, found.divergence, found.disagreement,
         found.score,
     )  # fmt: skip
+    return point, has_rounded
 
 
 def _charts(report: FrontierReport) -> list[str]:

@@ -13,7 +13,7 @@ import numpy as np
 from dc_compiler import html_page, ir
 from dc_compiler.calibration.divergence import Changes, Distance, Judge
 from dc_compiler.compiler import Libraries
-from dc_compiler.exploration.study import Model, Scorer, Study, chosen_steps, open_study
+from dc_compiler.exploration.study import NOTHING_NOTE, Model, Scorer, Study, chosen_steps, open_study
 from dc_compiler.pass_manager import Progress
 from dc_compiler.plot import Axis, Series, chart
 from dc_compiler.report import plain, some
@@ -172,7 +172,7 @@ def sensitivity(
         verb = "tensor stays" if len(exact) == 1 else "tensors stay"
         study.notes.append(f"{len(exact):,} {verb} exact: {some(exact)}")
     if not curves:
-        study.notes.append("the model has no weight that can be rounded")
+        study.notes.append(NOTHING_NOTE)
     return SensitivityReport(
         study.raw.label, study.cluster.calibrates, "samples" if study.has_data else "made-up inputs", len(rows), ladder,
         curves, together, None if scorer is None else scorer.name, judge.before, study.notes,

@@ -31,6 +31,7 @@ Array = np.ndarray
 Model = str | os.PathLike[str] | onnx.ModelProto
 MADE_UP = 8  # feeds that are made up where there is no data
 COARSEST = 16.0  # the largest step that cluster takes
+NOTHING_NOTE = "the model has no weight that can be rounded"
 MADE_UP_NOTE = "judged on made-up inputs, which tell little about real ones; give --data"
 
 
@@ -69,9 +70,15 @@ class Study:
         """Compares programs with the original on these rows.
 
         Raises:
-            ModelError: the original does not run on them, or has no output of floats.
+            ModelError: the original does not run on them, or has no output of floats, or one that is not finite.
         """
-        return Judge(self.raw, self.samples, rows, metric)
+        judge = Judge(self.raw, self.samples, rows, metric)
+        if not math.isfinite(judge.of(self.raw).divergence):
+            source = "samples" if self.has_data else "made-up inputs"
+            raise ModelError(
+                f"{self.raw.label}: an output is not finite for {source}, so nothing tells how far a change moves it"
+            )
+        return judge
 
     def progress(self, name: str, done: int, total: int) -> None:
         """Tell whoever waits."""

@@ -12,10 +12,11 @@ import onnx
 import pytest
 from classifier import classifier, data
 from models.graphs import GRAPHS
+from onnx import numpy_helper
 
 import dc_compiler
 from dc_compiler.cli import main
-from dc_compiler.errors import InvalidArgumentError
+from dc_compiler.errors import InvalidArgumentError, ModelError
 
 STEPS = (0.1, 0.5, 2.0)
 
@@ -91,6 +92,12 @@ def test_the_pipeline_around_the_step_is_kept() -> None:
     assert report.points[1].pipeline == "prune(density=0.5),cluster(mode=grid,step=0.25),encode(coder=huffman)"
 
 
+def test_no_weight_to_round() -> None:
+    report = dc_compiler.frontier(classifier(), skip="*", steps=(0.1, 1.0), jobs=1)
+    assert report.points[1].bytes == report.points[2].bytes
+    assert report.notes[-1] == "the model has no weight that can be rounded"
+
+
 def test_few_samples_do_not_calibrate() -> None:
     few = {"x": data()["x"][:20]}
     report = dc_compiler.frontier(classifier(), data=few, steps=(0.1,), jobs=1)
@@ -145,3 +152,21 @@ def test_the_command(
     assert page.count("<svg") == charts
     assert not re.search(r"<script|https?:|url\(|@import|<link|<img", page)
     assert set(Path().iterdir()) == {Path(n) for n in ("in.onnx", "data.npz", "page.html", "facts.json")}
+
+
+@pytest.mark.parametrize("explore", [dc_compiler.frontier, dc_compiler.sensitivity])
+@pytest.mark.parametrize("where", ["weights", "samples"])
+def test_outputs_that_are_not_finite(explore: Any, where: str) -> None:
+    """Nothing can be told of them, so nothing is: not that everything moved."""
+    model, inputs = GRAPHS["matmul"]()[0], None
+    if where == "weights":
+        tensor = model.graph.initializer[0]
+        values = numpy_helper.to_array(tensor).copy()
+        values[0] = np.nan
+        tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    else:
+        value = model.graph.input[0]
+        inputs = {value.name: np.full((64, value.type.tensor_type.shape.dim[1].dim_value), np.inf, np.float32)}
+    source = "made-up inputs" if inputs is None else "samples"
+    with pytest.raises(ModelError, match=f"an output is not finite for {source}, so nothing tells"):
+        explore(model, data=inputs, steps=(0.1, 1.0), jobs=1)

@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
+import default_preset
 import frontier
+import frontier_page
 import numpy as np
 import onnx
 import peers
@@ -57,10 +59,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_table_and_a_plot(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(frontier, "STEPS", (0.1, 1.0))
     monkeypatch.setattr(frontier, "NAIVE", ((None, 8), (0.5, 4)))
-    monkeypatch.setattr(sys, "argv", ["frontier.py", "net.onnx", "data.npz", "eval.py", "--plots", "plots"])
-    frontier.main()
+    frontier.main(["net.onnx", "data.npz", "eval.py", "--steps", "0.1", "1", "--results", "results"])
     lines = capsys.readouterr().out.splitlines()
     assert lines[1] == "net: agreement"
     table = [line for line in lines[3 : lines.index("", 1)] if "%" in line[49:]]
@@ -70,30 +70,122 @@ def test_a_table_and_a_plot(folder: Path, monkeypatch: pytest.MonkeyPatch, capsy
     assert list(rows) == [
         "original/", "int8 static/", "int8 static, xz/", "int8 dynamic/", "int8 dynamic, xz/",
         *(["MatMulNBits 4 bits/"] if importlib.util.find_spec("onnx_ir") else []),
-        "dcc, no data/step 0.1", "dcc, no data/step 1.0", "dcc, data/step 0.1", "dcc, data/step 1.0",
+        "dcc, no data/step 0.1", "dcc, no data/step 1", "dcc, data/step 0.1", "dcc, data/step 1",
         "naive k-means, Huffman/8 bits", "naive k-means, Huffman/4 bits, 50 % kept",
     ]  # fmt: skip
     scores = {name: float(row[2]) for name, row in rows.items()}
     assert min(scores.values()) > 0.2, scores  # by chance it would be a tenth
     assert min(scores["int8 static/"], scores["dcc, no data/step 0.1"], scores["dcc, data/step 0.1"]) > 0.9, scores
     assert float(rows["int8 static/"][1][:-1]) > 3
-    assert float(rows["dcc, data/step 1.0"][1][:-1]) > float(rows["dcc, no data/step 0.1"][1][:-1]) > 4
-    summary = {line[:28].strip(): line[28:].split() for line in lines[lines.index("", 1) + 2 :]}
-    assert summary["original"] == ["1.00x", "1.00x"]
-    assert set(summary) == {name.split("/")[0] for name in rows}
+    assert float(rows["dcc, data/step 1"][1][:-1]) > float(rows["dcc, no data/step 0.1"][1][:-1]) > 4
+    start = lines.index("", 1) + 2
+    summary = {line[:28].strip(): line[49:].split() for line in lines[start : lines.index("", start)]}
+    assert set(summary) <= {name.split("/")[0] for name in rows} - {"original"}
+    assert summary["int8 static"] == [
+        rows["int8 static/"][1] if scores["int8 static/"] >= b else "-" for b in (0.995, 0.99, 0.98)
+    ]
     assert any(re.match(r"NNCodec +not installed for ", line) for line in lines)
-    plot = ElementTree.parse(folder / "plots" / "net.svg").getroot()
+    plot = ElementTree.parse(folder / "results" / "net.svg").getroot()
     named = {t.text for t in plot.iter("{http://www.w3.org/2000/svg}text")}
     assert {"original", "dcc, data", "int8 static", "agreement", "original bytes / file bytes"} <= named
+    kept = frontier_page.read(folder / "results" / "net.csv")
+    assert kept.command == "python benchmarks/frontier.py net.onnx data.npz eval.py --steps 0.1 1"
+    assert list(kept.lines()) == lines[2 : lines.index("", 1)]
+
+
+def test_some_ways_are_measured_again(folder: Path) -> None:
+    options = ["net.onnx", "data.npz", "eval.py", "--results", "results", "--only"]
+    frontier.main([*options, "no-data", "naive", "--steps", "0.1"])
+    before = frontier_page.read(folder / "results" / "net.csv")
+    frontier.main([*options, "no-data", "--steps", "0.2"])
+    after = frontier_page.read(folder / "results" / "net.csv")
+    assert [p.setting for p in after.points if p.way == "dcc, no data"] == ["step 0.2"]
+    others = [[p for p in m.points if p.way != "dcc, no data"] for m in (before, after)]
+    assert len(others[0]) == 1 + len(frontier.NAIVE)
+    assert others[0] == others[1]
+    ways = list(dict.fromkeys(p.way for p in after.points))
+    assert ways == ["original", "dcc, no data", "naive k-means, Huffman"]
+
+
+def test_nothing_coarser_than_ruin_is_measured(folder: Path) -> None:
+    steps = ["0.1", "2", "3"]
+    frontier.main(["net.onnx", "data.npz", "eval.py", "--results", "results", "--only", "no-data", "--steps", *steps])
+    found = frontier_page.read(folder / "results" / "net.csv")
+    assert [p.setting for p in found.points] == ["", "step 0.1", "step 2"]
+    ruined = found.points[-1].value
+    assert ruined is not None
+    assert not found.is_near(ruined)
+    assert [len(points) for points in found.curves().values()] == [1, 1]
+
+
+def test_a_test_that_fails(folder: Path) -> None:
+    """On the original it ends everything; on what a peer made it is said and the others go on."""
+    (folder / "eval.py").write_text(TEST + 'raise SystemExit("broken" if "int8" in a.model else 0)')
+    frontier.main(["net.onnx", "data.npz", "eval.py", "--results", "results", "--only", "onnxruntime"])
+    found = {p.way: p for p in frontier_page.read(folder / "results" / "net.csv").points}
+    assert found["original"].value == 1
+    assert found["int8 static"].note == "eval.py fails on it: broken"
+    assert found["int8 static"].value is found["int8 static"].bytes is None
+    (folder / "eval.py").write_text("print('nothing')")
+    with pytest.raises(default_preset.FailedTestError, match="printed no line 'metric = value'"):
+        frontier.main(["net.onnx", "data.npz", "eval.py"])
 
 
 def test_the_largest_ratio_at_a_metric() -> None:
     points = [(4.0, 0.9), (16.0, 0.7), (2.0, 1.0), (8.0, 0.9)]
-    assert frontier.reached(points, 1.0) == pytest.approx(2.0)
-    assert frontier.reached(points, 0.95) == pytest.approx(2 * 2**0.5)
-    assert frontier.reached(points, 0.8) == pytest.approx(8 * 2**0.5)  # half way down from 0.9 to 0.7
-    assert frontier.reached(points, 0.5) == 16.0
-    assert frontier.reached(points, 1.1) is None
+    assert frontier_page.reached(points, 1.0) == pytest.approx(2.0)
+    assert frontier_page.reached(points, 0.95) == pytest.approx(2 * 2**0.5)
+    assert frontier_page.reached(points, 0.8) == pytest.approx(8 * 2**0.5)  # half way down from 0.9 to 0.7
+    assert frontier_page.reached(points, 0.5) == 16.0
+    assert frontier_page.reached(points, 1.1) is None
+
+
+def test_luck_is_shared_out() -> None:
+    """Of points that rise and fall by turns, the curve has the mean, and the luckiest does not count alone."""
+    points = [(2.0, 1.0), (4.0, 0.8), (8.0, 0.9), (16.0, 0.5)]
+    assert frontier_page.reached(points, 0.85) == pytest.approx(8.0)
+    assert frontier_page.reached(points, 0.9) == pytest.approx(2 * 2 ** (2 / 3))
+    assert frontier_page.reached(points, 0.675) == pytest.approx(8 * 2**0.5)
+
+
+def measured(name: str, **ways: tuple[int, ...]) -> frontier_page.Measured:
+    """A model of 1,000,000 bytes and a metric of 0.9; bytes of files that lose nothing, 3 points and 5 points."""
+    points = [frontier_page.Point("original", "", 1_000_000, 0.9)]
+    for way, sizes in ways.items():
+        title = {"ours": "dcc, data", "codec": "NNCodec"}[way]
+        points += [frontier_page.Point(title, f"n {s}", s, v) for s, v in zip(sizes, (0.9, 0.87, 0.85), strict=False)]
+    points.append(frontier_page.Point("int8 static", "", note="refused: it has a, comma"))
+    return frontier_page.Measured(name, "accuracy", "python benchmarks/frontier.py a.onnx", points)
+
+
+def test_savings_at_an_equal_metric() -> None:
+    models = [
+        measured("a", ours=(100_000, 50_000), codec=(200_000, 100_000)),
+        measured("b", ours=(100_000, 50_000), codec=(125_000, 62_500)),
+    ]
+    found = frontier_page.savings(models, "dcc, data")
+    assert found["a"] == pytest.approx([50, 50, 50])
+    assert found["b"] == pytest.approx([20, 20, 20])
+    assert found["geometric mean"] == pytest.approx([100 * (1 - 0.4**0.5)] * 3)  # half and four fifths are left
+    lines = list(frontier_page.summary_of_all(models))
+    assert lines[0].split()[:5] == ["dcc,", "data,", "smaller", "than", "NNCodec"]
+    assert lines[-1].split() == ["geometric", "mean", *["36.8", "%"] * 3]
+    alone = frontier_page.savings([measured("a", ours=(100_000,))], "dcc, data")
+    assert alone == {"geometric mean": []}
+
+
+def test_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    model = measured("a", ours=(100_000, 50_000), codec=(200_000, 100_000))
+    model.write(tmp_path / "page")
+    assert frontier_page.read(tmp_path / "page" / "a.csv") == model
+    monkeypatch.setattr(sys, "argv", ["frontier_page.py", str(tmp_path / "page.md")])
+    frontier_page.main()
+    text = (tmp_path / "page.md").read_text()
+    assert "| dcc, data, smaller than NNCodec by | within 0.5 % | within 1 point | within 2 points |" in text
+    assert "| geometric mean | 50.0 % | 50.0 % | 50.0 % |" in text
+    assert "](page/a.svg)" in text
+    assert [line.rstrip() for line in model.lines()] == text.split("```")[-2].strip("\n").splitlines()
+    assert capsys.readouterr().out.splitlines()[-1].split()[-2:] == ["50.0", "%"]
 
 
 def test_a_codec_in_another_interpreter(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
