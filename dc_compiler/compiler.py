@@ -130,7 +130,7 @@ def compile_model(
             f"the preset {chosen.preset} trains on --data and chooses by itself how small the file gets; leave out the "
             "targets, or give --preset default or a --pipeline with cluster(grid)"
         )
-    sessions = Sessions(custom_op_libraries)
+    sessions = Sessions(custom_op_libraries, rest=True)
     source = files.read_model(model_or_path)
     target = None if output is None else Path(output)
     if target is not None:
@@ -459,7 +459,7 @@ def verify_models(
         InvalidArgumentError, ModelError, DataError, CorruptFrameError
     """
     wanted = quality.Thresholds(min_cosine, max_error, min_agreement)
-    sessions = Sessions(custom_op_libraries)
+    sessions = Sessions(custom_op_libraries, rest=True)
     if labels is not None and data is None:
         raise DataError("--labels needs --data")
     measure = measure_of(metric, labels)

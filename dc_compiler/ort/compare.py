@@ -145,33 +145,58 @@ class _OtherKindError(Exception):
     """Values of which one is an array and the other is not, or arrays of other types or ranks."""
 
 
-@np.errstate(over="ignore", invalid="ignore")
-def compare(name: str, before: Sequence[Any], after: Sequence[Any]) -> OutputComparison:
-    """Compare one output over all feeds.
+class Comparison:
+    """Compares one output, a feed at a time; what is kept of a feed does not grow with its output."""
 
-    Args:
-        before, after: what onnxruntime gave for each feed: an array, list (sequence), dict (map) or None (optional).
-    """
-    result = OutputComparison(name)
-    tally = _Tally(result)
-    for old, new in zip(before, after, strict=True):
+    def __init__(self, name: str) -> None:
+        self._result = OutputComparison(name)
+        self._tally = _Tally(self._result)
+        self._is_ruined = False
+
+    @np.errstate(over="ignore", invalid="ignore")
+    def add(self, old: Any, new: Any) -> None:
+        """Take what onnxruntime gave for a feed: an array, list (sequence), dict (map) or None (optional)."""
+        if self._is_ruined:
+            return
+        result, tally = self._result, self._tally
         tally.feeds.append(_Products())
         shapes: list[list[str]] = []
         try:
             for x, y in _pairs(old, new, shapes):
                 result.same_bits &= np.array_equal(x, y) if x.dtype.kind in "OUS" else x.tobytes() == y.tobytes()
                 if not tally.add(x, y) and not shapes:
-                    return _ruined(name)
+                    self._is_ruined = True
+                    return
         except _OtherKindError:
-            return _ruined(name)
+            self._is_ruined = True
+            return
         if shapes:
             result.same_bits = False
             result.shapes = result.shapes or shapes[0]
-    _add_angles(result, tally.feeds)
-    result.top1_agreement, result.equal_share = tally.top1.value, tally.equal.value
-    result.not_compared = _why_vacuous(tally)
-    result.identical = result.same_bits and result.not_compared is None
-    return result
+
+    @np.errstate(over="ignore", invalid="ignore")
+    def result(self) -> OutputComparison:
+        """What all feeds say together; at least one was taken, and none is afterwards."""
+        result, tally = self._result, self._tally
+        if self._is_ruined:
+            return _ruined(result.name)
+        _add_angles(result, tally.feeds)
+        result.top1_agreement, result.equal_share = tally.top1.value, tally.equal.value
+        result.not_compared = _why_vacuous(tally)
+        result.identical = result.same_bits and result.not_compared is None
+        return result
+
+
+def compare(name: str, before: Sequence[Any], after: Sequence[Any]) -> OutputComparison:
+    """Compare one output over all feeds.
+
+    Args:
+        before, after: for each feed what :meth:`Comparison.add` takes.
+    """
+    comparison = Comparison(name)
+    for old, new in zip(before, after, strict=True):
+        comparison.add(old, new)
+    return comparison.result()
 
 
 def _ruined(name: str) -> OutputComparison:

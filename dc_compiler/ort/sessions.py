@@ -111,12 +111,15 @@ class Sessions:
 
     Args:
         libraries: one or more custom-operator libraries of other makers, in the order to register them.
+        rest: threads of a session sleep between runs. Where two models run in turn, those of one would spin while the
+            other computes; a measurement of speed wants sessions as users have them.
 
     Raises:
         InvalidArgumentError: a library does not exist. LibraryError: onnxruntime cannot use it.
     """
 
-    def __init__(self, libraries: PathLike | Iterable[PathLike] = ()) -> None:
+    def __init__(self, libraries: PathLike | Iterable[PathLike] = (), *, rest: bool = False) -> None:
+        self._rest = rest
         self.libraries = _existing([libraries] if isinstance(libraries, str | os.PathLike) else libraries)
         if self.libraries:  # one that cannot be used is refused before any work
             import onnxruntime as ort
@@ -172,6 +175,8 @@ class Sessions:
         options = ort.SessionOptions()
         options.log_severity_level = SILENT
         options.intra_op_num_threads = threads
+        if self._rest:
+            options.add_session_config_entry("session.force_spinning_stop", "1")
         register(options, [*self.libraries, *([binding.get_library_path()] if compiled else [])])
         try:
             return ort.InferenceSession(content, options, providers=PROVIDERS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,9 +10,9 @@ import onnx
 
 from dc_compiler.errors import DataError, DccError, ModelError
 from dc_compiler.model import files
-from dc_compiler.ort import data, deciding, made_up, metrics, reach, stability
+from dc_compiler.ort import data, deciding, made_up, metrics, reach, runs, stability
 from dc_compiler.ort.compare import NOT_FINITE, OutputComparison, compare
-from dc_compiler.ort.sessions import Sessions, short
+from dc_compiler.ort.sessions import Sessions
 
 MOST_DECIDED = 24  # outputs and values of which it is looked up what decides about them
 SUSPECT = 0.9  # below it, and where shapes differ, the values are compared that decide about an output
@@ -103,7 +103,7 @@ def verify(
         ModelError: onnxruntime cannot load one of the models, or the compiled one does not run where the original does.
         DataError: the data does not fit the model.
     """
-    sessions = sessions or Sessions()
+    sessions = sessions or Sessions(rest=True)
     try:
         session = sessions.original(original, threads)
     except ModelError as e:
@@ -117,32 +117,33 @@ def verify(
         return Verification("made-up inputs", skipped=str(e))
     feeds: Sequence[data.Feed]
     if given is not None:
-        feeds = given.feeds
-        before = _run(session, feeds, original.label)
+        feeds, held = given.feeds, []
     else:
         found = made_up.feeds(session, specs, original.proto, seed)
         if found.reason is not None:
             _open_compiled(sessions, compiled, threads)
             return Verification("made-up inputs", skipped=found.reason)
-        feeds, before = found.feeds, found.outputs
-    again = _run(session, feeds[:1], original.label)
+        feeds, held = found.feeds, found.outputs
+    result = Verification("data" if given is not None else "made-up inputs", len(feeds))
+    runner = runs.Runner(session, original.label)
+    before = runs.Answers(runner, feeds, held)
+    first, again = before.first, runner(feeds[0])
     names = [o.name for o in session.get_outputs()]
-    del session
-    sessions.forget_originals()
+    del session, runner
+    if before.complete:
+        sessions.forget_originals()
     session = _open_compiled(sessions, compiled, threads)
     if [o.name for o in session.get_outputs()] != names:
         raise ModelError(f"the compiled model does not have the outputs of {original.label}: {', '.join(names)}")
-    after = _run(session, feeds, "the compiled model")
-    del session
-    result = Verification("data" if given is not None else "made-up inputs", len(feeds))
-    result.outputs = [compare(name, [b[i] for b in before], [a[i] for a in after]) for i, name in enumerate(names)]
-    if not result.same_bits and not all(
-        compare("", [x], [y]).same_bits for x, y in zip(before[0], again[0], strict=True)
-    ):
+    kept = runs.FirstOutputs() if given is not None and given.labels is not None else None
+    result.outputs = runs.compare_runs(names, before, runs.Runner(session, "the compiled model"), kept)
+    del session, before
+    sessions.forget_originals()
+    if not result.same_bits and not all(compare("", [x], [y]).same_bits for x, y in zip(first, again, strict=True)):
         return Verification(result.source, skipped="the original gives other outputs each time it runs")
-    if given is not None and given.labels is not None:
-        result.add_scores(metrics.compare(metric, given.labels, [b[0] for b in before], [a[0] for a in after]))
-    del before, after
+    if given is not None and given.labels is not None and kept is not None:
+        result.add_scores(metrics.compare(metric, given.labels, kept.before, kept.after))
+    del kept, first, again
     _Closer(result, original, compiled, feeds, sessions, threads, seed).look()
     return result
 
@@ -191,16 +192,19 @@ class _Closer:
         values = sorted({v for found in wanted.values() for v in found})
         if not values:
             return
-        runs = []
-        for model, label in ((reach.loaded(self.original), self.original.label), (dense, "the compiled model")):
-            deciding.expose(model, values, decisions.types)
-            session = self.sessions.open(model, self.threads, compiled=False)
-            runs.append(_run(session, [reach.taken(session, f) for f in self.feeds], label))
-        found = {v: compare(v, [r[i] for r in runs[0]], [r[i] for r in runs[1]]) for i, v in enumerate(values)}
+        model = reach.loaded(self.original)
+        for either in (model, dense):
+            deciding.expose(either, values, decisions.types)
+        before = runs.Answers(self._runner(model, self.original.label), self.feeds)
+        comparisons = runs.compare_runs(values, before, self._runner(dense, "the compiled model"))
+        found = dict(zip(values, comparisons, strict=True))
         for judged in (*suspects, *found.values()):
             judges = [found[v] for v in wanted.get(judged.name, []) if found[v].not_compared is None]
             if judges and _is_suspect(judged) and _is_excused(judged, decisions.about(judged.name)):
                 self.result.deciding[judged.name] = judges
+
+    def _runner(self, model: onnx.ModelProto, label: str) -> runs.Runner:
+        return runs.Runner(self.sessions.open(model, self.threads, compiled=False), label, part=True)
 
     def _find_unreached(self) -> None:
         found = reach.reach(self.original, self.feeds, self.sessions, self.threads)
@@ -237,13 +241,3 @@ def _open_compiled(sessions: Sessions, compiled: onnx.ModelProto, threads: int) 
         return sessions.open(compiled, threads)
     except ModelError as e:
         raise ModelError(f"onnxruntime cannot load the compiled model: {e}") from None
-
-
-def _run(session: Any, feeds: Iterable[data.Feed], label: str) -> list[list[Any]]:
-    results = []
-    for feed in feeds:
-        try:
-            results.append(session.run(None, feed))
-        except Exception as e:
-            raise ModelError(f"{label} does not run on the inputs: {short(e)}") from None
-    return results

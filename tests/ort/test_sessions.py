@@ -71,6 +71,18 @@ def test_libraries_that_cannot_be_used(tmp_path: Path) -> None:
         Sessions([tmp_path / "text.so"])
 
 
+@pytest.mark.parametrize("rest", [False, True])
+def test_threads_rest_where_it_is_asked_for(rest: bool) -> None:
+    """Two models that run in turn do not spin against each other; sessions that are timed are as users have them."""
+    key = "session.force_spinning_stop"
+    options = Sessions(rest=rest).open(packed()).get_session_options()
+    if rest:
+        assert options.get_session_config_entry(key) == "1"
+    else:
+        with pytest.raises(Exception, match=key):
+            options.get_session_config_entry(key)
+
+
 def test_the_original_is_opened_once(monkeypatch: pytest.MonkeyPatch) -> None:
     opened, real = [], Sessions._open
 
