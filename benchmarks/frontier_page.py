@@ -99,7 +99,7 @@ class Measured:
 
     def plot(self) -> str:
         """Metric against ratio, as SVG."""
-        lines = [Series(way, points) for way, points in self.curves().items()]
+        lines = [Series(way, points, is_level=way == ORIGINAL) for way, points in self.curves().items()]
         return svg(Axis("original bytes / file bytes", is_log=True), Axis(self.metric), lines, NAMESPACE) + "\n"
 
     def write(self, folder: Path) -> None:

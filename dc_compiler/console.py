@@ -158,18 +158,19 @@ def bench_table(result: BenchResult) -> Table:
 
 def sensitivity(report: SensitivityReport, most: int = MOST_ROWS) -> list[Any]:
     """What ``dcc sensitivity`` shows: the weights that cost most for a bit, and what the figures mean."""
+    if not report.curves:
+        return report.facts()
     middle = len(report.steps) // 2
     titles = ["weight", "elements", "bits", *(f"at {s:g}" for s in report.steps), "a kB"]
     table = _plain_table(titles)
     for c in report.curves[:most]:
         moved = [f"{p.divergence:.1e}" for p in c.points]
         table.add_row(printable(c.name), f"{c.elements:,}", f"{c.points[middle].bits:.1f}", *moved, f"{c.per_kb:.1e}")
-    if report.curves:
-        table.add_section()
-        moved = [f"{p.divergence:.1e}" for p in report.together]
-        elements = sum(c.elements for c in report.curves)
-        bits = report.together[middle].bits
-        table.add_row("all at once", f"{elements:,}", f"{bits:.1f}", *moved, "", style="bold")
+    table.add_section()
+    moved = [f"{p.divergence:.1e}" for p in report.together]
+    elements = sum(c.elements for c in report.curves)
+    bits = report.together[middle].bits
+    table.add_row("all at once", f"{elements:,}", f"{bits:.1f}", *moved, "", style="bold")
     more = len(report.curves) - most
     others = [f"{more:,} less sensitive weights are not shown; --json and --report list all"] if more > 0 else []
     return [table, *others, f"bits: entropy of a weight's indices at step {report.steps[middle]:g}", *report.facts()]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dc_compiler.html_page import escape
 
@@ -28,12 +28,14 @@ class Axis:
 
 @dataclass(frozen=True)
 class Series:
-    """Points (x, y) of one name, joined by a line where ``is_line``. A pale one has no entry in the legend."""
+    """Points (x, y) of one name, joined by a line where ``is_line``. A pale one has no entry in the legend. One that
+    ``is_level`` is a broken line across the chart at the y of its first point, whose x takes no room."""
 
     name: str
     points: Sequence[tuple[float, float]]
     is_line: bool = True
     is_pale: bool = False
+    is_level: bool = False
 
 
 def chart(title: str, x: Axis, y: Axis, series: Sequence[Series]) -> str:
@@ -46,8 +48,8 @@ def svg(x: Axis, y: Axis, series: Sequence[Series], attributes: str = "") -> str
 
     Points that are not finite are left out; on a logarithmic axis those at 0 or below lie on its lower end.
     """
-    kept = [Series(s.name, [p for p in s.points if all(map(math.isfinite, p))], s.is_line, s.is_pale) for s in series]
-    across = _Scale(x.is_log, [p[0] for s in kept for p in s.points], LEFT, WIDTH - RIGHT)
+    kept = [replace(s, points=[p for p in s.points if all(map(math.isfinite, p))]) for s in series]
+    across = _Scale(x.is_log, [p[0] for s in kept for p in s.points if not s.is_level], LEFT, WIDTH - RIGHT)
     up = _Scale(y.is_log, [p[1] for s in kept for p in s.points], HEIGHT - BOTTOM, TOP)
     parts = [*_grid(across, up, x, y)]
     named = [s for s in kept if not s.is_pale]
@@ -115,6 +117,11 @@ def _grid(across: _Scale, up: _Scale, x: Axis, y: Axis) -> Iterator[str]:
 
 
 def _drawn(series: Series, across: _Scale, up: _Scale, colour: str) -> Iterator[str]:
+    if series.is_level:
+        for _, y in series.points[:1]:
+            line = f'd="M{LEFT} {up.at(y):.1f}H{WIDTH - RIGHT}" fill="none" stroke="{colour}" stroke-dasharray="6 4"'
+            yield f"<path {line}><title>{escape(f'{series.name}: {y:.4g}')}</title></path>"
+        return
     places = [(f"{across.at(x):.1f}", f"{up.at(y):.1f}") for x, y in series.points]
     if series.is_line and len(places) > 1:
         line = " ".join(",".join(p) for p in places)

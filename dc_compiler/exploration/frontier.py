@@ -186,8 +186,9 @@ def _point(study: Study, judge: Judge, step: float) -> tuple[FrontierPoint, bool
 
 def _charts(report: FrontierReport) -> list[str]:
     size = Axis("original bytes / file bytes", is_log=True)
-    moved = [(p.ratio, p.divergence) for p in report.points]
-    charts = [_chart("Divergence against size", size, Axis("divergence of the outputs", is_log=True), moved)]
+    moved = [(p.ratio, p.divergence) for p in report.points[1:]]
+    divergence = Axis("divergence of the outputs", is_log=True)
+    charts = [chart("Divergence against size", size, divergence, [Series("compiled", moved)])]
     if report.metric is not None:
         scores = [(p.ratio, p.score) for p in report.points if p.score is not None]
         charts.insert(0, _chart("Quality against size", size, Axis(report.metric), scores))
@@ -198,4 +199,4 @@ def _charts(report: FrontierReport) -> list[str]:
 
 
 def _chart(title: str, x: Axis, y: Axis, points: Sequence[tuple[float, float]]) -> str:
-    return chart(title, x, y, [Series(ORIGINAL, points[:1]), Series("compiled", points[1:])])
+    return chart(title, x, y, [Series(ORIGINAL, points[:1], is_level=True), Series("compiled", points[1:])])

@@ -219,10 +219,11 @@ def _judged(study: Study) -> Array:
 
 def _html_page(report: SensitivityReport) -> str:
     bits, moved = Axis("bits a weight"), Axis("divergence of the outputs", is_log=True)
-    charts = [chart("Weights, the most sensitive in colour", bits, moved, list(_series(report)))]
-    if report.together:
-        all_at_once = [(p.bits, p.divergence) for p in report.together]
-        charts.append(chart("All weights at once", bits, moved, [Series("all weights", all_at_once)]))
+    all_at_once = Series("all weights", [(p.bits, p.divergence) for p in report.together])
+    charts = [
+        chart("Weights, the most sensitive in colour", bits, moved, list(_series(report))),
+        chart("All weights at once", bits, moved, [all_at_once]),
+    ]
     steps = [f"{s:g}" for s in report.steps]
     titles = ["weight", "shape", "elements", *(f"bits at {s}" for s in steps), *(f"at {s}" for s in steps), "a kB"]
     lines = [
@@ -231,7 +232,9 @@ def _html_page(report: SensitivityReport) -> str:
     ]
     total = ["all at once", "", f"{sum(c.elements for c in report.curves):,}", *_figures(report.together), ""]
     return html_page.page(
-        f"dcc sensitivity: {report.source}", report.facts(), [*charts, html_page.table(titles, lines, total)]
+        f"dcc sensitivity: {report.source}",
+        report.facts(),
+        [*charts, html_page.table(titles, lines, total)] if report.curves else [],
     )
 
 

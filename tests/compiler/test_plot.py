@@ -64,3 +64,17 @@ def test_names_are_escaped_and_shortened() -> None:
     chart = drawn(Axis("x"), Axis("y"), Series(odd, [(0, 0)]), Series(long, [(1, 1)]))
     assert r"<b>&\x1b" in texts(chart)
     assert "a" * 12 + "…" + "b" * 11 in texts(chart)
+
+
+def test_a_level_is_a_line_across_that_takes_no_room() -> None:
+    level = Series("original", [(1, 3)], is_level=True)
+    chart = drawn(Axis("x", is_log=True), Axis("y"), level, Series("s", [(10, 1), (100, 2)]))
+    assert places(chart) == []
+    assert len(places(chart, COLOURS[1])) == 2
+    (line,) = (p for p in chart.iter(f"{SVG}path") if "stroke-dasharray" in p.attrib)
+    height = float(line.attrib["d"].split("H")[0].split()[1])
+    assert line.attrib["d"] == f"M{LEFT} {height:.1f}H{WIDTH - RIGHT}"
+    assert TOP < height < min(y for _, y in places(chart, COLOURS[1]))
+    assert min(x for x, _ in places(chart, COLOURS[1])) < LEFT + 50
+    assert line[0].text == "original: 3"
+    assert "original" in texts(chart)
