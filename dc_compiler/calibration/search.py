@@ -17,7 +17,7 @@ from dc_compiler.pipeline.context import Context
 from dc_compiler.pipeline.manager import run_passes
 from dc_compiler.pipeline.step import Pass, PassReport
 
-FINEST, COARSEST = 0.02, 4.0  # steps that are tried
+FINEST, COARSEST = 0.001, 4.0  # steps that are tried
 COARSEST_SAFE = 2.0  # where nearness decides: what is left beyond is signs, and no samples are enough to trust that
 START = 0.5
 FURTHEST = 4.0  # times the step before, while one end is not known

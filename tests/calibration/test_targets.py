@@ -32,13 +32,13 @@ def size(result: CompileResult) -> int:
     return len(result.model.SerializeToString())
 
 
-@pytest.mark.parametrize("share", [0.9, 0.6])
+@pytest.mark.parametrize("share", [1.8, 0.9, 0.6])
 def test_the_best_file_of_a_size(share: float) -> None:
     """With data and without."""
     plain = size(compiled())
     for given in ({}, {"data": inputs()}):
         result = compiled(target_size=int(share * plain), **given)
-        assert 0.97 * share * plain <= size(result) <= share * plain
+        assert 0.98 * share * plain <= size(result) <= share * plain
 
 
 def test_a_ratio() -> None:
