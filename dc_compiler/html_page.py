@@ -7,7 +7,10 @@ from collections.abc import Iterable, Sequence
 
 from dc_compiler.printable import printable
 
-STYLE = "body{font:14px sans-serif;margin:2em}td,th{padding:.2em .8em;text-align:right}td:first-child{text-align:left}"
+STYLE = (
+    "body{font:14px sans-serif;margin:2em}td,th{padding:.2em .8em;text-align:right}.whole{white-space:nowrap}"
+    "td:first-child,th:first-child{text-align:left;overflow-wrap:anywhere}"
+)
 
 
 def escape(text: str) -> str:
@@ -16,10 +19,14 @@ def escape(text: str) -> str:
 
 
 def table(titles: Sequence[str], lines: Iterable[Sequence[str]], total: Sequence[str] | None = None) -> str:
-    """A table of texts; ``total`` is a last line in bold."""
+    """A table of texts; ``total`` is a last line in bold. Figures stay whole: browsers break 1e-05 at the hyphen."""
+
+    def cell(text: str, tag: str) -> str:
+        attribute = " class=whole" if text[:1].isdigit() and " " not in text else ""
+        return f"<{tag}{attribute}>{escape(text)}</{tag}>"
 
     def row(texts: Sequence[str], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{escape(t)}</{tag}>" for t in texts) + "</tr>"
+        return "<tr>" + "".join(cell(t, tag) for t in texts) + "</tr>"
 
     body = [row(titles, "th"), *(row(line, "td") for line in lines)]
     return f"<table>{''.join(body)}{row(total, 'th') if total is not None else ''}</table>"

@@ -209,6 +209,7 @@ def test_the_command(folder: Path, capsys: pytest.CaptureFixture[str], monkeypat
     page = (folder / "page.html").read_text()
     assert page == report.to_html()
     assert page.count("<polyline") == 3  # two weights, and all at once
+    assert f"<td class=whole>{first.points[0].divergence:.2e}</td>" in page
     assert not re.search(r"<script|https?:|url\(|@import|<link|<img", page)
 
 
