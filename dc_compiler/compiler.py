@@ -18,6 +18,7 @@ import numpy as np
 import onnx
 
 from dc_compiler import ir
+from dc_compiler.calibration import tolerance
 from dc_compiler.calibration.calibration import Calibration
 from dc_compiler.calibration.goals import Targets, parse_size
 from dc_compiler.calibration.tuning import Tuned, tune
@@ -163,6 +164,15 @@ def compile_model(
         if measure is not None:
             metrics.check(measure, sessions.original(original, context.threads), context.samples.check)
     samples = context.samples
+
+    def verified(model: onnx.ModelProto) -> verify.Verification:
+        if obstacle:
+            return verify.Verification("made-up inputs", skipped=obstacle)
+        return verify.verify(
+            original, model, None if samples is None else samples.check,
+            seed=chosen.seed, threads=context.threads, sessions=sessions, metric=measure,
+        )  # fmt: skip
+
     if checkpoint is not None:
         context.checkpoint = _open_checkpoint(Path(checkpoint), target, program, manager, chosen, context)
     with ExitStack() as stack:
@@ -174,6 +184,7 @@ def compile_model(
             context.executor = stack.enter_context(ClusterExecutor(cluster))
         missed = None
         tuned = None
+        finer = None
         if chosen.fallback is None and (chosen.uncalibrated is not None or targets.any):
             tuned, refusal = _tuned(program, manager, context, targets, chosen, shapes)
             if tuned is None:
@@ -184,31 +195,28 @@ def compile_model(
             program, manager, passes = tuned.program, PassManager(tuned.passes), tuned.reports
             program.notes += tuned.notes
             missed = None if tuned.is_met else "the targets cannot be reached; this is the nearest that was found"
+        elif chosen.finds_step and obstacle is None:
+            blind = tolerance.run(program, manager.passes, context, original, sessions)
+            program, manager, passes, finer = blind.program, PassManager(blind.passes), blind.reports, blind.finer
+            del blind
         elif chosen.fallback is None:
             passes = manager.run(program, context)
         else:
             found = presets.run(program, manager.passes, parse_pipeline(chosen.fallback), context)
             program, manager, passes = found.program, PassManager(found.passes), found.reports
             program.notes += found.notes
-    form, notes = _choose_form(program, chosen.emit)
-    provenance = _provenance(program, chosen, manager.text())
-    report = _report(program, chosen, manager.text(), form, passes)
-    report.notes += notes
-    if samples is not None:
-        report.samples = samples.sizes()
-        report.notes += samples.notes()
-    declare_shapes(program.proto.graph, shapes)
-    model = emitter.emit(program, form, provenance)
-    exact = form == "session" and not program.rounding
-    report.notes += program.rounding
-    del program
-    report.output_bytes = files.message_size(model)
-    if form == "session":
-        report.topology_bytes = packed.open_packed(model, "the compiled model").topology_bytes
-    report.verification = verify.Verification("made-up inputs", skipped=obstacle) if obstacle else verify.verify(
-        original, model, None if samples is None else samples.check,
-        seed=chosen.seed, threads=context.threads, sessions=sessions, metric=measure,
-    )  # fmt: skip
+        report, model, exact = _emitted(program, chosen, manager, passes, shapes, samples)
+        del program
+        report.verification = verified(model)
+        if finer is not None and quality.catastrophe(report.verification):
+            del model
+            blind = finer()
+            report, model, exact = _emitted(
+                blind.program, chosen, PassManager(blind.passes), blind.reports, shapes, samples
+            )
+            del blind
+            report.verification = verified(model)
+    del finer
     if missed is not None:
         report.notes.append(missed)
         if not force:
@@ -222,6 +230,27 @@ def compile_model(
     report.seconds = time.perf_counter() - start
     report.peak_memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return CompileResult(model, report)
+
+
+def _emitted(
+    program: ir.Program, recipe: Recipe, manager: PassManager, passes: list[PassReport], shapes: dict[str, Shape],
+    samples: Samples | None,
+) -> tuple[CompileReport, onnx.ModelProto, bool]:  # fmt: skip
+    """What is known about the compiled model, the model, and whether onnxruntime runs the very same graph."""
+    form, notes = _choose_form(program, recipe.emit)
+    provenance = _provenance(program, recipe, manager.text())
+    report = _report(program, recipe, manager.text(), form, passes)
+    report.notes += notes
+    if samples is not None:
+        report.samples = samples.sizes()
+        report.notes += samples.notes()
+    declare_shapes(program.proto.graph, shapes)
+    model = emitter.emit(program, form, provenance)
+    report.notes += program.rounding
+    report.output_bytes = files.message_size(model)
+    if form == "session":
+        report.topology_bytes = packed.open_packed(model, "the compiled model").topology_bytes
+    return report, model, form == "session" and not program.rounding
 
 
 def _tuned(

@@ -23,7 +23,9 @@ class Preset:
     """A named pipeline; one for where there are samples to calibrate on, whose step is found on them
     (:mod:`dc_compiler.calibration.tuning`); another one where there are samples to train on, whose settings come from
     the model and the samples (:mod:`dc_compiler.training.presets`), and what to take where its result is too bad (None:
-    the first); whether losses are checked against a promise or only reported; and the element floor."""
+    the first); whether losses are checked against a promise or only reported; the element floor; and whether the step
+    of the first is found without data (:mod:`dc_compiler.calibration.tolerance`).
+    """
 
     pipeline: str
     calibrated: str | None = None
@@ -31,16 +33,18 @@ class Preset:
     fallback: str | None = None
     promises: bool = False
     min_size: int = DEFAULT_MIN_SIZE
+    finds_step: bool = False
 
 
 PRESETS: dict[str, Preset] = {
     # float bits unchanged, entropy-coded by byte planes
     "lossless": Preset("encode(lossless)", promises=True),
-    # near-lossless without data: a fine grid per output channel, entropy-coded
+    # a grid per output channel, entropy-coded; without data as coarse as is safe, near-lossless where that is not known
     "default": Preset(
         "canonicalize,cluster(grid),encode",
         calibrated="canonicalize,cluster(grid,step=0.5,calibrate=true,rate=0.3),encode",
         promises=True,
+        finds_step=True,
     ),
     # the paper's three stages at the paper's usual settings (arXiv 1510.00149): 16 epochs of training at most
     "deep-compression": Preset(
@@ -66,7 +70,8 @@ class Recipe:
 
     ``explicit`` tells that the user spelled out what to do to the weights, so that losses are reported, not refused.
     ``fallback`` is the pipeline without training of a preset that finds out its settings by training, else None;
-    ``uncalibrated`` the one without calibration of a preset that finds out its step on samples.
+    ``uncalibrated`` the one without calibration of a preset that finds out its step on samples. ``finds_step`` tells
+    that the pipeline is one whose step is to be found without data.
     """
 
     pipeline: str
@@ -79,12 +84,14 @@ class Recipe:
     explicit: bool = False
     fallback: str | None = None
     uncalibrated: str | None = None
+    finds_step: bool = False
     passes: tuple[Pass, ...] = field(default=(), compare=False)
 
     def without_calibration(self) -> Recipe:
         """The recipe with the preset's pipeline for models without data."""
         assert self.uncalibrated is not None
-        return replace(self, pipeline=self.uncalibrated, uncalibrated=None, passes=())
+        finds_step = self.preset is not None and PRESETS[self.preset].finds_step
+        return replace(self, pipeline=self.uncalibrated, uncalibrated=None, finds_step=finds_step, passes=())
 
     def manager(self) -> PassManager:
         """The pipeline ready to run.
@@ -159,8 +166,9 @@ def _from_text(preset: str | None, pipeline: str | None, has_data: bool, can_cal
         text, plain = chosen.calibrated, chosen.pipeline
     floor = chosen.min_size if plain is None else min(chosen.min_size, CALIBRATED_MIN_SIZE)
     return Recipe(
-        text, preset=name, explicit=not chosen.promises, min_size=floor, fallback=fallback, uncalibrated=plain
-    )
+        text, preset=name, explicit=not chosen.promises, min_size=floor, fallback=fallback, uncalibrated=plain,
+        finds_step=chosen.finds_step and text == chosen.pipeline,
+    )  # fmt: skip
 
 
 def _with_shortcuts(recipe: Recipe, density: float | None, bits: int | None) -> Recipe:
@@ -186,7 +194,10 @@ def _with_shortcuts(recipe: Recipe, density: float | None, bits: int | None) -> 
     is_set = density is not None or bits is not None
     fallback = None if is_set else recipe.fallback
     text, explicit = manager.text(), recipe.explicit or is_set
-    return replace(recipe, passes=tuple(passes), pipeline=text, explicit=explicit, fallback=fallback)
+    finds_step = recipe.finds_step and not is_set
+    return replace(
+        recipe, passes=tuple(passes), pipeline=text, explicit=explicit, fallback=fallback, finds_step=finds_step
+    )
 
 
 _PASS = re.compile(r"\s*([a-z][a-z0-9_-]*)\s*(?:\(([^()]*)\))?\s*(,|$)")

@@ -22,6 +22,7 @@ SIGNAL_EXTENT = 4096  # samples of a one-dimensional signal
 MAX_BYTES = 1 << 30  # of all values of a run
 MAX_INPUTS = 1 << 24  # elements of all inputs, the only bound where an operator's shapes are not known
 MAX_MULTIPLICATIONS = 20_000_000_000
+LARGE = (64, 48, 32, 16)  # tried in turn where inputs shall have much in them
 SEARCHED_NODES = 100_000  # most nodes that are looked at in search of an extent that none of EXTENTS is
 ANONYMOUS = frozenset({"", "?", "*", "-1", "None"})  # what exporters write for an axis that has no name
 
@@ -78,6 +79,19 @@ class OpenAxes:
         if known != firm:  # broadcasting may also want 1
             yield from self._with(firm)
 
+    def larger(self, batch: int, extents: Sequence[int], multiplications: int) -> Iterator[Extents]:
+        """Extents to try where inputs shall have much in them: batches, and long axes first; none of a run that takes
+        more than so many multiplications."""
+        open_dims = self._symbols - self._batches
+        found = shapes.infer(self._model, self.inputs)
+        equal = [*_equal_dims(self._model, found)] if open_dims else []
+        known = self._solved([*equal, *_broadcast_dims(self._model, found)]) if open_dims else {}
+        chosen = dict.fromkeys(self._batches, batch) | dict.fromkeys(self._signals, SIGNAL_EXTENT)
+        for extent in extents if open_dims - set(known) else extents[:1]:
+            attempt = self._fill(chosen | known, extent)
+            if self._fits(attempt, multiplications):
+                yield attempt
+
     def _with(self, known: dict[str, int]) -> Iterator[Extents]:
         if self._symbols <= set(known) | self._batches:
             yield self._fill(known, 1)
@@ -124,7 +138,7 @@ class OpenAxes:
 
         return Extents({name: tuple(map(extent, dims)) for name, dims in self.inputs.items()}, main)
 
-    def _fits(self, attempt: Extents) -> bool:
+    def _fits(self, attempt: Extents, multiplications: int = MAX_MULTIPLICATIONS) -> bool:
         if sum(math.prod(dims) for dims in attempt.inputs.values()) > MAX_INPUTS:
             self.too_large = True
             return False
@@ -133,7 +147,7 @@ class OpenAxes:
             if isinstance(one, int) and isinstance(other, int) and one != other:
                 return False
         price = shapes.cost(self._model, found)
-        if price.values > MAX_BYTES or price.multiplications > MAX_MULTIPLICATIONS:
+        if price.values > MAX_BYTES or price.multiplications > multiplications:
             self.too_large = True
             return False
         return True

@@ -10,8 +10,9 @@ import numpy as np
 import onnx
 
 from dc_compiler import ir
+from dc_compiler.ort import shapes
 from dc_compiler.ort.data import Feed, InputSpec
-from dc_compiler.ort.extents import Extents, OpenAxes
+from dc_compiler.ort.extents import LARGE, Extents, OpenAxes
 from dc_compiler.ort.sessions import short
 
 COUNT = 4
@@ -24,6 +25,11 @@ FLOATS = ("normal", "unit", "positive", "small", "pixels")
 # How integers that index no table are made: counts and flags want 1 or 0, masks both, lengths the extent of other axes
 INTEGERS = ("ones", "random", "zeros", "random")
 OTHER_INTEGERS = ("ones", "zeros", "extent", "random")
+RICH = 2  # feeds that have much in them, of batches of this many samples where the model takes batches
+BATCH = 8
+# Multiplications of a run of one, and of one that the model asks for by itself
+MOST_WORK, MOST_WORK_OF_ONE = 1_000_000_000, 5_000_000_000
+CODES = 128  # integers that index no table, where nothing else is given, are codes below this: bytes or letters
 COMPARISONS = frozenset({"Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"})
 ON_THE_WAY = frozenset({
     "Add", "Cast", "Div", "Identity", "Mul", "Pad", "Reshape", "Slice", "Squeeze", "Sub", "Transpose", "Unsqueeze",
@@ -64,6 +70,33 @@ def feeds(session: Any, specs: Sequence[InputSpec], model: onnx.ModelProto, seed
     return best if best.feeds else MadeUp(reason=_reason(specs, maker.axes, errors))
 
 
+def rich_feeds(session: Any, specs: Sequence[InputSpec], model: onnx.ModelProto, seed: int) -> list[Feed]:
+    """A few feeds with much in them, to judge by how far a change moves the outputs; none where a run takes too much.
+
+    They are batches with long axes, noise or signals without masks, as far as the model runs on that. The same for a
+    seed.
+    """
+    maker = _Maker(specs, model, seed)
+    errors: list[Exception] = []
+    for batch in (BATCH, 1):
+        for extents in maker.axes.larger(batch, LARGE, MOST_WORK):
+            runs = [_rich_run(session, maker, extents, slot, errors) for slot in maker.unmasked_slots(RICH)]
+            if runs[0] is not None:
+                return [r.feed for r in runs if r is not None]
+            if len(errors) > MAX_FAILURES:
+                return []
+    found = feeds(session, specs, model, seed, RICH).feeds
+    small = shapes.skeleton(model)
+    affordable = (
+        f for f in found if shapes.cost(small, shapes.infer(small, _dims(f))).multiplications <= MOST_WORK_OF_ONE
+    )
+    return list(affordable)
+
+
+def _dims(feed: Feed) -> dict[str, tuple[int, ...]]:
+    return {name: array.shape for name, array in feed.items()}
+
+
 @dataclass
 class _Run:
     """A feed, what the model gave for it, and how many of its float outputs say something."""
@@ -96,6 +129,18 @@ def _at(session: Any, maker: _Maker, extents: Extents, count: int, errors: list[
     best = max((k.score for k in kept), default=0)
     kept = [k for k in kept if k.score > 0 or best == 0]
     return MadeUp([k.feed for k in kept], [k.outputs for k in kept])
+
+
+def _rich_run(session: Any, maker: _Maker, extents: Extents, slot: int, errors: list[Exception]) -> _Run | None:
+    """The run of a feed without masks, of the kind of floats that says most."""
+    for integers in (maker.codes, *(OTHER_INTEGERS if maker.has_integers else ())):
+        run = _try(session, maker.feed(extents, slot, FLOATS[0], integers), errors)
+        if run is not None:
+            wanted = 2 * len(_floats(run.outputs))
+            if run.score < wanted:
+                run, _ = _best_kind(session, maker, extents, slot, integers, run, wanted, errors)
+            return run
+    return None
 
 
 def _best_kind(
@@ -150,6 +195,11 @@ class _Maker:
         self._signals = {s.name for s in specs if s.dtype.kind in "fV" and _is_signal(s, model)}
         self.axes = OpenAxes(model, [s.name for s in specs], sorted(self._signals))
         self.has_integers = any(s.dtype.kind in "iu" for s in specs)
+        self.codes = "codes" if not self._bounds and all(s.dtype.kind in "iu" for s in specs) else None
+
+    def unmasked_slots(self, count: int) -> list[int]:
+        """Slots of feeds with other random numbers each, whose masks hide nothing."""
+        return list(range(count)) if self._signals else [COUNT * i for i in range(count)]
 
     def feed(self, extents: Extents, slot: int, floats: str, integers: str | None) -> Feed:
         """One feed; what is random depends on the seed and the slot. ``integers`` is a kind for all of them when those
@@ -187,8 +237,8 @@ class _Maker:
         if kind is None and compared and slot % 2 == 0:
             return np.full(shape, compared[slot // 2 % len(compared)], spec.dtype)
         kind = kind or INTEGERS[slot % len(INTEGERS)]
-        if kind == "random":
-            return np.asarray(random.integers(0, 2, shape)).astype(spec.dtype)
+        if kind in ("random", "codes"):
+            return np.asarray(random.integers(0, CODES if kind == "codes" else 2, shape)).astype(spec.dtype)
         return np.full(shape, {"ones": 1, "zeros": 0, "extent": main}[kind], spec.dtype)
 
 

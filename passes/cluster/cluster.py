@@ -18,6 +18,7 @@ from dc_compiler.passes.cluster import rate as rd
 from dc_compiler.passes.cluster.compensate import compensated
 from dc_compiler.passes.cluster.grid import (
     channel_statistics,
+    errors_like,
     expanded,
     fits_a_grid,
     normalised,
@@ -27,7 +28,7 @@ from dc_compiler.passes.cluster.grid import (
     within_range,
 )
 from dc_compiler.passes.cluster.kmeans import initial, kmeans, nearest
-from dc_compiler.pipeline.threads import one_blas_thread
+from dc_compiler.pipeline.threads import map_on_threads, one_blas_thread
 from dc_compiler.training.checkpoint import State
 from dc_compiler.training.graph import trainable
 from dc_compiler.training.loop import Trainer, TrainingPass
@@ -155,6 +156,27 @@ class Cluster(TrainingPass):
         facts["codebook entries"] += sum(u.clustered.size for u in updates if u.clustered is not None)
         return PassReport(self.name, len(records), facts=facts)
 
+    def tried(self, program: ir.Program, context: Context, offset: float = 0.0) -> ir.Program:
+        """A copy of the program with errors like those that *grid* would leave, made in a fraction of the time.
+
+        Args:
+            offset: of the grids, in steps: other errors of the same size.
+        """
+        result = program.copy()
+        weights = result.weights()
+        typical = _typical_size(weights)
+
+        def values(record: ir.WeightRecord) -> np.ndarray:
+            own = self.for_record(record, context)
+            if own.mode != "grid" or record.size == 0 or not fits_a_grid(record.values):
+                return record.values
+            scales = own._scales(record, own._relative_step(record, Job(own, typical)))
+            return errors_like(record.values.reshape(-1), scales, offset).reshape(record.shape)
+
+        for record, new in zip(weights, map_on_threads(context.threads, values, weights), strict=True):
+            record.values = new
+        return result
+
     def _train(self, program: ir.Program, tasks: Sequence[Task[Job]], context: Context) -> dict[str, Any]:
         """Cluster by rate and distortion and train meanwhile; gives facts for the report."""
         records = [t.record for t in tasks]
@@ -179,7 +201,7 @@ class Cluster(TrainingPass):
         if exact is not None:
             return exact
         if self.mode == "grid":
-            return self._grid(record, self.step * job.coarser * (record.size / job.typical) ** SIZE_EXPONENT, job.grams)
+            return self._grid(record, self._relative_step(record, job), job.grams)
         return self._kmeans(record, limit, seed)
 
     def _quantizer(
@@ -196,11 +218,18 @@ class Cluster(TrainingPass):
     def _bits(self, record: ir.WeightRecord) -> int:
         return self.bits or (CONV_BITS if any(u.op_type.startswith("Conv") for u in record.uses) else OTHER_BITS)
 
-    def _grid(self, record: ir.WeightRecord, relative_step: float, grams: Sequence[Gram]) -> ir.Clustered:
+    def _relative_step(self, record: ir.WeightRecord, job: Job) -> float:
+        """In standard deviations."""
+        return self.step * job.coarser * float((record.size / job.typical) ** SIZE_EXPONENT)
+
+    def _scales(self, record: ir.WeightRecord, relative_step: float) -> ir.Scales:
         channels, inner = ir.channel_layout(record.shape, record.uses)
         deviation, largest = channel_statistics(record.values.reshape(-1), channels, inner)
         step = np.maximum(deviation * relative_step, largest / MAX_MULTIPLE)
-        scales = ir.Scales(within_range(ir.nearest_log_step(step), step > 0), inner)
+        return ir.Scales(within_range(ir.nearest_log_step(step), step > 0), inner)
+
+    def _grid(self, record: ir.WeightRecord, relative_step: float, grams: Sequence[Gram]) -> ir.Clustered:
+        scales = self._scales(record, relative_step)
         flat = record.values.reshape(-1)
         if not grams:
             return round_to_grid(flat, scales)

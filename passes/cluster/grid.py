@@ -87,6 +87,23 @@ def points_of(flat: np.ndarray, scales: ir.Scales) -> np.ndarray:
     return points.reshape(-1)
 
 
+def errors_like(flat: np.ndarray, scales: ir.Scales, offset: float) -> np.ndarray:
+    """Weights with errors like those of :func:`round_to_grid` in a fraction of its time, in the weights' dtype [n].
+
+    These are errors of plain rounding to a grid shifted by ``offset`` steps, less their mean in each channel, where
+    balanced rounding makes the mean vanish by flips.
+    """
+    compute = ir.compute_dtype(flat.dtype)
+    factors = scales.factors(compute)[:, None]
+    cube = flat.astype(compute).reshape(-1, scales.channels, scales.inner)
+    errors = cube / factors
+    errors += compute.type(offset)
+    errors -= np.rint(errors)
+    errors -= errors.mean(axis=(0, 2), keepdims=True)
+    errors *= factors
+    return np.asarray((cube - errors).reshape(-1).astype(flat.dtype))
+
+
 def on_grid(points: np.ndarray, scales: ir.Scales) -> ir.Clustered:
     """The codebook that spans the points, int32 [n], of a flat weight."""
     low, high = int(points.min()), int(points.max())

@@ -61,13 +61,13 @@ def test_compiled_and_verified(library: Path, tmp_path: Path, form: str) -> None
     result = verify_models(source, target, custom_op_libraries=[library])
     assert result.skipped is None
     assert result.outputs[0].cosine is not None
-    assert 0.999 < result.outputs[0].cosine < 1
+    assert 0.99 < result.outputs[0].cosine < 1
     assert cli.main(["verify", str(source), str(target), *flags]) == 0
     session = dc_compiler.InferenceSession(target, custom_op_libraries=[library])
     x = models.random_input(3, 64)
     want = 2 * np.abs(x) @ numpy_helper.to_array(doubled().graph.initializer[0])
     got = session.run(None, {"x": x})[0]
-    assert float(np.vdot(got, want) / np.linalg.norm(got) / np.linalg.norm(want)) > 0.999
+    assert float(np.vdot(got, want) / np.linalg.norm(got) / np.linalg.norm(want)) > 0.99
 
 
 def test_lossless_is_identical(library: Path) -> None:

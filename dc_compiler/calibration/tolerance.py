@@ -1,0 +1,256 @@
+"""Without data: how coarse a grid a model bears, by how far rounding moves its outputs on made-up inputs.
+
+Scores on made-up inputs say little about real ones: a model is not sure of what it has never seen, or all too sure. The
+relative error of what scores are made of says more: rounding is noise in the weights, which adds up on its way through
+the layers and is damped or magnified by them, much alike whatever the inputs are. docs/no_data.md has the figures.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, cast
+
+import numpy as np
+
+from dc_compiler import ir
+from dc_compiler.calibration.search import around_grid
+from dc_compiler.errors import CancelledError, DccError, ModelError
+from dc_compiler.model.files import SourceModel
+from dc_compiler.model.opened import open_weights
+from dc_compiler.ort import data, made_up, witnesses
+from dc_compiler.ort.sessions import Sessions, short
+from dc_compiler.pipeline.context import Context
+from dc_compiler.pipeline.manager import run_passes
+from dc_compiler.pipeline.step import Pass, PassReport
+from dc_compiler.pipeline.threads import map_on_threads
+from dc_compiler.training.graph import is_softmax
+
+Array = np.ndarray
+# Steps that are chosen from, a quarter of an octave apart: results of onnxruntime differ in the last bits between
+# machines, and the choice must not. The first is near-lossless on all models known, and what is taken where nothing
+# can be told; beyond the last, made-up inputs are not to be trusted with more
+LADDER = (0.08, 0.095, 0.113, 0.135, 0.16, 0.19, 0.226, 0.27, 0.32, 0.38, 0.45, 0.54)
+FIRST_TRIED = 0.19
+OFFSETS = (0.0, 0.37)  # of the grids that are tried first and then
+# Squared error of the outputs that is safe, in their variance (19 dB below). Set by what classifiers of files and of
+# images, a translator of letters, a reader of text, a text detector and a sentence encoder bear on real inputs
+SAFE = 0.0125
+# Detectors: scores of many places, few of which are near the bound that decides, while the others make the variance
+SAFE_OF_PLACES = SAFE / 4
+MOST_BYTES = 1 << 28  # of the weights; trying takes four times as much memory
+MOST_NODES = 20_000  # whose shapes are inferred several times
+TINY = 1e-30
+
+
+class _Grid(Protocol):
+    """What the pass of the pipeline that clusters by grid can do."""
+
+    def tried(self, program: ir.Program, context: Context, offset: float) -> ir.Program: ...
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """The coarsest step that is taken for safe, why, and what was tried: (step, relative squared error) each."""
+
+    step: float
+    reason: str
+    tries: tuple[tuple[float, float], ...] = ()
+
+
+@dataclass
+class Blind:
+    """A program made with a step that was found without data, the passes that made it and what they report. ``finer``
+    makes another one with the near-lossless step; None where that was taken."""
+
+    program: ir.Program
+    passes: list[Pass]
+    reports: list[PassReport]
+    finer: Callable[[], Blind] | None = None
+
+
+def run(
+    program: ir.Program, passes: Sequence[Pass], context: Context, original: SourceModel, sessions: Sessions
+) -> Blind:
+    """Run a pipeline that clusters by grid with the step that the model bears.
+
+    Raises:
+        DccError: what a pass raised.
+    """
+    parts = around_grid(passes)
+    assert parts is not None  # whoever asks for a step has one
+    before, cluster, after = parts
+    reports = run_passes(before, program, context)
+
+    def made(program: ir.Program, found: Tolerance) -> Blind:
+        step = cluster.with_options({"step": repr(found.step)})
+        more = run_passes([step, *after], program, context)
+        tries = [(step, error if math.isfinite(error) else None) for step, error in found.tries]
+        more[0].facts["tries"] = [{"step": step, "error": error} for step, error in tries]
+        program.notes.append(f"no data: the step of cluster is {found.step:g}; {found.reason}")
+        return Blind(program, [*before, step, *after], [*reports, *more])
+
+    found = tolerance(program, cluster, context, original, sessions)
+    if found.step == LADDER[0]:
+        return made(program, found)
+    kept = program.copy()
+    near_lossless = replace(found, step=LADDER[0], reason="with a coarser one, outputs on made-up inputs were ruined")
+    return replace(made(program, found), finer=lambda: made(kept, near_lossless))
+
+
+def tolerance(
+    program: ir.Program, cluster: Pass, context: Context, original: SourceModel, sessions: Sessions
+) -> Tolerance:
+    """The coarsest step of the ladder that is safe for a program; the first where nothing tells that more is.
+
+    Two steps are tried, the second where the first says that the error is what is safe. Rounding errors grow with the
+    square of the step, so each says which step is safe, and the smaller one is believed.
+
+    Args:
+        original: the model that the program comes from; made-up inputs must fit it.
+    """
+    try:
+        _check(program)
+        feeds = made_up.rich_feeds(
+            sessions.original(original, context.threads), data.input_specs(original.proto), original.proto, context.seed
+        )
+        probe = Probe(program, feeds, context, sessions)
+        tries = [(FIRST_TRIED, probe.error(cluster, FIRST_TRIED, OFFSETS[0]))]
+        second = min(max(_safe_step(tries, probe.safe), LADDER[0]), LADDER[-1])
+        tries.append((second, probe.error(cluster, second, OFFSETS[1])))
+    except CancelledError:
+        raise
+    except DccError as e:
+        return Tolerance(LADDER[0], f"whether more is safe is not known: {e}")
+    most = _safe_step(tries, probe.safe)
+    step = max((s for s in LADDER if s <= most), default=LADDER[0])
+    moved = tries[1][1] * (step / second) ** 2
+    if most < LADDER[0]:
+        reason = f"even that moves the outputs by {_percent(moved)} on made-up inputs"
+    else:
+        reason = f"on made-up inputs it moves the outputs by {_percent(moved)}"
+    return Tolerance(step, reason, tuple(tries))
+
+
+def _safe_step(tries: Sequence[tuple[float, float]], safe: float) -> float:
+    return min(step * math.sqrt(safe / error) for step, error in tries)
+
+
+def _percent(error: float) -> str:
+    return f"{100 * math.sqrt(error):.2g} % of their spread"
+
+
+def _check(program: ir.Program) -> None:
+    """Raise ModelError where trying steps would tell nothing about some weights, or would take too much memory."""
+    weights = program.weights()
+    if not weights:
+        raise ModelError("there is no weight to round")
+    if sum(r.nbytes for r in program.records) > MOST_BYTES:
+        raise ModelError(f"to try would take too much memory with more than {MOST_BYTES >> 20} MiB of weights")
+    main = program.proto.graph
+    if sum(len(g.node) for g in ir.walk_graphs(main)) > MOST_NODES:
+        raise ModelError(f"to try would take too long with more than {MOST_NODES:,} nodes")
+    read = {name for g in ir.walk_graphs(main) if g is not main for node in g.node for name in node.input}
+    chosen = {id(r) for r in weights}
+    places = zip(program.records, program.sites, strict=True)
+    if any(id(r) in chosen and (s.graph is not main or s.value_name in read) for r, s in places):
+        raise ModelError("bodies of If, Loop or Scan use weights, and made-up inputs may not enter all")
+
+
+class Probe:
+    """A program's outputs on some feeds, to compare with those of others that are held to the same choices.
+
+    Attributes:
+        safe: error that such outputs bear.
+
+    Raises:
+        ModelError: the program does not run on the feeds, or has no output of floats.
+    """
+
+    def __init__(self, program: ir.Program, feeds: Sequence[data.Feed], context: Context, sessions: Sessions) -> None:
+        self._program, self._context, self._sessions = program, context, sessions
+        self._found = witnesses.find(program.proto)
+        if not self._found.values:
+            raise ModelError("no output is made of floats")
+        if not feeds:
+            raise ModelError("the model runs on no made-up inputs, or takes too long")
+        outputs = self._outputs(program, feeds, held=False)
+        count = len(self._found.values)
+        self._wanted = [o[:count] for o in outputs]
+        first = dict(zip(self._found.values, self._wanted[0], strict=True))
+        has_places = any(first[name].ndim > 2 and first[name][0].size > 1 for name in self._found.thresholds)
+        self.safe = SAFE_OF_PLACES if has_places else SAFE
+        choices = [dict(zip(self._found.choices, o[count:], strict=True)) for o in outputs]
+        self._feeds = [f | c for f, c in zip(feeds, choices, strict=True)]
+
+    def error(self, cluster: Pass, step: float, offset: float = 0.0) -> float:
+        """What errors like those of a grid of this step do (see :meth:`error_of`).
+
+        Args:
+            offset: of the grids, in steps: other errors of the same size.
+        """
+        grid = cast(_Grid, cluster.with_options({"step": repr(step)}))
+        return self.error_of(grid.tried(self._program, self._context, offset))
+
+    def error_of(self, program: ir.Program) -> float:
+        """How far the outputs of a program with other weights are: the squared error in the variance, of the output
+        where it is largest.
+
+        Raises:
+            ModelError: the program does not run on the feeds, an output is constant or not finite, or all are the same.
+        """
+        outputs = self._outputs(program, self._feeds, held=True)
+        errors = {}
+        for i, name in enumerate(self._found.values):
+            error = _relative_error([o[i] for o in self._wanted], [o[i] for o in outputs])
+            if error is not None:
+                errors[name] = error
+        # an output that is made of parts of many kinds or from many steps of a decoder counts as a whole
+        groups = [[errors[n] for n in names if n in errors] for names in self._found.outputs]
+        if not all(groups):
+            raise ModelError("an output is constant or not finite on made-up inputs")
+        moved = max(math.sqrt(sum(e * e for e in g) / len(g)) for g in groups)
+        if not moved > TINY:
+            raise ModelError("changed weights do not move the outputs on made-up inputs")
+        return moved
+
+    def _outputs(self, program: ir.Program, feeds: Sequence[data.Feed], *, held: bool) -> list[list[Array]]:
+        model = open_weights(program, ())
+        self._found.shown(model, held=held)
+        session = self._sessions.open(model, 1)  # sums must not depend on the number of threads
+        del model
+
+        def run(feed: data.Feed) -> list[Array]:
+            try:
+                return list(session.run(None, feed))
+            except Exception as e:  # onnxruntime's exceptions share no base class
+                raise ModelError(f"the model does not run on made-up inputs: {short(e)}") from None
+
+        return list(map_on_threads(self._context.threads, run, feeds))
+
+
+def _relative_error(wanted: Sequence[Array], got: Sequence[Array]) -> float | None:
+    """Mean squared error of a value over all feeds, in its variance; None where the value is constant or not finite."""
+    errors, values = [], []
+    for one, other in zip(wanted, got, strict=True):
+        if one.shape != other.shape:
+            return math.inf
+        x, y = _before_softmax(one), _before_softmax(other)
+        if not np.isfinite(x).all():
+            return None
+        if not np.isfinite(y).all():
+            return math.inf
+        errors.append(np.square(y - x).ravel())
+        values.append(x.ravel())
+    variance = float(np.var(np.concatenate(values))) if sum(v.size for v in values) > 1 else 0.0
+    return float(np.mean(np.concatenate(errors))) / variance if variance > TINY else None
+
+
+def _before_softmax(value: Array) -> Array:
+    """Values as float64; of probabilities, where an exporter spelled the softmax out, the logits."""
+    numbers = value.astype(np.float64)
+    if numbers.ndim < 2 or numbers.shape[-1] < 2 or not is_softmax(numbers):
+        return numbers
+    logs = np.log(np.maximum(numbers, TINY))
+    return np.asarray(logs - logs.mean(axis=-1, keepdims=True))
