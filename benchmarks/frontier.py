@@ -4,7 +4,8 @@
 
 The arrays of the data are named as the model's inputs; labels, if there are any, are not used. A test script is run as
 `eval.py MODEL --custom-op LIBRARY` and prints a line `metric = value ...`. Bytes are those of whole files. NNCodec
-needs older libraries than dcc: `--nncodec PYTHON` names the interpreter of an environment that has it.
+needs older libraries than dcc: `--nncodec PYTHON` names the interpreter of an environment that has it. With
+`--training FILE [--labels NAME]`, dcc also trains on these samples, for a model alone: preset `smallest`.
 
 FOLDER gets the points of every model as MODEL.csv and a plot, MODEL.svg; with --only, other points that are there stay.
 frontier_page.py makes a page of them, as docs/frontier.md was made of docs/frontier.
@@ -62,6 +63,12 @@ def _with_data(case: Case, arguments: argparse.Namespace) -> Iterator[Result]:
         yield _compiled(case, "dcc, data", f"step {step:g}", text, data=case.data, min_size=CALIBRATED_MIN_SIZE)
 
 
+def _trained(case: Case, arguments: argparse.Namespace) -> Iterator[Result]:
+    if arguments.training is not None:
+        options = {"data": arguments.training, "labels": arguments.labels}
+        yield _compiled(case, "dcc, trained", "smallest", preset="smallest", **options)
+
+
 def _naive(case: Case, arguments: argparse.Namespace) -> Iterator[Result]:
     for density, bits in NAIVE:
         pruned = "" if density is None else f"prune(density={density}),"
@@ -81,7 +88,8 @@ def _nncodec(case: Case, arguments: argparse.Namespace) -> Iterator[Result]:
 # What is measured, in the order of the table. Of what gets coarser and coarser, nothing is asked beyond the first point
 # that is not worth a look.
 WAYS: Mapping[str, Callable[[Case, argparse.Namespace], Iterator[Result]]] = {
-    "onnxruntime": _quantized, "nncodec": _nncodec, "no-data": _no_data, "data": _with_data, "naive": _naive,
+    "onnxruntime": _quantized, "nncodec": _nncodec, "no-data": _no_data, "data": _with_data,
+    "trained": _trained, "naive": _naive,
 }  # fmt: skip
 LADDERS = frozenset({"nncodec", "no-data", "data"})
 
@@ -94,7 +102,7 @@ def at_step(pipeline: str, step: float) -> str:
     return PassManager([*before, cluster.with_options({"step": repr(step)}), *after]).text()
 
 
-def _compiled(case: Case, way: str, setting: str, pipeline: str, **options: object) -> Result:
+def _compiled(case: Case, way: str, setting: str, pipeline: str | None = None, **options: object) -> Result:
     target = case.folder / "compiled.onnx"
     try:
         compile_model(case.model, target, pipeline=pipeline, **options)  # type: ignore[arg-type]
@@ -104,12 +112,13 @@ def _compiled(case: Case, way: str, setting: str, pipeline: str, **options: obje
 
 
 def measure(model: Path, data: Path, test: Path, arguments: argparse.Namespace) -> Measured:
-    """Test everything of a model, and print a line for each point."""
+    """Test everything of a model; print a line for each point, and keep it. Gives all points, those kept before too."""
     name, before = metric(test, model)
     measured = Measured(
         model.stem, name, command(model, data, test, arguments), [Point(ORIGINAL, "", files.file_size(model), before)]
     )  # fmt: skip
     print(f"\n{model.stem}: {name}", *measured.lines(), sep="\n", flush=True)
+    old = read_known(arguments.results, model)
     with tempfile.TemporaryDirectory() as folder:
         case = Case(model, data, test, Path(folder))
         for way in arguments.only:
@@ -117,9 +126,17 @@ def measure(model: Path, data: Path, test: Path, arguments: argparse.Namespace) 
                 point = _tested(result, test)
                 measured.points.append(point)
                 print(measured.line(point), flush=True)
+                if arguments.results is not None:  # now, as it takes hours
+                    joined(measured, old).write(arguments.results)
                 if way in LADDERS and point.value is not None and not measured.is_near(point.value):
                     break
-    return measured
+    return joined(measured, old)
+
+
+def read_known(folder: Path | None, model: Path) -> Measured | None:
+    """What is kept of a model."""
+    known = None if folder is None else folder / f"{model.stem}.csv"
+    return read(known) if known is not None and known.exists() else None
 
 
 def _tested(result: Result, test: Path) -> Point:
@@ -137,11 +154,16 @@ def command(model: Path, data: Path, test: Path, arguments: argparse.Namespace) 
     for option, numbers, usual in (("--qps", arguments.qps, QPS), ("--steps", arguments.steps, STEPS)):
         if tuple(numbers) != usual:
             words += [option, *(f"{n:g}" for n in numbers)]
+    if arguments.training is not None:
+        words += ["--training", arguments.training.name]
+        words += [] if arguments.labels is None else ["--labels", arguments.labels]
     return shlex.join(words)
 
 
-def joined(new: Measured, old: Measured) -> Measured:
+def joined(new: Measured, old: Measured | None) -> Measured:
     """All points of ``new``, and those of ``old`` of other ways, the ways in the order in which they came."""
+    if old is None:
+        return new
     ways = {p.way for p in new.points}
     order = list(dict.fromkeys(p.way for p in [*old.points, *new.points]))
     points = [*new.points, *(p for p in old.points if p.way not in ways)]
@@ -157,17 +179,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--nncodec", default=sys.executable, metavar="PYTHON", help=f"interpreter that has {NNCODEC}")
     parser.add_argument("--qps", type=int, nargs="+", default=QPS, help=f"{NNCODEC}'s quantization parameters")
     parser.add_argument("--steps", type=float, nargs="+", default=STEPS, help="of dcc's grid")
+    parser.add_argument("--training", type=Path, metavar="FILE", help="samples to train on")
+    parser.add_argument("--labels", metavar="NAME", help="its array of labels")
     arguments = parser.parse_args(argv)
     if len(arguments.triples) % 3:
         parser.error("give a model, its data and its test, once or more")
+    if arguments.training is not None and len(arguments.triples) > 3:
+        parser.error("--training is for one model")
     found = []
     for i in range(0, len(arguments.triples), 3):
         model, data, test = arguments.triples[i : i + 3]
         measured = measure(model, data, test, arguments)
-        if arguments.results is not None:
-            known = arguments.results / f"{measured.model}.csv"
-            measured = joined(measured, read(known)) if known.exists() else measured
-            measured.write(arguments.results)
         print("", *summary(measured), sep="\n", flush=True)
         found.append(measured)
     print("", *summary_of_all(found), sep="\n")
