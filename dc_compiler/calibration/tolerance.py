@@ -82,6 +82,8 @@ def run(
     assert parts is not None  # whoever asks for a step has one
     before, cluster, after = parts
     reports = run_passes(before, program, context)
+    if not program.weights():
+        return Blind(program, list(passes), [*reports, *run_passes([cluster, *after], program, context)])
 
     def made(program: ir.Program, found: Tolerance) -> Blind:
         step = cluster.with_options({"step": repr(found.step)})
@@ -143,16 +145,13 @@ def _percent(error: float) -> str:
 
 def _check(program: ir.Program) -> None:
     """Raise ModelError where trying steps would tell nothing about some weights, or would take too much memory."""
-    weights = program.weights()
-    if not weights:
-        raise ModelError("there is no weight to round")
     if sum(r.nbytes for r in program.records) > MOST_BYTES:
         raise ModelError(f"to try would take too much memory with more than {MOST_BYTES >> 20} MiB of weights")
     main = program.proto.graph
     if sum(len(g.node) for g in ir.walk_graphs(main)) > MOST_NODES:
         raise ModelError(f"to try would take too long with more than {MOST_NODES:,} nodes")
     read = {name for g in ir.walk_graphs(main) if g is not main for node in g.node for name in node.input}
-    chosen = {id(r) for r in weights}
+    chosen = {id(r) for r in program.weights()}
     places = zip(program.records, program.sites, strict=True)
     if any(id(r) in chosen and (s.graph is not main or s.value_name in read) for r, s in places):
         raise ModelError("bodies of If, Loop or Scan use weights, and made-up inputs may not enter all")
@@ -180,7 +179,7 @@ class Probe:
         self._wanted = [o[:count] for o in outputs]
         first = dict(zip(self._found.values, self._wanted[0], strict=True))
         has_places = any(first[name].ndim > 2 and first[name][0].size > 1 for name in self._found.thresholds)
-        self.safe = SAFE_OF_PLACES if has_places else SAFE
+        self.safe = SAFE_OF_PLACES if has_places or self._found.keeps_few else SAFE
         choices = [dict(zip(self._found.choices, o[count:], strict=True)) for o in outputs]
         self._feeds = [f | c for f, c in zip(feeds, choices, strict=True)]
 

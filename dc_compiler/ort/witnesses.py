@@ -31,11 +31,13 @@ class Witnesses:
         thresholds: those of them that a sigmoid makes scores of, each by itself, to be compared with a bound.
         choices: values that choose (the token a decoder takes, the boxes that are kept). Two models are compared with
             the same ones: after another choice the outputs are others, however small the change was that led to it.
+        keeps_few: whether some of many places are kept, as detectors do.
     """
 
     outputs: tuple[tuple[str, ...], ...]
     thresholds: frozenset[str]
     choices: tuple[str, ...]
+    keeps_few: bool
     types: dict[str, int]
 
     @property
@@ -69,7 +71,8 @@ def find(model: onnx.ModelProto) -> Witnesses:
         thresholds.update(squashed.intersection(sources))
     returned = {o.name for o in model.graph.output}
     choices = [c for c in _choices(model.graph, types) if c not in returned]
-    return Witnesses(tuple(filter(None, outputs)), frozenset(thresholds), tuple(choices), types)
+    keeps_few = any(n.op_type in ("NonMaxSuppression", "TopK") for n in model.graph.node)
+    return Witnesses(tuple(filter(None, outputs)), frozenset(thresholds), tuple(choices), keeps_few, types)
 
 
 def _sources(output: str, makers: dict[str, onnx.NodeProto], types: dict[str, int]) -> tuple[list[str], set[str]]:

@@ -199,6 +199,20 @@ def test_scores_of_places_bear_less(last: str, share: float) -> None:
     assert 0.6 < step_of(compiled(net)) / min(wanted, LADDER[-1]) < 1.1
 
 
+def test_models_that_keep_few_places_bear_less() -> None:
+    nodes = [
+        helper.make_node("MatMul", ["x", "a"], ["h"]),
+        helper.make_node("TopK", ["h", "k"], ["y", "places"], axis=1),
+    ]
+    judge, _ = probe(model(nodes, {"a": weight(32, 64), "k": np.array([4], np.int64)}, y=4))
+    assert judge.safe == SAFE / 4
+
+
+def test_nothing_is_said_where_there_is_no_weight() -> None:
+    report = compiled(model([helper.make_node("Relu", ["x"], ["y"])], {}, y=32)).report
+    assert not any("no data" in n for n in report.notes)
+
+
 def test_the_result_is_a_plain_pipeline() -> None:
     found = compiled(classifier())
     again = compiled(classifier(), pipeline=found.report.pipeline)
