@@ -402,7 +402,10 @@ def _add_exploration(p: argparse.ArgumentParser) -> None:
 
 
 def _add_data(p: argparse.ArgumentParser) -> None:
-    metric_help = "what the labels say: a scorer of scikit-learn, or module:function called with (labels, outputs)"
+    metric_help = (
+        "what the labels, or without them the original's answers, say: a scorer of scikit-learn, or module:function "
+        "called with (labels, outputs)"
+    )
     p.add_argument("--metric", metavar="NAME", help=metric_help)
     p.add_argument("--data", metavar="FILE", help=".npz, a folder of .npy, or module:function yielding input dicts")
     p.add_argument("--labels", metavar="NAME", help="array of the data that holds the labels: class numbers, or floats")

@@ -7,14 +7,13 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 
 from dc_compiler import ir
@@ -98,7 +97,7 @@ def compile_model(
         custom_op_libraries: paths of libraries with the operators that the model needs beside onnxruntime's own.
         metric: what ``labels`` are compared by: a scorer of scikit-learn (``f1_macro``, ``roc_auc``, ``r2``, ...) or
             ``module:function``, called with (labels, values of the first output). None takes accuracy for class
-            numbers, else mean squared error.
+            numbers, else mean squared error. Without ``labels`` the original's answers stand for them.
         target_ratio: least ratio of the original's bytes to the file's. target_size: most bytes of the file, or a text
             such as ``5MB``. max_drop: with labels, most points (hundredths) that the metric may fall; without, most
             hundredths of the samples whose answer may change. Together or alone; the step of ``cluster(grid)`` is
@@ -120,7 +119,7 @@ def compile_model(
         raise InvalidArgumentError("give --jobs or --cluster, not both")
     if labels is not None and data is None:
         raise InvalidArgumentError("--labels needs --data")
-    measure = measure_of(metric, labels)
+    measure = measure_of(metric, data)
     chosen = make_recipe(
         preset=preset, pipeline=pipeline, recipe=None if recipe is None else Path(recipe), density=density, bits=bits,
         overrides=_texts(set), skip=_texts(skip), emit=emit, min_size=min_size, seed=seed,
@@ -159,7 +158,8 @@ def compile_model(
             context.samples.only_check()
         context.samples.read()
         if calibrates:
-            judged = _larger_is_better(measure) if labels is not None else None
+            is_scored = labels is not None or measure is not None
+            judged = metrics.Scorer(measure, larger_is_better=True) if is_scored else None
             context.calibration = Calibration(program, context.samples, judged)
         if measure is not None:
             metrics.check(measure, sessions.original(original, context.threads), context.samples.check)
@@ -296,17 +296,6 @@ def _shortfall(report: CompileReport, targets: Targets, measure: metrics.Metric 
     return f"the targets cannot be reached: {found}; nothing was written (--force writes it)"
 
 
-def _larger_is_better(measure: metrics.Metric | None) -> Callable[[np.ndarray, Sequence[Any]], float]:
-    """The metric of labels and the first output of every feed; of values, less the mean squared error in variances."""
-
-    def score(labels: np.ndarray, outputs: Sequence[Any]) -> float:
-        chosen = measure or metrics.default_metric(labels, outputs)
-        value = chosen(labels, outputs)
-        return -value / (float(np.var(labels)) or 1.0) if chosen.function is metrics.mean_squared_error else value
-
-    return score
-
-
 def _open_checkpoint(
     directory: Path, output: Path | None, program: ir.Program, manager: PassManager, recipe: Recipe, context: Context
 ) -> Checkpoint | None:
@@ -365,14 +354,14 @@ def _shapes_of_outputs(
     return shapes, None
 
 
-def measure_of(metric: str | None, labels: str | None) -> metrics.Metric | None:
+def measure_of(metric: str | None, data: Any) -> metrics.Metric | None:
     """The metric called so; None where none is named.
 
     Raises:
-        InvalidArgumentError: there is none, or there are no labels for it.
+        InvalidArgumentError: there is none, or there is no data for it.
     """
-    if metric is not None and labels is None:
-        raise InvalidArgumentError("--metric needs --data and --labels")
+    if metric is not None and data is None:
+        raise InvalidArgumentError("--metric needs --data")
     return None if metric is None else metrics.make_metric(metric)
 
 
@@ -491,7 +480,7 @@ def verify_models(
     sessions = Sessions(custom_op_libraries, rest=True)
     if labels is not None and data is None:
         raise DataError("--labels needs --data")
-    measure = measure_of(metric, labels)
+    measure = measure_of(metric, data)
     second = files.read_model(compiled)
     files.embed_external_data(second)
     first = files.read_model(original)

@@ -181,11 +181,12 @@ def samples_lines(samples: Mapping[str, int] | None) -> list[str]:
 
 
 def score_lines(scores: Scores | None) -> list[str]:
-    """What labels say of the original and of the compiled model."""
+    """What labels, or the original's answers in their place, say of the original and of the compiled model."""
     if scores is None:
         return []
     form = ".4f" if scores.metric == "accuracy" else ".6g"
-    return [f"{scores.metric}: {scores.before:{form}} -> {scores.after:{form}}"]
+    against = "" if scores.has_labels else " against the original's answers"
+    return [f"{scores.metric}{against}: {scores.before:{form}} -> {scores.after:{form}}"]
 
 
 def verification_lines(result: Verification) -> list[str]:

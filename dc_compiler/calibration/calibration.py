@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 
 from dc_compiler import ir
 from dc_compiler.calibration.divergence import Judge
 from dc_compiler.calibration.grams import Gram, collect
+from dc_compiler.ort.metrics import Scorer
 from dc_compiler.ort.samples import Samples
 
 Array = np.ndarray
@@ -25,12 +26,10 @@ class Calibration:
 
     Args:
         original: the program that results are compared with.
-        metric: of the first output and the labels, larger is better; None where there are no labels.
+        metric: as for :class:`Judge`.
     """
 
-    def __init__(
-        self, original: ir.Program, samples: Samples, metric: Callable[[Array, Sequence[Any]], float] | None = None
-    ) -> None:
+    def __init__(self, original: ir.Program, samples: Samples, metric: Scorer | None = None) -> None:
         self._original, self.samples, self._metric = original.copy(), samples, metric
         self._kept: dict[str, tuple[list[Array], object]] = {}
 

@@ -14,6 +14,7 @@ from dc_compiler import ir
 from dc_compiler.errors import ModelError
 from dc_compiler.model.opened import input_name, open_weights
 from dc_compiler.ort import data
+from dc_compiler.ort.metrics import Scorer
 from dc_compiler.ort.samples import Samples
 from dc_compiler.ort.sessions import short
 from dc_compiler.training.graph import is_softmax, log_softmax
@@ -53,7 +54,8 @@ class Judge:
     Args:
         rows: the samples to compare.
         original: the program before it was changed.
-        metric: of the first output and the labels, larger is better; None where there are none.
+        metric: of the labels and the first output, larger is better; without labels the original's answers stand for
+            them. None where nothing is to be scored.
 
     Raises:
         ModelError: the original does not run, or none of its outputs can be compared.
@@ -64,13 +66,15 @@ class Judge:
         original: ir.Program,
         samples: Samples,
         rows: Array,
-        metric: Callable[[Array, Sequence[Any]], float] | None = None,
+        metric: Scorer | None = None,
     ) -> None:
         self._samples, self._metric = samples, metric
         self._labels = None if samples.labels is None or not samples.is_table else samples.labels[rows]
         self._feeds = samples.batches(rows, samples.fixed_batch or SHARE)
         outputs = self._run(open_weights(original, ()), {})
         self._wanted = {i: _Output([o[i] for o in outputs]) for i, first in enumerate(outputs[0]) if _is_float(first)}
+        if metric is not None and samples.labels is None:
+            self._labels = metric.answers([o[0] for o in outputs])
         self.before = self._score(outputs)
         if not self._wanted:
             raise ModelError(f"{original.label} has no output of floats, so nothing tells how far a change moves it")

@@ -14,7 +14,7 @@ from dc_compiler import html_page
 from dc_compiler.calibration.divergence import Judge
 from dc_compiler.compiler import Libraries, bytes_of
 from dc_compiler.errors import InvalidArgumentError
-from dc_compiler.exploration.study import NOTHING_NOTE, Model, Scorer, Study, chosen_steps, open_study
+from dc_compiler.exploration.study import NOTHING_NOTE, Model, Study, chosen_steps, open_study
 from dc_compiler.pass_manager import PassManager, Progress
 from dc_compiler.pipeline.manager import run_passes
 from dc_compiler.pipeline.threads import map_on_threads
@@ -136,7 +136,7 @@ def frontier(
         seed=seed, jobs=jobs, libraries=custom_op_libraries, progress=progress,
     )  # fmt: skip
     rows = study.samples.parts().check
-    scorer = None if labels is None else Scorer(study.measure)
+    scorer = study.scorer
     judge = study.judge(rows, scorer)
     points = [FrontierPoint(None, "", study.raw.original_bytes, 1.0, 0.0, 0.0, judge.before)]
     has_rounded = False

@@ -13,7 +13,7 @@ import numpy as np
 from dc_compiler import html_page, ir
 from dc_compiler.calibration.divergence import Changes, Distance, Judge
 from dc_compiler.compiler import Libraries
-from dc_compiler.exploration.study import NOTHING_NOTE, Model, Scorer, Study, chosen_steps, open_study
+from dc_compiler.exploration.study import NOTHING_NOTE, Model, Study, chosen_steps, open_study
 from dc_compiler.pass_manager import Progress
 from dc_compiler.plot import Axis, Series, chart
 from dc_compiler.report import plain, some
@@ -144,7 +144,7 @@ def sensitivity(
         jobs=jobs, libraries=custom_op_libraries, progress=progress,
     )  # fmt: skip
     rows = _judged(study)
-    scorer = None if labels is None else Scorer(study.measure)
+    scorer = study.scorer
     judge = study.judge(rows, scorer)
     records = [r for r in study.program.weights() if r.size > 0]
     probe = _Probe(judge, study.program, records)

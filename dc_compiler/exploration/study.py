@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,7 +67,7 @@ class Study:
         run_passes([cluster], program, self.context)
         return cluster, program
 
-    def judge(self, rows: Array, metric: Callable[[Array, Sequence[Any]], float] | None) -> Judge:
+    def judge(self, rows: Array, metric: metrics.Scorer | None) -> Judge:
         """Compares programs with the original on these rows.
 
         Raises:
@@ -80,27 +81,16 @@ class Study:
             )
         return judge
 
+    @functools.cached_property
+    def scorer(self) -> metrics.Scorer | None:
+        """The metric of the labels, or one that was named; None without either."""
+        is_scored = self.samples.labels is not None or self.measure is not None
+        return metrics.Scorer(self.measure) if is_scored else None
+
     def progress(self, name: str, done: int, total: int) -> None:
         """Tell whoever waits."""
         if self.context.progress is not None:
             self.context.progress(name, done, total, None)
-
-
-class Scorer:
-    """The metric of labels and the first output of every feed; ``name`` is known after the first call.
-
-    Args:
-        measure: None takes the default one for what the labels are.
-    """
-
-    def __init__(self, measure: metrics.Metric | None) -> None:
-        self._measure = measure
-        self.name = "" if measure is None else measure.name
-
-    def __call__(self, labels: Array, outputs: Sequence[Any]) -> float:
-        chosen = self._measure or metrics.default_metric(labels, outputs)
-        self.name = chosen.name
-        return chosen(labels, outputs)
 
 
 def open_study(
@@ -118,7 +108,7 @@ def open_study(
         raise InvalidArgumentError(f"--jobs {jobs} is not valid; give 1 or more")
     if labels is not None and data is None:
         raise InvalidArgumentError("--labels needs --data")
-    measure = measure_of(metric, labels)
+    measure = measure_of(metric, data)
     recipe = make_recipe(
         pipeline=pipeline, skip=[skip] if isinstance(skip, str) else skip, min_size=min_size, seed=seed,
         has_data=data is not None,

@@ -20,10 +20,12 @@ Array = np.ndarray
 
 @dataclass(frozen=True)
 class Metric:
-    """A measure: ``function`` takes labels and the first output over all samples [n, ...]."""
+    """A measure: ``function`` takes labels and the first output over all samples [n, ...], ``of_classes`` class numbers
+    as labels, if not values of each class."""
 
     name: str
     function: Callable[[Array, Array], float]
+    of_classes: bool = False
 
     def __call__(self, labels: Array, outputs: Sequence[Any]) -> float:
         """The measure of the first output of every feed.
@@ -45,6 +47,18 @@ class Metric:
             raise DataError(f"{self._unfit(labels, whole)}: it is not a number; are all classes among the labels?")
         return value
 
+    def answers(self, outputs: Sequence[Any]) -> Array:
+        """What the first output of every feed says, as labels for another model: its values, or the classes chosen.
+
+        Raises:
+            DataError: feeds have outputs of different shapes.
+        """
+        whole = _joined(outputs)
+        if not self.of_classes:
+            return whole
+        wide = whole.reshape(len(whole), *(d for d in whole.shape[1:] if d != 1))
+        return np.asarray(wide.argmax(-1) if wide.ndim > 1 else _says_yes(wide))
+
     def _unfit(self, labels: Array, outputs: Array) -> str:
         shapes = f"labels of shape {list(labels.shape)} and outputs of shape {list(outputs.shape)}"
         return f"metric '{self.name}' cannot be taken of {shapes}"
@@ -52,11 +66,47 @@ class Metric:
 
 @dataclass(frozen=True)
 class Scores:
-    """A metric of the original and of the compiled model."""
+    """A metric of the original and of the compiled model; without labels, against the original's own answers."""
 
     metric: str
     before: float
     after: float
+    has_labels: bool = True
+
+
+class Scorer:
+    """A metric of labels and the first output of every feed, the default one for what the labels are where none is
+    named; ``name`` is known after the first call.
+
+    Args:
+        larger_is_better: takes, instead of a mean squared error, what it leaves of the labels' variance.
+    """
+
+    def __init__(self, metric: Metric | None, *, larger_is_better: bool = False) -> None:
+        self._metric, self._larger_is_better = metric, larger_is_better
+        self.name = "" if metric is None else metric.name
+
+    def __call__(self, labels: Array, outputs: Sequence[Any]) -> float:
+        """The measure.
+
+        Raises:
+            DataError: it does not fit these labels and outputs.
+        """
+        chosen = self._metric or default_metric(labels, outputs)
+        self.name = chosen.name
+        value = chosen(labels, outputs)
+        if self._larger_is_better and chosen.function is mean_squared_error:
+            return -value / (float(np.var(labels)) or 1.0)
+        return value
+
+    def answers(self, outputs: Sequence[Any]) -> Array:
+        """What stands for labels where there are none: the original's own answers; a metric must be named.
+
+        Raises:
+            DataError: feeds have outputs of different shapes.
+        """
+        assert self._metric is not None  # whoever has no labels has named a metric
+        return self._metric.answers(outputs)
 
 
 def make_metric(text: str) -> Metric:
@@ -78,35 +128,40 @@ def make_metric(text: str) -> Metric:
         hint = f"; did you mean {' or '.join(near)}?" if near else ""
         raise InvalidArgumentError(f"metric '{text}' is none of scikit-learn's scorers, nor module:function{hint}")
     scorer = get_scorer(text)
-    return Metric(text, lambda labels, outputs: _score(text, scorer, labels, outputs))
+    of_classes = not _compares_values(scorer)
+    return Metric(text, lambda labels, outputs: _score(text, scorer, labels, outputs), of_classes)
 
 
 def check(metric: Metric, session: Any, given: data.Dataset) -> None:
     """Take the metric of the original, so that one that does not fit is refused before any work.
 
     Args:
-        session: of the original. given: samples with labels.
+        session: of the original. given: samples, with labels or without.
 
     Raises:
         DataError: it does not fit. ModelError: the original does not run on the samples.
     """
-    assert given.labels is not None  # whoever asks for a metric has given labels
     first = session.get_outputs()[0].name
     try:
         outputs = [session.run([first], feed)[0] for feed in given.feeds]
     except Exception as e:  # onnxruntime's exceptions share no base class
         raise ModelError(f"the original does not run on the inputs: {short(e)}") from None
-    metric(given.labels, outputs)
+    metric(metric.answers(outputs) if given.labels is None else given.labels, outputs)
 
 
-def compare(metric: Metric | None, labels: Array, before: Sequence[Any], after: Sequence[Any]) -> Scores:
-    """A metric of both models' first output, feed by feed; None takes :func:`default_metric`.
+def compare(metric: Metric | None, labels: Array | None, before: Sequence[Any], after: Sequence[Any]) -> Scores:
+    """A metric of both models' first output, feed by feed.
+
+    Args:
+        metric: None takes the default one for the labels. labels: None takes the first model's answers.
 
     Raises:
         DataError: it does not fit these labels and outputs.
     """
-    chosen = metric or default_metric(labels, before)
-    return Scores(chosen.name, chosen(labels, before), chosen(labels, after))
+    scorer = Scorer(metric)
+    wanted = scorer.answers(before) if labels is None else labels
+    first, second = scorer(wanted, before), scorer(wanted, after)
+    return Scores(scorer.name, first, second, labels is not None)
 
 
 def default_metric(labels: Array, outputs: Sequence[Any]) -> Metric:
@@ -148,7 +203,7 @@ def _joined(outputs: Sequence[Any]) -> Array:
 def _score(name: str, scorer: Any, labels: Array, outputs: Array) -> float:
     """A scorer's value for outputs that a model has computed already."""
     fitted = data.fit_labels(labels, outputs.shape)
-    of_values = "regression" in scorer._score_func.__module__
+    of_values = _compares_values(scorer)
     if fitted.dtype.kind == "f":  # labels of the output's own shape
         columns = outputs.reshape(len(outputs), -1).astype(np.float64)
         wanted = fitted.reshape(columns.shape)
@@ -160,6 +215,16 @@ def _score(name: str, scorer: Any, labels: Array, outputs: Array) -> float:
         raise DataError(f"metric '{name}' compares values, but the labels are class numbers; give them as floats")
     logits = outputs.reshape(*fitted.shape, -1).astype(np.float64)
     return _of_classes(scorer, fitted.ravel(), logits.reshape(-1, logits.shape[-1]))
+
+
+def _compares_values(scorer: Any) -> bool:
+    return "regression" in scorer._score_func.__module__
+
+
+def _says_yes(scores: Array) -> Array:
+    """Which of some logits or probabilities mean yes, as 0 or 1."""
+    is_probability = bool((scores >= 0).all() and (scores <= 1).all())
+    return (scores >= 0.5 if is_probability else scores >= 0).astype(np.int64)
 
 
 def _of_values(scorer: Any, wanted: Array, values: Array) -> float:
@@ -203,7 +268,7 @@ def _of_scores(scorer: Any, wanted: Array, scores: Array) -> float:
         classes_ = np.arange(2) if one else np.eye(scores.shape[1], dtype=np.int64)
 
         def predict(self, given: Array) -> Array:
-            yes = (given >= 0.5 if is_probability else given >= 0).astype(np.int64)
+            yes = _says_yes(given)
             return yes.ravel() if one else yes
 
         def predict_proba(self, given: Array) -> Array:

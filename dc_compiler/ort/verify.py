@@ -52,8 +52,10 @@ class Verification:
     squared_error_after: float | None = None
 
     def add_scores(self, scores: metrics.Scores) -> None:
-        """Set what labels say."""
+        """Set what labels, or the original's answers in their place, say."""
         self.scores = scores
+        if not scores.has_labels:
+            return
         if scores.metric == "accuracy":
             self.accuracy_before, self.accuracy_after = scores.before, scores.after
         if scores.metric == "mean squared error":
@@ -97,7 +99,8 @@ def verify(
     Args:
         given: samples to run both on; None makes inputs up.
         sessions: opens both models, with the libraries they need.
-        metric: what labels are compared by; None takes accuracy or mean squared error, as they are.
+        metric: what labels are compared by; None takes accuracy or mean squared error, as they are. Without labels the
+            original's answers stand for them.
 
     Raises:
         ModelError: onnxruntime cannot load one of the models, or the compiled one does not run where the original does.
@@ -135,13 +138,14 @@ def verify(
     session = _open_compiled(sessions, compiled, threads)
     if [o.name for o in session.get_outputs()] != names:
         raise ModelError(f"the compiled model does not have the outputs of {original.label}: {', '.join(names)}")
-    kept = runs.FirstOutputs() if given is not None and given.labels is not None else None
+    is_scored = given is not None and (given.labels is not None or metric is not None)
+    kept = runs.FirstOutputs() if is_scored else None
     result.outputs = runs.compare_runs(names, before, runs.Runner(session, "the compiled model"), kept)
     del session, before
     sessions.forget_originals()
     if not result.same_bits and not all(compare("", [x], [y]).same_bits for x, y in zip(first, again, strict=True)):
         return Verification(result.source, skipped="the original gives other outputs each time it runs")
-    if given is not None and given.labels is not None and kept is not None:
+    if given is not None and kept is not None:
         result.add_scores(metrics.compare(metric, given.labels, kept.before, kept.after))
     del kept, first, again
     _Closer(result, original, compiled, feeds, sessions, threads, seed).look()

@@ -191,3 +191,16 @@ def test_scores_beside_large_coordinates_count() -> None:
     result = compile_model(model, data=inputs())
     step = next(float(n.split()[5].rstrip(";")) for n in result.report.notes if n.startswith("the step of cluster is"))
     assert step < 1
+
+
+@pytest.mark.parametrize("metric", ["balanced_accuracy", "r2"])
+def test_a_metric_without_labels_compares_with_the_original(metric: str) -> None:
+    """A drop of so many points of a metric of which the original itself has 1."""
+    fine, coarse = (compiled(data=inputs(), metric=metric, max_drop=drop) for drop in (2, 20))
+    assert size(coarse) < size(fine)
+    for result, drop in ((fine, 2), (coarse, 20)):
+        found = result.report.verification
+        assert found is not None
+        assert found.scores is not None
+        assert (found.scores.metric, found.scores.before, found.scores.has_labels) == (metric, 1.0, False)
+        assert found.scores.after >= 1 - drop / 100

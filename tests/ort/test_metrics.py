@@ -198,10 +198,34 @@ def test_a_metric_that_does_not_fit_is_refused_before_any_work(folder: Path) -> 
             )  # fmt: skip
     assert steps == []
     assert not (folder / "out.onnx").exists()
-    with pytest.raises(InvalidArgumentError, match="--metric needs --data and --labels"):
+    with pytest.raises(InvalidArgumentError, match="--metric needs --data"):
         compile_model(folder / "in.onnx", metric="r2")
-    with pytest.raises(InvalidArgumentError, match="--metric needs --data and --labels"):
-        verify_models(folder / "in.onnx", folder / "in.onnx", data=folder / "d.npz", metric="r2")
+    with pytest.raises(InvalidArgumentError, match="--metric needs --data"):
+        verify_models(folder / "in.onnx", folder / "in.onnx", metric="r2")
+
+
+def test_without_labels_the_answers_of_the_original_stand_for_them(folder: Path) -> None:
+    classes = make_metric("f1_macro").answers([LOGITS[:70], LOGITS[70:]])
+    assert np.array_equal(classes, LOGITS.argmax(1))
+    assert np.array_equal(make_metric("accuracy").answers([LOGITS.reshape(20, 1, 10, 4)]).ravel(), LOGITS.argmax(1))
+    assert np.array_equal(make_metric("accuracy").answers([SCORES]), SCORES[:, 0] >= 0)
+    assert np.array_equal(make_metric("accuracy").answers([np.abs(SCORES[:9] / 9)]), np.abs(SCORES[:9, 0] / 9) >= 0.5)
+    assert np.array_equal(make_metric("r2").answers([GUESSES]), GUESSES)
+    assert make_metric("numpy:allclose").answers([LOGITS]).shape == LOGITS.shape
+    options: dict[str, Any] = {"data": folder / "d.npz", "metric": "accuracy"}
+    coarse: dict[str, Any] = {"pipeline": "prune(0.2),encode", "min_size": 1}
+    compiled = compile_model(folder / "in.onnx", folder / "coarse.onnx", **options, **coarse).report.verification
+    found = verify_models(folder / "in.onnx", folder / "coarse.onnx", **options)
+    assert compiled is not None
+    for result in (compiled, found):
+        assert result.scores is not None
+        assert not result.scores.has_labels
+        assert result.scores.before == 1.0
+        assert result.scores.after == pytest.approx(result.outputs[0].top1_agreement)
+        assert result.scores.after < 1
+        assert result.accuracy_before is None
+    command = ["verify", str(folder / "in.onnx"), str(folder / "coarse.onnx"), "--data", str(folder / "d.npz")]
+    assert main([*command, "--metric", "r2"]) == 0
 
 
 def test_scikit_learn_is_imported_only_for_its_scorers(folder: Path) -> None:
