@@ -74,7 +74,7 @@ def _naive(case: Case, arguments: argparse.Namespace) -> Iterator[Result]:
         pruned = "" if density is None else f"prune(density={density}),"
         text = f"{pruned}cluster(kmeans,bits={bits}),encode(huffman)"
         setting = f"{bits} bits" + ("" if density is None else f", {100 * density:g} % kept")
-        yield _compiled(case, "naive k-means, Huffman", setting, text)
+        yield _compiled(case, "naive k-means" if density is None else "naive pruning, k-means", setting, text)
 
 
 def _quantized(case: Case, arguments: argparse.Namespace) -> Iterator[Result]:
