@@ -74,11 +74,12 @@ class FrontierReport:
 
     def facts(self) -> list[str]:
         """What a reader of the figures should know, as sentences."""
-        first = self.points[1]
+        # pipeline texts leave out what is the default, so one that shows where the step goes
+        shown = next((p for p in self.points[1:] if "step=" in p.pipeline), self.points[1])
         return [
             f"what is lost, on {self.samples:,} {self.inputs} that nothing was chosen by: divergence of the outputs, "
             "and changed answers",
-            f"{first.name}: --pipeline '{first.pipeline}' --min-size {self.min_size}; the others with their steps",
+            f"{shown.name}: --pipeline '{shown.pipeline}' --min-size {self.min_size}; the others with their steps",
             *(f"note: {n}" for n in self.notes),
         ]
 

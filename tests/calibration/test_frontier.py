@@ -79,6 +79,12 @@ def test_coarser_is_smaller_and_further_away() -> None:
     assert all(p.score is None for p in report.points)
 
 
+def test_the_pipeline_shown_has_the_step() -> None:
+    report = dc_compiler.frontier(classifier(), steps=(0.08, 0.5), jobs=1)
+    assert "step=" not in report.points[1].pipeline  # it is the default
+    assert report.facts()[1].startswith("step 0.5: --pipeline 'canonicalize,cluster(mode=grid,step=0.5),encode' ")
+
+
 def test_a_metric_of_the_users() -> None:
     report = dc_compiler.frontier(classifier(), data=data(), labels="label", metric="f1_macro", steps=(0.1,), jobs=1)
     assert report.metric == "f1_macro"
