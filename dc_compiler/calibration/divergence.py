@@ -23,6 +23,8 @@ Array = np.ndarray
 SHARE = 32  # samples a run, several of which are done at a time
 MOST_KINDS = 1024  # extent of an axis up to which every place of it counts alike
 RUINED = 4.0  # variances: more counts as this, so that nothing drowns all others
+NOTHING = 1e-9  # divergence of one sample that is told from 0
+SMALLEST = 1e-12  # probability that is told from 0
 CONSTANT = 1e-6  # of a constant's square: what counts as its variance
 SURE = 0.3  # median of the largest probability, above which logits are taken for scores of classes
 
@@ -39,13 +41,16 @@ class Distance:
     and wrong do not drown all others. ``disagreement`` is the
     share of vectors of scores whose largest element is another one; 0 where nothing holds scores. ``score`` is the
     metric of the labels, larger is better, None without them; ``uncertainty`` the standard error that so many changed
-    answers leave.
+    answers leave. ``typical`` is the geometric mean over vectors of scores, or over samples of other values, of what
+    ``divergence`` is the mean of: few that moved far do not decide it, so that it tells more surely which of two
+    results is nearer, though not whether one is near enough.
     """
 
     divergence: float
     disagreement: float = 0.0
     score: float | None = None
     uncertainty: float = 0.0
+    typical: float = 0.0
 
 
 class Judge:
@@ -72,12 +77,17 @@ class Judge:
         self._labels = None if samples.labels is None or not samples.is_table else samples.labels[rows]
         self._feeds = samples.batches(rows, samples.fixed_batch or SHARE)
         outputs = self._run(open_weights(original, ()), {})
-        self._wanted = {i: _Output([o[i] for o in outputs]) for i, first in enumerate(outputs[0]) if _is_float(first)}
+        self._wanted = {i: Output([o[i] for o in outputs]) for i, first in enumerate(outputs[0]) if _is_float(first)}
         if metric is not None and samples.labels is None:
             self._labels = metric.answers([o[0] for o in outputs])
         self.before = self._score(outputs)
         if not self._wanted:
             raise ModelError(f"{original.label} has no output of floats, so nothing tells how far a change moves it")
+
+    @property
+    def outputs(self) -> Mapping[int, Output]:
+        """What the original gives for each output that is compared, by its number."""
+        return self._wanted
 
     @property
     def is_bounded(self) -> bool:
@@ -120,7 +130,8 @@ class Judge:
         flips = max(f.disagreement for f in found)
         score = self._score(outputs)
         uncertainty = 0.0 if score is None or self._labels is None else math.sqrt(flips / len(self._labels))
-        return Distance(max(f.divergence for f in found), flips, score, uncertainty)
+        typical = max(f.typical for f in found)
+        return Distance(max(f.divergence for f in found), flips, score, uncertainty, typical)
 
     def _score(self, outputs: Sequence[Sequence[Any]]) -> float | None:
         if self._metric is None or self._labels is None:
@@ -157,7 +168,7 @@ def _as_input(record: ir.WeightRecord, values: Array) -> Array:
     return values if kind.trains == kind.dtype else values.astype(kind.trains)
 
 
-class _Output:
+class Output:
     """What the original gives for one output, batch by batch."""
 
     def __init__(self, batches: Sequence[Array]) -> None:
@@ -171,23 +182,57 @@ class _Output:
         """Of what another model gives."""
         found = [np.asarray(b, np.float64) for b in batches]
         if any(f.shape != b.shape or not np.isfinite(f).all() for f, b in zip(found, self._batches, strict=True)):
-            return Distance(float("inf"), 1.0)
+            return Distance(float("inf"), 1.0, typical=float("inf"))
         if not self.is_scores:
-            return Distance(self._of_values(found))
+            return Distance(self._of_values(found), typical=self._typical_of_values(found))
         of_scores = self._of_scores(found)
         if self._is_softmax:
             return of_scores
         # What was taken for logits may be numbers of another kind, which a softmax hides
         return replace(of_scores, divergence=max(of_scores.divergence, self._of_values(found) / 2))
 
+    def directions(self, values: Array, generator: np.random.Generator) -> Array:
+        """Random vectors ``v`` of independent means 0, for which ``(v . d)**2`` is on average as many times what small
+        errors ``d`` in these values of the original do to the divergence as for any output.
+
+        For classes ``v . d`` is what the errors do to the logarithm of the probability of a class drawn by chance.
+        """
+        if not self.is_scores:
+            return self._signs(values, generator)
+        scores = values.astype(np.float64)
+        p = np.maximum(scores, 0) if self._is_softmax else np.exp(log_softmax(scores))
+        ends = p.cumsum(axis=-1)
+        drawn = (ends <= generator.random((*p.shape[:-1], 1)) * ends[..., -1:]).sum(axis=-1, keepdims=True)
+        drawn = np.minimum(drawn, p.shape[-1] - 1)
+        hot = np.zeros_like(p)
+        np.put_along_axis(hot, drawn, 1.0, -1)
+        found = hot - p
+        if self._is_softmax:  # a change of a probability is that of its logarithm times itself
+            found /= np.maximum(scores, SMALLEST)
+        return np.asarray(found / math.sqrt(2 * max(1, math.prod(p.shape[1:-1]))))
+
+    def _signs(self, values: Array, generator: np.random.Generator) -> Array:
+        variances: Array = np.full(values.shape, self._variance)
+        for axis in self._axes:  # of several kinds of places the stricter counts
+            shape = [-1 if a == axis else 1 for a in range(values.ndim)]
+            variances = np.minimum(variances, self._variances[axis].reshape(shape))
+        signs = generator.integers(0, 2, values.shape) * 2.0 - 1.0
+        return np.asarray(signs / np.sqrt(variances * max(1, math.prod(values.shape[1:]))))
+
     def _of_scores(self, found: Sequence[Array]) -> Distance:
-        total, other, count = 0.0, 0, 0
+        apart, other = [], 0
         for wanted, got in zip(self._batches, found, strict=True):
             p, q = self._roots(wanted), self._roots(got)
-            total += 2 * float(np.square(p - q).sum())
+            apart.append(2 * np.square(p - q).sum(axis=-1).ravel())
             other += int((p.argmax(-1) != q.argmax(-1)).sum())
-            count += p[..., 0].size
-        return Distance(total / max(count, 1), other / max(count, 1))
+        each = np.concatenate(apart)
+        count = max(each.size, 1)
+        return Distance(float(each.sum()) / count, other / count, typical=_geometric_mean(each))
+
+    def _typical_of_values(self, found: Sequence[Array]) -> float:
+        squares = [np.square(got - wanted) for wanted, got in zip(self._batches, found, strict=True)]
+        each = [s.reshape(len(s), -1).mean(axis=1) if s.ndim else s.ravel() for s in squares]
+        return _geometric_mean(np.concatenate(each) / self._variance)
 
     def _of_values(self, found: Sequence[Array]) -> float:
         errors = [np.square(got - wanted) for wanted, got in zip(self._batches, found, strict=True)]
@@ -204,6 +249,11 @@ class _Output:
         if self._is_softmax:
             return np.asarray(np.sqrt(np.maximum(scores, 0)))
         return np.asarray(np.exp(0.5 * log_softmax(scores)))
+
+
+def _geometric_mean(values: Array) -> float:
+    """Of numbers of which some may be 0, or all but 0."""
+    return float(np.exp(np.log(values + NOTHING).mean())) - NOTHING if values.size else 0.0
 
 
 def _axes(batches: Sequence[Array]) -> list[int]:

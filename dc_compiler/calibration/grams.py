@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+import functools
+import operator
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,33 +21,64 @@ Array = np.ndarray
 ROWS_PER_INPUT = 16  # rows of a Gram matrix for each of its inputs; more are thinned out
 LEAST_ROWS = 8192
 LEAST_OF_A_BATCH = 256  # where the first axis of a value is not that of the samples, say time, shares are wrong
+LEFT = 1e-3  # of the means' products in covariances: more than the rounding errors of sums
 RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 
 
 @dataclass(frozen=True)
-class Gram:
-    """Mean outer product of the rows of inputs that a weight's elements at ``place``, matrices [g, o, k], are
-    multiplied with.
+class Moments:
+    """Means over rows ``x`` of inputs, float32, with 1 for ``g`` where all matrices of a weight take the same rows.
 
-    ``matrices`` is float32 [g, k, k], or [1, k, k] where all matrices of the weight take the same rows.
+    Attributes:
+        products: of ``x x^T``, [g, k, k]. means: of ``x``, [g, k].
     """
 
-    matrices: Array
+    products: Array
+    means: Array
+
+    def map(self, change: Callable[[Array], Array]) -> Moments:
+        """These with both arrays changed."""
+        return Moments(change(self.products), change(self.means))
+
+    def centred(self) -> Moments:
+        """Those with the products of the rows less their means, nearly: covariances."""
+        outer = self.means[:, :, None] * self.means[:, None, :]
+        return Moments(self.products - np.float32(1 - LEFT) * outer, self.means)
+
+
+@dataclass(frozen=True)
+class Gram:
+    """What is known of the rows of inputs that a weight's elements at ``place``, matrices [g, o, k], are multiplied
+    with."""
+
+    moments: Moments
     place: Place
+
+    @property
+    def matrices(self) -> Array:
+        """Mean outer products, float32 [g or 1, k, k]."""
+        return self.moments.products
 
 
 @dataclass(frozen=True)
 class _Total:
     rows: int  # that there were
-    sums: Array  # of outer products, float32 [g, k, k]
+    sums: Moments  # but sums instead of means
 
     def of(self, group: int | None) -> _Total:
         """Those of one group; None: all. Groups that take the same rows have the same sums."""
-        return self if group is None else _Total(self.rows, self.sums[group % len(self.sums)][None])
+        return self if group is None else _Total(self.rows, self.sums.map(lambda a: a[group % len(a)][None]))
+
+    def __add__(self, other: _Total) -> _Total:
+        sums = Moments(self.sums.products + other.sums.products, self.sums.means + other.sums.means)
+        return _Total(self.rows + other.rows, sums)
 
 
 def collect(
-    program: ir.Program, samples: Samples, rows: Array | None = None, names: Collection[str] | None = None
+    program: ir.Program,
+    samples: Samples,
+    rows: Array | None = None,
+    names: Collection[str] | None = None,
 ) -> dict[str, list[Gram]]:
     """Gram matrices for the weights called ``names`` (None: all that have a product), with the program's current
     weights: one for a weight, or one for each part of a weight that is used in parts. Where a part is used several
@@ -75,7 +108,10 @@ def collect(
 
 
 def _collect(
-    program: ir.Program, products: Mapping[str, list[Product]], samples: Samples, rows: Array | None
+    program: ir.Program,
+    products: Mapping[str, list[Product]],
+    samples: Samples,
+    rows: Array | None,
 ) -> dict[str, list[Gram]]:
     sources: dict[tuple[int, str], list[Source]] = {}
     for product in (p for found in products.values() for p in found):
@@ -126,9 +162,7 @@ def _reduce(sources: list[Source], share: float) -> Reduce[list[_Total]]:
         if not batch.size:  # of a branch that did not run
             return totals or []
         found = [_total(source, batch, share) for source in sources]
-        if not totals:
-            return found
-        return [_Total(a.rows + b.rows, a.sums + b.sums) for a, b in zip(totals, found, strict=True)]
+        return [a + b for a, b in zip(totals, found, strict=True)] if totals else found
 
     return reduce
 
@@ -139,12 +173,18 @@ def _total(source: Source, batch: Array, share: float) -> _Total:
     one = source.unfold.rows(batch[:1], 1)[0].shape[2]
     most = max(LEAST_OF_A_BATCH, int(share * max(LEAST_ROWS, ROWS_PER_INPUT * one)))
     rows, whole = source.unfold.rows(batch, most)
-    rows = rows.astype(np.float32, copy=False)
+    rows = _cut(rows, source.parts)
+    count = rows.shape[1]
+    weight = np.float32(whole / count if count else 1)
+    sums = Moments(np.matmul(rows.transpose(0, 2, 1), rows), rows.sum(axis=1))
+    return _Total(whole, sums.map(lambda a: a * weight))
+
+
+def _cut(rows: Array, parts: int) -> Array:
+    """Rows [g, m, k] in parts: [g * parts, m, k / parts]."""
     groups, count, inputs = rows.shape
-    rows = rows.reshape(groups, count, source.parts, inputs // source.parts)
-    rows = rows.transpose(0, 2, 1, 3).reshape(groups * source.parts, count, -1)
-    sums = np.matmul(rows.transpose(0, 2, 1), rows)
-    return _Total(whole, sums * np.float32(whole / count) if count else sums)
+    rows = rows.astype(np.float32, copy=False).reshape(groups, count, parts, inputs // parts)
+    return rows.transpose(0, 2, 1, 3).reshape(groups * parts, count, -1)
 
 
 def _grams(products: list[Product], totals: Mapping[Source, _Total], size: int) -> list[Gram]:
@@ -169,9 +209,12 @@ def _elements(places: Iterable[Place], size: int) -> int:
 
 
 def _gram(place: Place, parts: list[_Total]) -> Gram | None:
-    if len({p.sums.shape for p in parts}) > 1:
+    if len({p.sums.products.shape for p in parts}) > 1:
         return None
-    sums, count = np.sum([p.sums for p in parts], axis=0), sum(p.rows for p in parts)
-    if len(sums) > 1:
-        sums = np.tile(sums, (place.extents[0] // len(sums), 1, 1))
-    return Gram(sums / np.float32(count), place) if count and np.isfinite(sums).all() else None
+    total = functools.reduce(operator.add, parts)
+    if not total.rows or not np.isfinite(total.sums.products).all():
+        return None
+    groups = len(total.sums.products)
+    times = place.extents[0] // groups if groups > 1 else 1
+    means = total.sums.map(lambda a: a / np.float32(total.rows))
+    return Gram(means.map(lambda a: np.concatenate([a] * times)) if times > 1 else means, place)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+
+import numpy as np
 
 from dc_compiler import ir
 from dc_compiler.calibration.divergence import Distance
@@ -24,6 +26,7 @@ FURTHEST = 4.0  # times the step before, while one end is not known
 STEPS, SIZE_STEPS = 1.045, 1.002  # ratio of steps that are not told apart, likewise where a size is to be met
 UNUSED = 0.005  # share of the size wanted that may be left unused
 TRIES = 12
+LEAST_OF_A_LINE, STEEPEST = 3, 2.0  # points, and a slope that is not exceeded
 
 
 SizeOf = Callable[[ir.Program, Sequence[Pass]], int]
@@ -52,12 +55,13 @@ class Goal:
 
     def is_near(self, found: Try) -> bool:
         """Whether the outputs are near enough."""
-        return self.excess is None or found.distance is None or self.excess(found.distance) <= 1
+        return self.excess is None or found.expected is None or self.excess(found.expected) <= 1
 
 
 @dataclass
 class Try:
-    """The pipeline's result at one step; ``distance`` is None where there are no samples to judge on."""
+    """The pipeline's result at one step; ``distance`` is None where there are no samples to judge on, ``expected`` is
+    what decides of it (:func:`expected`)."""
 
     step: float
     program: ir.Program
@@ -65,6 +69,7 @@ class Try:
     reports: list[PassReport]
     distance: Distance | None
     size: int
+    expected: Distance | None = None
 
 
 @dataclass
@@ -109,6 +114,22 @@ class Search:
         self._tries: list[tuple[float, int, Distance | None]] = []
         self._last: Try | None = None
 
+    def settle(self) -> None:
+        """Find out whether steps from gradients (``allocate``) help: whether outputs are nearer for the bytes than with
+        steps that follow the size alone, at a middling step. A bit less an element is taken to double errors."""
+        if self._context.calibration is None or not getattr(self._cluster, "allocate", False):
+            return
+        plain = self._cluster.with_options({"allocate": "false"})
+        elements = sum(r.size for r in self._program.weights())
+        allocated, other = (self._cost(self._at(START, cluster), elements) for cluster in (self._cluster, plain))
+        if other < allocated:
+            self._cluster, self._last = plain, None
+
+    def _cost(self, found: Try, elements: int) -> float:
+        """Logarithm of how far outputs are, had the file no bytes."""
+        assert found.distance is not None
+        return math.log(max(found.distance.typical, 1e-12)) + 16 * math.log(2) * found.size / max(elements, 1)
+
     def run(self, goal: Goal) -> Found:
         """The best result that keeps to the goal, or that comes nearest to it."""
         bracket = _Bracket(goal)
@@ -126,15 +147,38 @@ class Search:
         step = float(f"{step:.4g}")
         if self._last is not None and self._last.step == step:  # programs are large: only the last is kept
             return self._last
-        cluster = self._cluster.with_options({"step": repr(step)})
+        self._last = self._at(step, self._cluster)
+        self._tries.append((step, self._last.size, self._last.distance))
+        self._last.expected = expected([d for _, _, d in self._tries if d is not None])
+        return self._last
+
+    def _at(self, step: float, cluster: Pass) -> Try:
+        cluster = cluster.with_options({"step": repr(step)})
         program = self._program.copy()
         reports = run_passes([cluster, *self._after], program, self._context)
         calibration = self._context.calibration
         distance = None if calibration is None else calibration.judge.of(program)
         passes = [*self._before, cluster, *self._after]
-        self._last = Try(step, program, passes, [*self._reports, *reports], distance, self._size_of(program, passes))
-        self._tries.append((step, self._last.size, distance))
-        return self._last
+        return Try(step, program, passes, [*self._reports, *reports], distance, self._size_of(program, passes))
+
+
+def expected(distances: Sequence[Distance]) -> Distance | None:
+    """The last of the distances with the divergence that results as far off as it typically have.
+
+    A divergence is a mean over samples of which few move far, now these and now those, so that one result's is mostly
+    chance; typical ones hardly vary. The line through both, in logarithms, over all tries tells one by the other.
+    """
+    if not distances:
+        return None
+    last = distances[-1]
+    pairs = [(d.typical, d.divergence) for d in distances if 0 < d.typical < math.inf and 0 < d.divergence < math.inf]
+    if len(pairs) < LEAST_OF_A_LINE or not (0 < last.typical < math.inf and last.divergence > 0):
+        return last
+    x, y = np.log(np.array(pairs)).T
+    spread = float(np.square(x - x.mean()).sum())
+    slope = float(((x - x.mean()) * (y - y.mean())).sum()) / spread if spread > 0 else 1.0
+    line = y.mean() + min(max(slope, 0.0), STEEPEST) * (math.log(last.typical) - x.mean())
+    return replace(last, divergence=math.exp(line))
 
 
 class _Bracket:
@@ -163,8 +207,8 @@ class _Bracket:
 
 def _height(found: Try, goal: Goal) -> float:
     """Logarithm of how much coarser than wanted a result is: of its excess, or of the size wanted over its own."""
-    if goal.excess is not None and found.distance is not None:
-        return math.log(max(goal.excess(found.distance), 1e-9))
+    if goal.excess is not None and found.expected is not None:
+        return math.log(max(goal.excess(found.expected), 1e-9))
     assert goal.size is not None
     return math.log(goal.size / found.size)
 
@@ -178,9 +222,9 @@ def _rank(found: Try, goal: Goal) -> tuple[int, float]:
     enough, though too large, comes before what is not."""
     if goal.is_met(found):
         return 0, found.size if goal.excess is not None else -found.size
-    if goal.excess is None or found.distance is None or goal.is_near(found):
+    if goal.excess is None or found.expected is None or goal.is_near(found):
         return 1, found.size
-    return 2, goal.excess(found.distance)
+    return 2, goal.excess(found.expected)
 
 
 def _between(

@@ -46,6 +46,7 @@ def tune(
         DccError: what a pass raised.
     """
     search = Search(program, passes, context, size_of)
+    search.settle()
     size = targets.bytes_of(program.original_bytes)
     drop = targets.drop if targets.any else DEFAULT_DROP
     calibration = context.calibration

@@ -7,15 +7,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
-import ml_dtypes
 import numpy as np
 
 from dc_compiler import ir
-from dc_compiler.calibration.allocation import measure, relative_steps
+from dc_compiler.calibration.allocation import relative_steps
+from dc_compiler.calibration.calibration import Calibration
+from dc_compiler.calibration.curvature import moved
 from dc_compiler.calibration.grams import Gram
+from dc_compiler.errors import ModelError
 from dc_compiler.pass_manager import Context, PassReport, Task, Update
 from dc_compiler.passes.cluster import rate as rd
-from dc_compiler.passes.cluster.compensate import compensated
+from dc_compiler.passes.cluster.compensate import compensated, remaining
 from dc_compiler.passes.cluster.grid import (
     channel_statistics,
     errors_like,
@@ -28,6 +30,7 @@ from dc_compiler.passes.cluster.grid import (
     within_range,
 )
 from dc_compiler.passes.cluster.kmeans import initial, kmeans, nearest
+from dc_compiler.passes.cluster.vectors import Vectors, change_vector, vectors_of
 from dc_compiler.pipeline.threads import map_on_threads, one_blas_thread
 from dc_compiler.training.checkpoint import State
 from dc_compiler.training.graph import trainable
@@ -45,7 +48,6 @@ RAISING = 0.7
 FITS = 50  # how often the codebook is fitted meanwhile
 # A grid step of 0.08 standard deviations keeps the metric of most real models within 0.2 point at about 5.6x
 DEFAULT_STEP = 0.08
-TRIED_STEP = 0.5  # at which it is measured how far a weight moves the outputs: well above noise, well below ruin
 
 
 @dataclass(frozen=True)
@@ -67,12 +69,15 @@ class Cluster(TrainingPass):
             bits, so the least noise for a number of bits has ``step**2`` grow with ``size``.
         calibrate: *grid*: round so that errors make up for each other on the inputs that the weight is multiplied with,
             which takes samples: see :mod:`dc_compiler.passes.cluster.compensate`. Weights whose inputs are not known,
-            such as embeddings, are rounded as without. Biases and other vectors that training could move are rounded
-            to bfloat16.
+            such as embeddings, are rounded as without. A bias that is added to what a weight makes takes up what
+            rounding does to the mean, which the rounding of the others need not mind then. Biases and other vectors
+            that training could move are rounded to bfloat16.
         rate: with ``calibrate``: price of a bit, 1 for the balance that a fine grid has; frequent points, zero above
             all, are then taken more often.
-        allocate: with ``calibrate``: how far the outputs move when a weight alone is rounded is measured, and steps are
-            chosen so that a bit more would help every weight alike, as far as samples can be trusted with that.
+        allocate: with ``calibrate``: gradients tell how far errors in a weight move the outputs, and steps are chosen
+            so that a bit more would help every weight alike, within bounds
+            (:mod:`dc_compiler.calibration.allocation`). Where there are no gradients, steps follow the size alone. A
+            search for the step also finds out whether this helps, and leaves it where it does not.
         price: *rd*: the squared error that a bit is worth, in mean squares of the weight's non-zero elements. At low
             error the result is as good as a grid of ``step = sqrt(8.66 price)``.
         epochs and the other options of passes that train (TrainingPass): *rd* with epochs above 0 trains meanwhile, on
@@ -137,8 +142,10 @@ class Cluster(TrainingPass):
             return own if own.epochs == 0 or id(record) in movable else replace(own, mode="grid", epochs=0.0)
 
         jobs = {r.name: Job(options(r), typical) for r in eligible}
+        vectors = Vectors()
         if self.calibrate:
-            jobs = calibrated(jobs, records, program, context, allocate=self.allocate)
+            vectors = vectors_of(program, calibration_of(context).grams(program))
+            jobs = calibrated(jobs, records, vectors, program, context, allocate=self.allocate)
         tasks = [Task(r, jobs[r.name]) for r in eligible]
 
         def is_trained(task: Task[Job]) -> bool:
@@ -148,11 +155,7 @@ class Cluster(TrainingPass):
         trained = [t for t in tasks if is_trained(t)]
         facts = self._train(program, trained, context) if trained else {"codebook entries": 0}
         if self.calibrate:
-            known = {id(r) for r in trainable(program)}
-            shortened = [
-                Task(r, None) for r in program.eligible() if r.is_vector and id(r) in known and r.exact is None
-            ]
-            context.apply(self.name, shorten, shortened)
+            context.apply(self.name, change_vector, vectors.tasks(program))
         facts["codebook entries"] += sum(u.clustered.size for u in updates if u.clustered is not None)
         return PassReport(self.name, len(records), facts=facts)
 
@@ -170,7 +173,7 @@ class Cluster(TrainingPass):
             own = self.for_record(record, context)
             if own.mode != "grid" or record.size == 0 or not fits_a_grid(record.values):
                 return record.values
-            scales = own._scales(record, own._relative_step(record, Job(own, typical)))
+            scales = Job(own, typical).scales(record, own.step)
             return errors_like(record.values.reshape(-1), scales, offset).reshape(record.shape)
 
         for record, new in zip(weights, map_on_threads(context.threads, values, weights), strict=True):
@@ -201,7 +204,7 @@ class Cluster(TrainingPass):
         if exact is not None:
             return exact
         if self.mode == "grid":
-            return self._grid(record, self._relative_step(record, job), job.grams)
+            return self._grid(record, job.scales(record, self.step), job.grams)
         return self._kmeans(record, limit, seed)
 
     def _quantizer(
@@ -218,18 +221,7 @@ class Cluster(TrainingPass):
     def _bits(self, record: ir.WeightRecord) -> int:
         return self.bits or (CONV_BITS if any(u.op_type.startswith("Conv") for u in record.uses) else OTHER_BITS)
 
-    def _relative_step(self, record: ir.WeightRecord, job: Job) -> float:
-        """In standard deviations."""
-        return self.step * job.coarser * float((record.size / job.typical) ** SIZE_EXPONENT)
-
-    def _scales(self, record: ir.WeightRecord, relative_step: float) -> ir.Scales:
-        channels, inner = ir.channel_layout(record.shape, record.uses)
-        deviation, largest = channel_statistics(record.values.reshape(-1), channels, inner)
-        step = np.maximum(deviation * relative_step, largest / MAX_MULTIPLE)
-        return ir.Scales(within_range(ir.nearest_log_step(step), step > 0), inner)
-
-    def _grid(self, record: ir.WeightRecord, relative_step: float, grams: Sequence[Gram]) -> ir.Clustered:
-        scales = self._scales(record, relative_step)
+    def _grid(self, record: ir.WeightRecord, scales: ir.Scales, grams: Sequence[Gram]) -> ir.Clustered:
         flat = record.values.reshape(-1)
         if not grams:
             return round_to_grid(flat, scales)
@@ -281,35 +273,58 @@ class Job:
     coarser: float = 1.0
     grams: tuple[Gram, ...] = ()
 
+    def scales(self, record: ir.WeightRecord, step: float) -> ir.Scales:
+        """The grid's step for every channel of a weight, with this step for a typical weight."""
+        step *= self.coarser * (record.size / self.typical) ** SIZE_EXPONENT
+        channels, inner = ir.channel_layout(record.shape, record.uses)
+        deviation, largest = channel_statistics(record.values.reshape(-1), channels, inner)
+        steps = np.maximum(deviation * step, largest / MAX_MULTIPLE)
+        return ir.Scales(within_range(ir.nearest_log_step(steps), steps > 0), inner)
+
 
 def calibrated(
     jobs: Mapping[str, Job],
     records: Sequence[ir.WeightRecord],
+    vectors: Vectors,
     program: ir.Program,
     context: Context,
     *,
     allocate: bool,
 ) -> dict[str, Job]:
     """The jobs with what the samples say about the weights."""
-    calibration = context.calibration
-    assert calibration is not None  # whoever runs a pass that calibrates gives one
+    calibration = calibration_of(context)
     grams = calibration.grams(program)
-    found = {name: replace(job, grams=tuple(grams.get(name, ()))) for name, job in jobs.items()}
+    found = {name: replace(job, grams=vectors.centred(name, grams.get(name, ()))) for name, job in jobs.items()}
     if not allocate:
         return found
     usable = [r for r in records if fits_a_grid(r.values) and r.size > 0]
 
-    def rounded(record: ir.WeightRecord) -> np.ndarray:
-        job = found[record.name]
-        tried = replace(job, cluster=replace(job.cluster, step=TRIED_STEP, rate=0.0))
-        clustered = cluster_record(record, tried, context.seed).clustered
-        return record.values if clustered is None else ir.rebuild(clustered, record)
+    def allocated() -> dict[str, float]:
+        errors = {r.name: found[r.name].scales(r, 1.0) for r in usable}
+        try:
+            moves = moved(program, errors, calibration.judge, calibration.samples, context.seed, context.threads)
+        except ModelError:
+            return {}  # without gradients, steps follow the size alone
+        left = {name: remaining_share(grams.get(name, ()), found[name].grams) for name in moves}
+        return relative_steps({r.name: r.size for r in usable}, {n: left[n] * m for n, m in moves.items()})
 
-    def measured() -> dict[str, float]:
-        return relative_steps(measure(calibration.judge, program, usable, rounded, context.threads))
-
-    factors = calibration.once("steps", program, measured)
+    factors = calibration.once("steps", program, allocated)
     return {name: replace(job, coarser=factors.get(name, 1.0)) for name, job in found.items()}
+
+
+def calibration_of(context: Context) -> Calibration:
+    """What the samples say."""
+    assert context.calibration is not None  # whoever runs a pass that calibrates gives one
+    return context.calibration
+
+
+def remaining_share(raw: Sequence[Gram], used: Sequence[Gram]) -> float:
+    """What compensation on the ``used`` matrices leaves of the outputs' errors, about; 1 where inputs are unknown."""
+    power = sum(float(np.trace(g.matrices, axis1=1, axis2=2).sum(dtype=np.float64)) for g in raw)
+    if power <= 0:
+        return 1.0
+    with one_blas_thread():
+        return sum(remaining(g.matrices) for g in used) / power
 
 
 def cluster_record(record: ir.WeightRecord, job: Job, seed: int) -> Update:
@@ -324,16 +339,6 @@ def cluster_record(record: ir.WeightRecord, job: Job, seed: int) -> Update:
     if options.mode == "grid" and not fits_a_grid(record.values):
         return Update(reason="its values are too large or too small for a grid")
     return Update(clustered=options._cluster(record, seed, job))
-
-
-def shorten(record: ir.WeightRecord, options: None, seed: int) -> Update:
-    """A float32 vector (a bias, say) rounded to bfloat16: its errors are far below those of the weights beside it, and
-    it packs into less than half."""
-    flat = record.values
-    if flat.dtype != np.float32:
-        return Update()
-    short = flat.astype(ml_dtypes.bfloat16).astype(np.float32)
-    return Update(values=short) if np.isfinite(short).all() else Update()
 
 
 def _kept(record: ir.WeightRecord) -> np.ndarray:

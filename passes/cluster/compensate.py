@@ -42,6 +42,17 @@ def compensated(weights: Array, steps: Array, gram: Array, rate: float) -> Array
     return result
 
 
+def remaining(gram: Array) -> float:
+    """What is left of independent rounding errors of all weights, in squares of outputs, after the others have made up
+    for them.
+
+    Args:
+        gram: mean outer products of the inputs [g, k, k].
+    """
+    _, upper = _factor(gram.astype(np.float64), len(gram))
+    return float((1 / np.square(np.diagonal(upper, axis1=1, axis2=2))).sum())
+
+
 def _factor(gram: Array, groups: int) -> tuple[Array, Array]:
     """Inputs by falling power [g, k], and the upper factor U of the inverse of the damped Gram matrix in this order,
     ``U^T U``; [g, k, k]."""

@@ -16,6 +16,7 @@ from dc_compiler.calibration.goals import Targets, parse_size
 from dc_compiler.cli import main
 from dc_compiler.compiler import CompileResult
 from dc_compiler.errors import InvalidArgumentError, QualityError
+from dc_compiler.passes.cluster import cluster as cluster_module
 
 Array = np.ndarray
 
@@ -120,6 +121,23 @@ def test_both_a_size_and_a_drop() -> None:
         QualityError, match=r"cannot be reached: the nearest has .* and changes [\d.]+ % of the answers"
     ):
         compiled(max_drop=3, target_size=alone // 2, data=inputs())
+
+
+def test_steps_from_gradients_are_taken_only_where_they_help(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gradients that say the opposite of what is true give a file that is as good as without them."""
+
+    def pipeline(options: str) -> str:
+        text = f"cluster(grid,calibrate=true{options}),encode"
+        result = compiled(pipeline=text, max_drop=3, data=inputs())
+        return next(s for s in result.report.pipeline.split("),") if s.startswith("cluster"))
+
+    plain, helped = pipeline(""), pipeline(",allocate=true")
+    assert "allocate=true" in helped
+    right = cluster_module.relative_steps
+    monkeypatch.setattr(
+        cluster_module, "relative_steps", lambda *a: {name: float(1 / f**4) for name, f in right(*a).items()}
+    )
+    assert pipeline(",allocate=true") == plain
 
 
 def test_the_result_does_not_depend_on_threads() -> None:
