@@ -15,11 +15,9 @@ from dc_compiler.errors import InvalidArgumentError
 DIVERGENCE_OF_A_POINT = 0.025
 DEFAULT_DROP = 0.5  # points
 UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
-# A model that magnifies any change, one that feeds on its own output, say, may move by so many times what the
-# near-lossless step does to it
-AMPLIFIED = 1.75
-# ... but by no more than this, in the divergence of scores and in variances of other values: beyond it, outputs have
-# nothing to do with the original's any more, so that a larger step would not show
+# A model that magnifies any change, one that feeds on its own output, say, may move by what the near-lossless step of
+# the pipeline without data does to it, but by no more than this, in the divergence of scores and in variances of other
+# values: beyond it, outputs have nothing to do with the original's any more, so that a larger step would not show
 MOST_OF_SCORES, MOST_OF_VALUES = 0.8, 0.1
 
 
@@ -83,12 +81,11 @@ def excess_of(
     but ``counts_flips``, the share of changed answers.
 
     Args:
-        near_lossless: what the near-lossless step does to the outputs.
+        near_lossless: what the near-lossless step does to the outputs with plain rounding.
         before: the original's score, or None. of_scores: whether the outputs are scores of classes.
     """
     most = most_amplified(of_scores)
-    least = near_lossless.divergence
-    bound = max(drop * DIVERGENCE_OF_A_POINT, min(AMPLIFIED * least, most))
+    bound = max(drop * DIVERGENCE_OF_A_POINT, min(near_lossless.divergence, most))
 
     def excess(found: Distance) -> float:
         parts = [found.divergence / bound]

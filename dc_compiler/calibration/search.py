@@ -130,6 +130,14 @@ class Search:
         assert found.distance is not None
         return math.log(max(found.distance.typical, 1e-12)) + 16 * math.log(2) * found.size / max(elements, 1)
 
+    def without_calibration(self, step: float) -> Distance:
+        """How far outputs are with plain rounding at this step."""
+        assert self._context.calibration is not None
+        options = {"calibrate": "false", "allocate": "false", "rate": "0", "step": repr(step)}
+        program = self._program.copy()
+        run_passes([self._cluster.with_options(options)], program, self._context)
+        return self._context.calibration.judge.of(program)
+
     def run(self, goal: Goal) -> Found:
         """The best result that keeps to the goal, or that comes nearest to it."""
         bracket = _Bracket(goal)

@@ -53,12 +53,11 @@ def tune(
     if calibration is None or drop is None:
         found = search.run(Goal(size))
         return _tuned(found, found.best, found.is_met, [_answer(found.best)])
-    finest = search.at(NEAR_LOSSLESS)
-    near_lossless = finest.distance
-    assert near_lossless is not None
+    near_lossless = search.without_calibration(NEAR_LOSSLESS)
     counts_flips = targets.drop is not None
     judge = calibration.judge
     if not targets.any and near_lossless.divergence > most_amplified(judge.is_bounded):
+        finest = search.at(NEAR_LOSSLESS)
         return _tuned(Found(finest, is_met=True), finest, True, [_answer(finest), MAGNIFIED])
     if targets.drop is None and _moves_nothing(search.at(START)):
         raise ModelError("changed weights do not change the outputs for these inputs")

@@ -143,6 +143,8 @@ def sensitivity(
         model_or_path, pipeline=None, data=data, labels=labels, metric=metric, skip=skip, min_size=min_size, seed=seed,
         jobs=jobs, libraries=custom_op_libraries, progress=progress,
     )  # fmt: skip
+    # at the step of its size, so that curves can be compared
+    study = dataclasses.replace(study, cluster=study.cluster.with_options({"allocate": "false"}))
     rows = _judged(study)
     scorer = study.scorer
     judge = study.judge(rows, scorer)

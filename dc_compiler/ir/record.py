@@ -81,10 +81,12 @@ class WeightRecord:
         return str(self.values.dtype)
 
     def leave_alone(self, reason: str) -> None:
-        """Give up on a weight: its original values come back when they are still in reach."""
+        """Give up on packing a weight: the values before it was pruned or clustered come back when they are still in
+        reach. New values alone, as of a bias that was moved, stay."""
+        is_lossy = self.mask is not None or self.clustered is not None
         self.reason = reason
         self.mask = self.clustered = self.frame = None
-        if self.original is not None:
+        if is_lossy and self.original is not None:
             self.values, self.signal, self.noise = self.original, None, 0.0
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -11,6 +13,7 @@ import pytest
 from layers import network, normal
 from onnx import helper
 
+import dc_compiler
 from dc_compiler.calibration.biases import find_biases
 from dc_compiler.calibration.calibration import Calibration
 from dc_compiler.model import files, importer
@@ -110,6 +113,21 @@ def test_mean_outputs_stay(name: str) -> None:
     drift = (found - wanted).mean(axis=axes)
     bias = next(r for r in program.records if r.name == "b").values
     assert np.abs(drift).max() < np.abs(bias).max() / 256 + 1e-4
+
+
+def test_a_moved_bias_is_in_the_file(tmp_path: Path) -> None:
+    """Rounded to bfloat16."""
+    nodes, shape, stored = FOUND["Gemm"]
+    x = np.abs(normal(64, *shape, seed=3)) + 1
+    text = "cluster(grid,step=1.5,calibrate=true),encode"
+    dc_compiler.compile_model(
+        network(nodes, shape, **stored), tmp_path / "m.onnx", pipeline=text, data={"x": x}, min_size=1
+    )
+    tensors = dc_compiler.unpack_model(tmp_path / "m.onnx").graph.initializer
+    bias = next(onnx.numpy_helper.to_array(t) for t in tensors if t.name == "b")
+    short = stored["b"].astype(ml_dtypes.bfloat16).astype(np.float32)
+    assert np.abs(bias - short).max() > 0.01
+    np.testing.assert_array_equal(bias.view(np.uint32) & 0xFFFF, 0)
 
 
 def outputs(model: onnx.ModelProto, x: Array) -> Array:
