@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
-import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -26,7 +24,7 @@ from dc_compiler.errors import DataError, InvalidArgumentError, ModelError, Qual
 from dc_compiler.model import emit as emitter
 from dc_compiler.model import files, importer, packed
 from dc_compiler.model.outputs import Shape, declare_shapes
-from dc_compiler.ort import metrics, quality, verify
+from dc_compiler.ort import memory, metrics, quality, verify
 from dc_compiler.ort.samples import Samples
 from dc_compiler.ort.sessions import Sessions
 from dc_compiler.pass_manager import Context, Pass, PassManager, PassReport, Progress
@@ -228,7 +226,7 @@ def compile_model(
     if context.checkpoint is not None:
         context.checkpoint.remove()
     report.seconds = time.perf_counter() - start
-    report.peak_memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    report.peak_memory = memory.peak()
     return CompileResult(model, report)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from dc_compiler.errors import DccError, InvalidArgumentError, ModelError
 from dc_compiler.model import files, packed
-from dc_compiler.ort import data, made_up
+from dc_compiler.ort import data, made_up, memory
 from dc_compiler.ort.sessions import Sessions
 
 LOAD_RUNS = 5
@@ -129,21 +129,15 @@ def load_worker(path: str, compiled: str, threads: str, *libraries: str) -> None
     import onnxruntime  # noqa: F401  # its own loading is not what is measured
 
     sessions = Sessions(libraries)
-    before = _memory("VmRSS")
+    before = memory.resident()
     start = time.perf_counter()
     try:
         session = sessions.open(Path(path), int(threads), compiled=compiled == "1")
     except DccError as e:
         raise SystemExit(str(e)) from None
     seconds = time.perf_counter() - start
-    sys.stdout.write(json.dumps({"seconds": seconds, "peak": _memory("VmHWM") - before}))
+    sys.stdout.write(json.dumps({"seconds": seconds, "peak": memory.peak() - before}))
     del session
-
-
-def _memory(field: str) -> float:
-    """Bytes of this process from /proc: VmRSS is resident now, VmHWM its peak (unlike getrusage's, not inherited)."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024.0 * int(next(line.split()[1] for line in lines if line.startswith(field)))
 
 
 def _text(value: float, unit: str) -> str:
