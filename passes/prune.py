@@ -12,6 +12,8 @@ import numpy as np
 from dc_compiler import ir
 from dc_compiler.errors import InvalidArgumentError
 from dc_compiler.pass_manager import Context, PassReport, Task, Update
+from dc_compiler.passes.cluster.vectors import change_vector, vectors_of
+from dc_compiler.passes.surgeon import Removal, remove
 from dc_compiler.training.graph import trainable
 from dc_compiler.training.loop import Trainer, TrainingPass
 from dc_compiler.training.optimizers import Adam, round_start
@@ -39,7 +41,10 @@ class Prune(TrainingPass):
             below which everything goes.
         threshold: the paper's criterion instead of a density: keep ``|w| > threshold * std(w)`` of each weight.
         criterion: ``magnitude``, or ``obd``: Optimal Brain Damage (LeCun et al. 1990), which keeps the weights of
-            largest ``w**2 h``, with the mean squared gradient on ``--data`` for the diagonal h of the Hessian.
+            largest ``w**2 h``, with the mean squared gradient on ``--data`` for the diagonal h of the Hessian; or
+            ``obs``: Optimal Brain Surgeon on the inputs in ``--data``, one layer at a time, whose weights make up for
+            those that go (:mod:`dc_compiler.passes.surgeon`); a weight whose inputs are not known as one Gram matrix is
+            pruned by magnitude.
         schedule: ``once``; or one of two that train on ``--data`` meanwhile (as ``finetune`` does) and remove weights
             in ``steps`` steps.
             ``gradual``: after a removal the kept share is ``density + (1 - density) (1 - step/steps)**3`` (Zhu & Gupta,
@@ -69,7 +74,7 @@ class Prune(TrainingPass):
     density: float | None = None
     scope: Literal["layer", "global"] = "layer"
     threshold: float | None = None
-    criterion: Literal["magnitude", "obd"] = "magnitude"
+    criterion: Literal["magnitude", "obd", "obs"] = "magnitude"
     schedule: Literal["once", "gradual", "iterative"] = "once"
     steps: int | None = None
 
@@ -85,13 +90,20 @@ class Prune(TrainingPass):
         self.check(self.steps is None or self.steps >= 1, "steps", "give 1 or more")
         self.check(self.schedule == "once" or self.epochs > 0, "epochs", f"the {self.schedule} schedule needs some")
         self.check(self.schedule == "once" or self.optimizer == "adam", "optimizer", "prune trains with adam")
-        has_gradients = self.criterion == "magnitude" or self.schedule != "iterative"
+        is_whole = self.criterion != "obs" or (self.schedule == "once" and self.scope == "layer")
+        self.check(is_whole, "criterion", "obs prunes once, each layer to a density of its own")
+        has_gradients = self.criterion != "obd" or self.schedule != "iterative"
         self.check(has_gradients, "criterion", "the iterative schedule prunes before any gradient is known")
 
     @property
     def needs_samples(self) -> bool:
         """Where it trains or measures gradients."""
         return self.schedule != "once" or self.criterion == "obd"
+
+    @property
+    def calibrates(self) -> bool:
+        """Where it looks at inputs."""
+        return self.criterion == "obs"
 
     def overridden(self, options: Mapping[str, str]) -> Self:
         """A weight's own density takes the place of the pass's threshold and the other way round, and leaves the global
@@ -132,8 +144,10 @@ class Prune(TrainingPass):
     def _once(
         self, program: ir.Program, records: Sequence[ir.WeightRecord], options: Sequence[Self], context: Context
     ) -> list[Update]:
-        if self.criterion == "magnitude":
+        if self.criterion != "obd":
             keeps = _keeps(options, records, [r.values for r in records], _all_of_it)
+            if self.criterion == "obs":
+                return self._by_surgeon(program, records, keeps, context)
             return context.apply(self.name, prune_record, list(map(Task, records, keeps)))
         scores = self._obd_once(program, records, context)  # stay here: they are as large as the weights
         keeps = _keeps(options, records, scores, _all_of_it)
@@ -141,6 +155,24 @@ class Prune(TrainingPass):
         for record, update in zip(records, updates, strict=True):
             update.apply(record)
         return updates
+
+    def _by_surgeon(
+        self, program: ir.Program, records: Sequence[ir.WeightRecord], keeps: Sequence[Keep], context: Context
+    ) -> list[Update]:
+        assert context.calibration is not None  # whoever runs a pass that calibrates gives one
+        grams = context.calibration.grams(program)
+        vectors = vectors_of(program, grams)
+        whole = {n: vectors.centred(n, g)[0] for n, g in grams.items() if len(g) == 1}
+        sizes = {n: g.place.size for n, g in whole.items()}
+        found: dict[int, Update] = {}
+        known = [i for i, r in enumerate(records) if sizes.get(r.name) == r.size and r.mask is None]
+        removals = [Task(records[i], Removal(keeps[i].kept_of(records[i]), whole[records[i].name])) for i in known]
+        found |= dict(zip(known, context.apply(self.name, remove, removals), strict=True))
+        others = [i for i in range(len(records)) if i not in found]
+        plain = context.apply(self.name, prune_record, [Task(records[i], keeps[i]) for i in others])
+        found |= dict(zip(others, plain, strict=True))
+        context.apply(self.name, change_vector, vectors.tasks(program, shorten=False))
+        return [found[i] for i in range(len(records))]
 
     def _trainer(self, program: ir.Program, context: Context) -> Trainer:
         return Trainer(self, program, [r for r in trainable(program) if r.clustered is None], context)
@@ -209,10 +241,14 @@ class Keep:
     count: int = 0
     threshold: float | None = None
 
+    def kept_of(self, record: ir.WeightRecord) -> int:
+        """How many elements of a record stay."""
+        return self.count if self.threshold is None else int(np.count_nonzero(self.mask(record.values)))
+
     def mask(self, scores: np.ndarray) -> np.ndarray:
         """bool [n]; elements of larger magnitude stay."""
         flat = scores.reshape(-1)
-        return largest(flat, self.count) if self.threshold is None else _above_threshold(flat, self.threshold)
+        return ir.largest(flat, self.count) if self.threshold is None else _above_threshold(flat, self.threshold)
 
 
 def prune_record(record: ir.WeightRecord, keep: Keep, seed: int) -> Update:
@@ -291,25 +327,6 @@ def _global_counts(scores: Sequence[np.ndarray], density: float) -> list[int]:
         counts[i] += ties
         spare -= ties
     return counts
-
-
-def largest(flat: np.ndarray, keep: int) -> np.ndarray:
-    """Mask, bool [n], of the ``keep`` elements of largest magnitude; the first of equals win."""
-    if keep >= flat.size:
-        return np.ones(flat.size, bool)
-    if keep == 0:
-        return np.zeros(flat.size, bool)
-    magnitude = np.abs(flat)
-    if magnitude.dtype.itemsize == 2:  # sorting half floats is slow in NumPy
-        magnitude = magnitude.astype(np.float32)
-    work = magnitude.copy()
-    work.partition(flat.size - keep)
-    cut = work[flat.size - keep]
-    del work
-    mask = magnitude > cut
-    ties = np.flatnonzero(magnitude == cut)[: keep - int(np.count_nonzero(mask))]
-    mask[ties] = True
-    return np.asarray(mask)
 
 
 def _above_threshold(flat: np.ndarray, quality: float) -> np.ndarray:

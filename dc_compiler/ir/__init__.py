@@ -11,7 +11,7 @@ from dc_compiler.ir.dtypes import (
     is_compressible,
 )
 from dc_compiler.ir.kinds import mark_exact, quantized_note
-from dc_compiler.ir.numeric import BLOCK, blocks, exact_std, ordered_sum
+from dc_compiler.ir.numeric import BLOCK, blocks, exact_std, largest, ordered_sum
 from dc_compiler.ir.patterns import find_pattern
 from dc_compiler.ir.program import Program
 from dc_compiler.ir.quantized import Clustered, Scales, log_step_values, nearest_log_step, without_unused
@@ -59,6 +59,7 @@ __all__ = [
     "find_pattern",
     "find_uses",
     "is_compressible",
+    "largest",
     "log_step_values",
     "mark_exact",
     "nearest_log_step",

@@ -1,4 +1,4 @@
-"""Sums that every machine computes alike, and work in blocks."""
+"""Sums and choices that every machine makes alike, and work in blocks."""
 
 from __future__ import annotations
 
@@ -32,3 +32,22 @@ def exact_std(flat: np.ndarray) -> float:
         squares += float(ordered_sum(part * part)[0])
     mean = total / flat.size
     return float(np.sqrt(max(0.0, squares / flat.size - mean * mean)))
+
+
+def largest(flat: np.ndarray, keep: int) -> np.ndarray:
+    """Mask, bool [n], of the ``keep`` elements of largest magnitude; the first of equals win."""
+    if keep >= flat.size:
+        return np.ones(flat.size, bool)
+    if keep == 0:
+        return np.zeros(flat.size, bool)
+    magnitude = np.abs(flat)
+    if magnitude.dtype.itemsize == 2:  # sorting half floats is slow in NumPy
+        magnitude = magnitude.astype(np.float32)
+    work = magnitude.copy()
+    work.partition(flat.size - keep)
+    cut = work[flat.size - keep]
+    del work
+    mask = magnitude > cut
+    ties = np.flatnonzero(magnitude == cut)[: keep - int(np.count_nonzero(mask))]
+    mask[ties] = True
+    return np.asarray(mask)

@@ -17,9 +17,9 @@ class Update:
 
     Attributes:
         reason: why the weight is left alone from now on; nothing else is looked at then.
-        mask: bool, shape of the weight; elements that are False become +0.0.
+        mask: bool, shape of the weight; elements that are False become +0.0, or are so in ``values``.
         clustered: indices with a codebook or grid; the dense values become those it stands for.
-        values: new dense values, same shape and dtype; only where neither ``mask`` nor ``clustered`` gives them.
+        values: new dense values, same shape and dtype; only where ``clustered`` does not give them.
         frame: the packed weight.
         slow_frame: a smaller one that takes long to decode, of which the pass decides when it knows all weights.
     """
@@ -55,7 +55,7 @@ class Update:
     def _dense(self, record: ir.WeightRecord) -> NDArray[Any] | None:
         if self.clustered is not None:
             return ir.rebuild(self.clustered, record)
-        if self.mask is None:
+        if self.mask is None or self.values is not None:
             return self.values
         flat = record.values.reshape(-1)
         kept: NDArray[Any] = flat.view(ir.element_type(record.elem_type).bit_pattern) * self.mask.reshape(-1)

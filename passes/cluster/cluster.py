@@ -231,7 +231,8 @@ class Cluster(TrainingPass):
         with one_blas_thread():
             for gram in grams:
                 place = gram.place
-                found = compensated(place.apply(record.values), place.apply(steps), gram.matrices, self.rate)
+                kept = None if record.mask is None else place.apply(record.mask)
+                found = compensated(place.apply(record.values), place.apply(steps), gram.matrices, self.rate, kept)
                 place.put(points, found)
         return on_grid(points, scales)
 

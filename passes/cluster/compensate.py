@@ -16,7 +16,7 @@ REFITS = 2  # how often the code lengths are taken from what the rounding before
 ERROR_OF_A_BIT = 0.1155
 
 
-def compensated(weights: Array, steps: Array, gram: Array, rate: float) -> Array:
+def compensated(weights: Array, steps: Array, gram: Array, rate: float, kept: Array | None = None) -> Array:
     """Grid points for weights, so that the outputs change little and the points are cheap to code.
 
     Args:
@@ -25,18 +25,21 @@ def compensated(weights: Array, steps: Array, gram: Array, rate: float) -> Array
         gram: mean outer products of the inputs [g or 1, k, k].
         rate: price of a bit in what it costs at a fine grid; 0 rounds to the nearest point, 1 is the balance of a fine
             grid's error and bits.
+        kept: bool [g, o, k]; the others are 0 and stay so.
 
     Returns:
         Points, int32 [g, o, k].
     """
     values = weights.astype(np.float64)
     sizes = np.broadcast_to(steps, values.shape)
-    order, upper = _factor(gram.astype(np.float64), values.shape[0])
+    order, upper = factor(gram.astype(np.float64), values.shape[0])
     values = np.take_along_axis(values, order[:, None, :], 2)
     sizes = np.take_along_axis(sizes, order[:, None, :], 2)
-    points = _rounded(values, sizes, upper, None)
+    if kept is not None:
+        kept = np.take_along_axis(kept, order[:, None, :], 2)
+    points = _rounded(values, sizes, upper, kept, None)
     for _ in range(REFITS if rate > 0 else 0):
-        points = _rounded(values, sizes, upper, _Prices(points, rate))
+        points = _rounded(values, sizes, upper, kept, _Prices(points, rate))
     result = np.empty(points.shape, np.int32)
     np.put_along_axis(result, np.broadcast_to(order[:, None, :], points.shape), points, 2)
     return result
@@ -49,11 +52,11 @@ def remaining(gram: Array) -> float:
     Args:
         gram: mean outer products of the inputs [g, k, k].
     """
-    _, upper = _factor(gram.astype(np.float64), len(gram))
+    _, upper = factor(gram.astype(np.float64), len(gram))
     return float((1 / np.square(np.diagonal(upper, axis1=1, axis2=2))).sum())
 
 
-def _factor(gram: Array, groups: int) -> tuple[Array, Array]:
+def factor(gram: Array, groups: int) -> tuple[Array, Array]:
     """Inputs by falling power [g, k], and the upper factor U of the inverse of the damped Gram matrix in this order,
     ``U^T U``; [g, k, k]."""
     power = np.diagonal(gram, axis1=1, axis2=2)
@@ -86,7 +89,7 @@ class _Prices:
         return np.asarray(self._costs[index])
 
 
-def _rounded(values: Array, steps: Array, upper: Array, prices: _Prices | None) -> Array:
+def _rounded(values: Array, steps: Array, upper: Array, kept: Array | None, prices: _Prices | None) -> Array:
     """Points [g, o, k], in the order of the columns given."""
     rest = values.copy()
     points = np.empty(values.shape)
@@ -102,6 +105,8 @@ def _rounded(values: Array, steps: Array, upper: Array, prices: _Prices | None) 
             found = np.rint(exact)
             if prices is not None:
                 found = _cheapest(exact, found, weight[:, None, j], prices)
+            if kept is not None:
+                found = np.where(kept[:, :, j], found, 0.0)
             points[:, :, j] = found
             error = (rest[:, :, j] - found * steps[:, :, j]) / diagonal[:, None, j]
             errors[:, :, j - start] = error

@@ -1,4 +1,4 @@
-"""What becomes of biases and other vectors beside weights on a grid: moved so that means stay, and shortened."""
+"""What becomes of biases and other vectors when weights are changed: moved so that means stay, and shortened."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from dc_compiler.training.graph import trainable
 
 @dataclass(frozen=True)
 class Vectors:
-    """The vectors of a program whose weights are about to be rounded.
+    """The vectors of a program whose weights are about to be changed.
 
     Attributes:
-        biases: by the name of a weight, that of the bias which can take up what rounding does to mean outputs.
+        biases: by the name of a weight, that of the bias which can take up what this does to mean outputs.
         grams, before: what such a weight is multiplied with, and its values.
         movable: names of the vectors that may change.
     """
@@ -38,8 +38,8 @@ class Vectors:
             return tuple(grams)
         return tuple(replace(g, moments=g.moments.centred()) for g in grams)
 
-    def tasks(self, program: ir.Program) -> list[Task[Change]]:
-        """What is to become of the vectors, now that the weights are rounded."""
+    def tasks(self, program: ir.Program, *, shorten: bool = True) -> list[Task[Change]]:
+        """What is to become of the vectors, now that the weights are changed."""
         records = {r.name: r for r in program.records}
         shifts: dict[str, np.ndarray] = {}
         with one_blas_thread():
@@ -47,7 +47,7 @@ class Vectors:
                 if records[name].values is not self.before[name]:
                     size = records[bias].size
                     shifts[bias] = shift(self.before[name], records[name].values, self.grams[name], size)
-        shortened = {r.name for r in program.eligible() if r.name in self.movable}
+        shortened = {r.name for r in program.eligible() if shorten and r.name in self.movable}
         names = [r.name for r in program.records if r.name in shortened or r.name in shifts]
         return [Task(records[n], Change(shifts.get(n), n in shortened)) for n in names]
 
