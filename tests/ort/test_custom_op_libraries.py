@@ -204,7 +204,7 @@ def test_onnxruntime_extensions(tmp_path: Path, form: str) -> None:
     result = compile_model(model, emit=form, data=data, custom_op_libraries=[path])
     assert result.report.verification is not None
     assert result.report.verification.worst_cosine is not None
-    assert result.report.verification.worst_cosine > 0.999
+    assert result.report.verification.worst_cosine > 0.995
     dense = np.linalg.inv(x) @ numpy_helper.to_array(model.graph.initializer[0])
     session = dc_compiler.InferenceSession(result.model.SerializeToString(), custom_op_libraries=[path])
     np.testing.assert_allclose(session.run(None, {"x": x})[0], dense, atol=0.05)
