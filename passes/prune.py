@@ -159,8 +159,7 @@ class Prune(TrainingPass):
     def _by_surgeon(
         self, program: ir.Program, records: Sequence[ir.WeightRecord], keeps: Sequence[Keep], context: Context
     ) -> list[Update]:
-        assert context.calibration is not None  # whoever runs a pass that calibrates gives one
-        grams = context.calibration.grams(program)
+        grams = context.calibrated().grams(program)
         vectors = vectors_of(program, grams)
         whole = {n: vectors.centred(n, g)[0] for n, g in grams.items() if len(g) == 1}
         sizes = {n: g.place.size for n, g in whole.items()}

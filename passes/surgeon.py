@@ -13,7 +13,7 @@ import numpy as np
 from dc_compiler import ir
 from dc_compiler.calibration.grams import Gram
 from dc_compiler.pass_manager import Update
-from dc_compiler.passes.cluster.compensate import factor
+from dc_compiler.passes.cluster.compensate import factor, sweep
 from dc_compiler.pipeline.threads import one_blas_thread
 
 Array = np.ndarray
@@ -56,19 +56,20 @@ def pruned(weights: Array, gram: Array, keep: int) -> tuple[Array, Array]:
     rest = np.take_along_axis(weights.astype(np.float64), order[:, None, :], 2)
     diagonal = np.diagonal(upper, axis1=1, axis2=2)
     kept = np.zeros(rest.shape, bool)
-    columns, left = rest.shape[2], keep
-    for start in range(0, columns, -(-columns // CHOICES)):
-        stop = min(columns, start - (-columns // CHOICES))
+    block = -(-rest.shape[2] // CHOICES)
+
+    def choose(start: int) -> None:
+        left = keep - int(np.count_nonzero(kept))
         scores = rest[:, :, start:] / diagonal[:, None, start:]
-        kept[:, :, start:stop] = ir.largest(scores.reshape(-1), left).reshape(scores.shape)[:, :, : stop - start]
-        left -= int(np.count_nonzero(kept[:, :, start:stop]))
-        errors = np.empty((*rest.shape[:2], stop - start))
-        for j in range(start, stop):
-            error = np.where(kept[:, :, j], 0.0, rest[:, :, j] / diagonal[:, None, j])
-            errors[:, :, j - start] = error
-            rest[:, :, j + 1 : stop] -= error[:, :, None] * upper[:, None, j, j + 1 : stop]
-        if stop < columns:
-            rest[:, :, stop:] -= np.matmul(errors, upper[:, start:stop, stop:])
+        chosen = ir.largest(scores.reshape(-1), left).reshape(scores.shape)
+        kept[:, :, start : start + block] = chosen[:, :, :block]
+
+    def become(j: int, wanted: Array) -> Array:
+        if j % block == 0:
+            choose(j)
+        return np.where(kept[:, :, j], wanted, 0.0)
+
+    sweep(rest, upper, block, become)
     values, mask = np.empty(rest.shape), np.empty(rest.shape, bool)
     places = np.broadcast_to(order[:, None, :], rest.shape)
     np.put_along_axis(values, places, np.where(kept, rest, 0.0), 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 
 import numpy as np
@@ -24,7 +25,7 @@ def find_biases(program: ir.Program, changeable: Collection[str]) -> dict[str, s
         changeable: names of the records that may be changed.
     """
     pairs: dict[str, set[str | None]] = {}
-    counts: dict[str, int] = {}
+    counts: Counter[str] = Counter()
     graph = program.proto.graph
     stored = {s.value_name: r for r, s in zip(program.records, program.sites, strict=True) if s.graph is graph}
     readers = _readers(graph)
@@ -36,14 +37,14 @@ def find_biases(program: ir.Program, changeable: Collection[str]) -> dict[str, s
             bias = _bias(node, index, record.shape, stored, readers)
             pairs.setdefault(record.name, set()).add(None if bias is None else bias.name)
             if bias is not None:
-                counts[bias.name] = counts.get(bias.name, 0) + 1
+                counts[bias.name] += 1
     by_name = {r.name: r for r in program.records}
     owners = {w: next(iter(found)) for w, found in pairs.items() if len(found) == 1}
-    shared = [b for b in owners.values() if b is not None]
+    weights = Counter(owners.values())
     return {
         w: b
         for w, b in owners.items()
-        if b is not None and b in changeable and shared.count(b) == 1 and counts[b] == by_name[b].tied
+        if b is not None and b in changeable and weights[b] == 1 and counts[b] == by_name[b].tied
     }
 
 

@@ -62,6 +62,10 @@ class Judge:
         metric: of the labels and the first output, larger is better; without labels the original's answers stand for
             them. None where nothing is to be scored.
 
+    Attributes:
+        outputs: what the original gives for each output that is compared, by its number.
+        before: the original's score, or None.
+
     Raises:
         ModelError: the original does not run, or none of its outputs can be compared.
     """
@@ -77,22 +81,17 @@ class Judge:
         self._labels = None if samples.labels is None or not samples.is_table else samples.labels[rows]
         self._feeds = samples.batches(rows, samples.fixed_batch or SHARE)
         outputs = self._run(open_weights(original, ()), {})
-        self._wanted = {i: Output([o[i] for o in outputs]) for i, first in enumerate(outputs[0]) if _is_float(first)}
+        self.outputs = {i: Output([o[i] for o in outputs]) for i, first in enumerate(outputs[0]) if _is_float(first)}
         if metric is not None and samples.labels is None:
             self._labels = metric.answers([o[0] for o in outputs])
         self.before = self._score(outputs)
-        if not self._wanted:
+        if not self.outputs:
             raise ModelError(f"{original.label} has no output of floats, so nothing tells how far a change moves it")
-
-    @property
-    def outputs(self) -> Mapping[int, Output]:
-        """What the original gives for each output that is compared, by its number."""
-        return self._wanted
 
     @property
     def is_bounded(self) -> bool:
         """Whether every output holds scores of classes, so that no divergence is above 4."""
-        return all(output.is_scores for output in self._wanted.values())
+        return all(output.is_scores for output in self.outputs.values())
 
     def of(self, program: ir.Program) -> Distance:
         """How far a program with these weights is from the original.
@@ -126,7 +125,7 @@ class Judge:
         return list(self._samples.pool.map(run, self._feeds))
 
     def _distance(self, outputs: Sequence[Sequence[Any]]) -> Distance:
-        found = [known.distance([o[i] for o in outputs]) for i, known in self._wanted.items()]
+        found = [known.distance([o[i] for o in outputs]) for i, known in self.outputs.items()]
         flips = max(f.disagreement for f in found)
         score = self._score(outputs)
         uncertainty = 0.0 if score is None or self._labels is None else math.sqrt(flips / len(self._labels))
@@ -183,13 +182,14 @@ class Output:
         found = [np.asarray(b, np.float64) for b in batches]
         if any(f.shape != b.shape or not np.isfinite(f).all() for f, b in zip(found, self._batches, strict=True)):
             return Distance(float("inf"), 1.0, typical=float("inf"))
-        if not self.is_scores:
-            return Distance(self._of_values(found), typical=self._typical_of_values(found))
-        of_scores = self._of_scores(found)
         if self._is_softmax:
-            return of_scores
+            return self._of_scores(found)
+        of_values = self._of_values(found)
+        if not self.is_scores:
+            return of_values
         # What was taken for logits may be numbers of another kind, which a softmax hides
-        return replace(of_scores, divergence=max(of_scores.divergence, self._of_values(found) / 2))
+        of_scores = self._of_scores(found)
+        return replace(of_scores, divergence=max(of_scores.divergence, of_values.divergence / 2))
 
     def directions(self, values: Array, generator: np.random.Generator) -> Array:
         """Random vectors ``v`` of independent means 0, for which ``(v . d)**2`` is on average as many times what small
@@ -229,12 +229,7 @@ class Output:
         count = max(each.size, 1)
         return Distance(float(each.sum()) / count, other / count, typical=_geometric_mean(each))
 
-    def _typical_of_values(self, found: Sequence[Array]) -> float:
-        squares = [np.square(got - wanted) for wanted, got in zip(self._batches, found, strict=True)]
-        each = [s.reshape(len(s), -1).mean(axis=1) if s.ndim else s.ravel() for s in squares]
-        return _geometric_mean(np.concatenate(each) / self._variance)
-
-    def _of_values(self, found: Sequence[Array]) -> float:
+    def _of_values(self, found: Sequence[Array]) -> Distance:
         errors = [np.square(got - wanted) for wanted, got in zip(self._batches, found, strict=True)]
         count = sum(e.size for e in errors)
         values = [sum(float(e.sum()) for e in errors) / max(count, 1) / self._variance]
@@ -242,7 +237,8 @@ class Output:
             sums = np.sum([_over_others(e, axis) for e in errors], axis=0)
             shares = sums * (len(sums) / count) / self._variances[axis]
             values.append(float(np.minimum(shares, RUINED).mean()))
-        return max(values)
+        each = [e.reshape(len(e), -1).mean(axis=1) if e.ndim else e.ravel() for e in errors]
+        return Distance(max(values), typical=_geometric_mean(np.concatenate(each) / self._variance))
 
     def _roots(self, scores: Array) -> Array:
         """Square roots of the probabilities."""

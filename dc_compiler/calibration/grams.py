@@ -75,10 +75,7 @@ class _Total:
 
 
 def collect(
-    program: ir.Program,
-    samples: Samples,
-    rows: Array | None = None,
-    names: Collection[str] | None = None,
+    program: ir.Program, samples: Samples, rows: Array | None = None, names: Collection[str] | None = None
 ) -> dict[str, list[Gram]]:
     """Gram matrices for the weights called ``names`` (None: all that have a product), with the program's current
     weights: one for a weight, or one for each part of a weight that is used in parts. Where a part is used several
@@ -108,10 +105,7 @@ def collect(
 
 
 def _collect(
-    program: ir.Program,
-    products: Mapping[str, list[Product]],
-    samples: Samples,
-    rows: Array | None,
+    program: ir.Program, products: Mapping[str, list[Product]], samples: Samples, rows: Array | None
 ) -> dict[str, list[Gram]]:
     sources: dict[tuple[int, str], list[Source]] = {}
     for product in (p for found in products.values() for p in found):

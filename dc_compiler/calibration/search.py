@@ -113,6 +113,7 @@ class Search:
         self._program = program
         self._tries: list[tuple[float, int, Distance | None]] = []
         self._last: Try | None = None
+        self._settled: Try | None = None  # made to settle something, and not yet asked for
 
     def settle(self) -> None:
         """Find out whether steps from gradients (``allocate``) help: whether outputs are nearer for the bytes than with
@@ -121,9 +122,10 @@ class Search:
             return
         plain = self._cluster.with_options({"allocate": "false"})
         elements = sum(r.size for r in self._program.weights())
-        allocated, other = (self._cost(self._at(START, cluster), elements) for cluster in (self._cluster, plain))
-        if other < allocated:
-            self._cluster, self._last = plain, None
+        allocated, other = (self._made(START, cluster) for cluster in (self._cluster, plain))
+        self._settled = allocated
+        if self._cost(other, elements) < self._cost(allocated, elements):
+            self._cluster, self._settled = plain, other
 
     def _cost(self, found: Try, elements: int) -> float:
         """Logarithm of how far outputs are, had the file no bytes."""
@@ -132,11 +134,10 @@ class Search:
 
     def without_calibration(self, step: float) -> Distance:
         """How far outputs are with plain rounding at this step."""
-        assert self._context.calibration is not None
         options = {"calibrate": "false", "allocate": "false", "rate": "0", "step": repr(step)}
         program = self._program.copy()
         run_passes([self._cluster.with_options(options)], program, self._context)
-        return self._context.calibration.judge.of(program)
+        return self._context.calibrated().judge.of(program)
 
     def run(self, goal: Goal) -> Found:
         """The best result that keeps to the goal, or that comes nearest to it."""
@@ -155,12 +156,13 @@ class Search:
         step = float(f"{step:.4g}")
         if self._last is not None and self._last.step == step:  # programs are large: only the last is kept
             return self._last
-        self._last = self._at(step, self._cluster)
+        settled, self._settled = self._settled, None
+        self._last = settled if settled is not None and settled.step == step else self._made(step, self._cluster)
         self._tries.append((step, self._last.size, self._last.distance))
         self._last.expected = expected([d for _, _, d in self._tries if d is not None])
         return self._last
 
-    def _at(self, step: float, cluster: Pass) -> Try:
+    def _made(self, step: float, cluster: Pass) -> Try:
         cluster = cluster.with_options({"step": repr(step)})
         program = self._program.copy()
         reports = run_passes([cluster, *self._after], program, self._context)

@@ -52,6 +52,11 @@ class Context:
         available = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
         return self.jobs or len(available)
 
+    def calibrated(self) -> Calibration:
+        """What the samples say, for a pass that calibrates: whoever runs one gives it that."""
+        assert self.calibration is not None
+        return self.calibration
+
     def apply(self, name: str, work: Work[Any], tasks: Sequence[Task[Any]]) -> list[Update]:
         """Have the executor do every task's work and update its record; the updates, in the order of the tasks."""
         executor = self.executor or ThreadExecutor(self.threads)

@@ -11,7 +11,6 @@ import numpy as np
 
 from dc_compiler import ir
 from dc_compiler.calibration.allocation import relative_steps
-from dc_compiler.calibration.calibration import Calibration
 from dc_compiler.calibration.curvature import moved
 from dc_compiler.calibration.grams import Gram
 from dc_compiler.errors import ModelError
@@ -144,7 +143,7 @@ class Cluster(TrainingPass):
         jobs = {r.name: Job(options(r), typical) for r in eligible}
         vectors = Vectors()
         if self.calibrate:
-            vectors = vectors_of(program, calibration_of(context).grams(program))
+            vectors = vectors_of(program, context.calibrated().grams(program))
             jobs = calibrated(jobs, records, vectors, program, context, allocate=self.allocate)
         tasks = [Task(r, jobs[r.name]) for r in eligible]
 
@@ -293,7 +292,7 @@ def calibrated(
     allocate: bool,
 ) -> dict[str, Job]:
     """The jobs with what the samples say about the weights."""
-    calibration = calibration_of(context)
+    calibration = context.calibrated()
     grams = calibration.grams(program)
     found = {name: replace(job, grams=vectors.centred(name, grams.get(name, ()))) for name, job in jobs.items()}
     if not allocate:
@@ -311,12 +310,6 @@ def calibrated(
 
     factors = calibration.once("steps", program, allocated)
     return {name: replace(job, coarser=factors.get(name, 1.0)) for name, job in found.items()}
-
-
-def calibration_of(context: Context) -> Calibration:
-    """What the samples say."""
-    assert context.calibration is not None  # whoever runs a pass that calibrates gives one
-    return context.calibration
 
 
 def remaining_share(raw: Sequence[Gram], used: Sequence[Gram]) -> float:

@@ -6,6 +6,8 @@ price on the bits of an ideal code as in entropy-constrained quantization (Chou,
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 Array = np.ndarray
@@ -91,29 +93,44 @@ class _Prices:
 
 def _rounded(values: Array, steps: Array, upper: Array, kept: Array | None, prices: _Prices | None) -> Array:
     """Points [g, o, k], in the order of the columns given."""
-    rest = values.copy()
     points = np.empty(values.shape)
-    columns = values.shape[2]
-    diagonal = np.diagonal(upper, axis1=1, axis2=2)
-    weight = 1 / np.square(diagonal)  # error that a unit of rounding error leaves in the end
+    # Error that a unit of rounding error leaves in the end
+    weight = 1 / np.square(np.diagonal(upper, axis1=1, axis2=2))
     weight = weight / weight.mean(axis=1, keepdims=True)
-    for start in range(0, columns, BLOCK):
-        stop = min(columns, start + BLOCK)
-        errors = np.empty((*values.shape[:2], stop - start))
+
+    def become(j: int, wanted: Array) -> Array:
+        exact = wanted / steps[:, :, j]
+        found = np.rint(exact)
+        if prices is not None:
+            found = _cheapest(exact, found, weight[:, None, j], prices)
+        if kept is not None:
+            found = np.where(kept[:, :, j], found, 0.0)
+        points[:, :, j] = found
+        return np.asarray(found * steps[:, :, j])
+
+    sweep(values.copy(), upper, BLOCK, become)
+    return points
+
+
+def sweep(rest: Array, upper: Array, block: int, become: Callable[[int, Array], Array]) -> None:
+    """Change the columns of weights one after the other; those behind make up for it.
+
+    Args:
+        rest: matrices [g, o, k], in which each column becomes what is wanted of it. upper: of :func:`factor`.
+        block: columns whose errors are passed on together to all behind them; until then only these know.
+        become: gives what becomes of a column, [g, o], for its number and what is wanted of it.
+    """
+    columns = rest.shape[2]
+    diagonal = np.diagonal(upper, axis1=1, axis2=2)
+    for start in range(0, columns, block):
+        stop = min(columns, start + block)
+        errors = np.empty((*rest.shape[:2], stop - start))
         for j in range(start, stop):
-            exact = rest[:, :, j] / steps[:, :, j]
-            found = np.rint(exact)
-            if prices is not None:
-                found = _cheapest(exact, found, weight[:, None, j], prices)
-            if kept is not None:
-                found = np.where(kept[:, :, j], found, 0.0)
-            points[:, :, j] = found
-            error = (rest[:, :, j] - found * steps[:, :, j]) / diagonal[:, None, j]
+            error = (rest[:, :, j] - become(j, rest[:, :, j])) / diagonal[:, None, j]
             errors[:, :, j - start] = error
             rest[:, :, j + 1 : stop] -= error[:, :, None] * upper[:, None, j, j + 1 : stop]
         if stop < columns:
             rest[:, :, stop:] -= np.matmul(errors, upper[:, start:stop, stop:])
-    return points
 
 
 def _cheapest(exact: Array, nearest: Array, weight: Array, prices: _Prices) -> Array:
