@@ -1,7 +1,7 @@
 """The default preset: whole-file ratio and task metric, for pairs of a model and its test.
 
     python benchmarks/default_preset.py model.onnx eval.py [model.onnx eval.py ...]
-        [--data inputs.npz [inputs.npz ...]] [--seeds 0 1 2] [--max-drop D]
+        [--data inputs.npz [inputs.npz ...]] [--seeds 0 1 2] [--max-drop D] [--budget MINUTES]
 
 A test script is run as `eval.py MODEL --custom-op LIBRARY` and prints a line `metric = value ...`. With --data, one
 file a model, the preset calibrates on these inputs; every seed shares them out differently, and medians are shown.
@@ -50,6 +50,8 @@ def main() -> None:
     parser.add_argument("--data", nargs="+", type=Path, help="a file a model")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--max-drop", type=float, help="instead of the default bound")
+    parser.add_argument("--budget", type=float, help="minutes of training")
+    parser.add_argument("--labels", help="name of their array in the files of --data")
     arguments = parser.parse_args()
     models, scripts = arguments.pairs[::2], arguments.pairs[1::2]
     data = arguments.data or [None] * len(models)
@@ -64,7 +66,8 @@ def main() -> None:
             found = []
             for seed in arguments.seeds:
                 output = Path(folder) / model.name
-                options = {"data": inputs, "seed": seed, "max_drop": arguments.max_drop}
+                options = {"data": inputs, "labels": arguments.labels, "seed": seed}
+                options |= {"max_drop": arguments.max_drop, "budget": arguments.budget}
                 report = compile_model(model, output, force=True, **options).report
                 found.append((report.output_bytes, report.seconds, metric(script, output)[1]))
             size, seconds, after = (statistics.median(column) for column in zip(*found, strict=True))

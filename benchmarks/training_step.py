@@ -56,7 +56,7 @@ class Ours:
     def loss(self, rows: digits.Array) -> float:
         """Mean loss over these samples; moves nothing."""
         graph = self.trainer.graph
-        return graph.step(self.trainer.parameters.weights, rows, graph.samples.take(rows))[0]
+        return graph.step(self.trainer.parameters.weights, graph.samples.take(rows), graph.objective.targets[rows])[0]
 
     def step(self, rows: digits.Array) -> None:
         """Train on these samples."""

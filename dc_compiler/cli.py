@@ -161,7 +161,7 @@ def _compile(a: argparse.Namespace) -> int:
             data=a.data, labels=a.labels, set=a.set, skip=a.skip, emit=a.emit, min_size=a.min_size, seed=a.seed,
             jobs=a.jobs, cluster=a.cluster, force=a.force, checkpoint=a.checkpoint,
             custom_op_libraries=a.custom_op_library, metric=a.metric, target_ratio=a.target_ratio,
-            target_size=a.target_size, max_drop=a.max_drop, progress=progress,
+            target_size=a.target_size, max_drop=a.max_drop, budget=a.budget, progress=progress,
         )  # fmt: skip
     a.is_written = not a.dry_run
     if a.report is not None:
@@ -369,6 +369,8 @@ def _add_compile(commands: Any) -> None:
     p.add_argument("--target-size", metavar="SIZE", help="make the best file of at most so many bytes, as in 5MB")
     drop_help = "most points that the metric of --labels may fall; without labels, most percent of changed answers"
     p.add_argument("--max-drop", metavar="D", type=float, help=drop_help)
+    budget_help = "train on --data for about so long on two cores, an estimate that depends on the model alone"
+    p.add_argument("--budget", metavar="MINUTES", type=float, help=budget_help)
     _add_data(p)
     _add_libraries(p)
     p.add_argument("--set", metavar="GLOB:key=value,...", action="append", default=[], help="options for some weights")

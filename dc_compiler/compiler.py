@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,9 +33,11 @@ from dc_compiler.recipe import Form, Recipe, make_recipe, parse_pipeline
 from dc_compiler.report import CompileReport, packed_rows, record_row
 from dc_compiler.training import presets
 from dc_compiler.training.checkpoint import Checkpoint, digest
+from dc_compiler.training.effort import EFFORT, effort_of
 
 Libraries = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
+UNREACHED = "the targets cannot be reached; this is the nearest that was found"
 KEPT_SESSION = 1 << 28  # bytes of a model up to which its session is kept while the passes run
 
 
@@ -71,6 +74,7 @@ def compile_model(
     target_ratio: float | None = None,
     target_size: int | str | None = None,
     max_drop: float | None = None,
+    budget: float | None = None,
     progress: Progress | None = None,
 ) -> CompileResult:
     """Compile a model; keywords mirror the flags of ``dcc compile``.
@@ -99,7 +103,11 @@ def compile_model(
         target_ratio: least ratio of the original's bytes to the file's. target_size: most bytes of the file, or a text
             such as ``5MB``. max_drop: with labels, most points (hundredths) that the metric may fall; without, most
             hundredths of the samples whose answer may change. Together or alone; the step of ``cluster(grid)`` is
-            chosen for them. Where a target cannot be reached, nothing is written, but with ``force`` the nearest.
+            chosen for them, or, by presets that train, the density. Where a target cannot be reached, nothing is
+            written, but with ``force`` the nearest.
+        budget: minutes that training may take on two cores, by an estimate from the model alone, so that the bytes do
+            not depend on the machine: the weights under the grids of ``cluster(grid)`` are trained on ``data``; presets
+            that train do so for so long instead of a few minutes.
         progress: called with (step, done, total, mean loss of recent steps of training or None).
 
     Raises:
@@ -111,6 +119,10 @@ def compile_model(
     targets = Targets(target_ratio, parse_size(target_size) if isinstance(target_size, str) else target_size, max_drop)
     if max_drop is not None and data is None:
         raise InvalidArgumentError("--max-drop needs --data: without inputs nothing tells what is lost")
+    if budget is not None and not 0 < budget < math.inf:
+        raise InvalidArgumentError(f"--budget {budget:g} is not valid; give minutes above 0")
+    if budget is not None and data is None:
+        raise InvalidArgumentError("--budget needs --data: without inputs there is nothing to train on")
     if jobs is not None and jobs < 1:
         raise InvalidArgumentError(f"--jobs {jobs} is not valid; give 1 or more")
     if jobs is not None and cluster is not None:
@@ -123,11 +135,6 @@ def compile_model(
         overrides=_texts(set), skip=_texts(skip), emit=emit, min_size=min_size, seed=seed,
         has_data=data is not None,
     )  # fmt: skip
-    if targets.any and chosen.fallback is not None:
-        raise InvalidArgumentError(
-            f"the preset {chosen.preset} trains on --data and chooses by itself how small the file gets; leave out the "
-            "targets, or give --preset default or a --pipeline with cluster(grid)"
-        )
     sessions = Sessions(custom_op_libraries, rest=True)
     source = files.read_model(model_or_path)
     target = None if output is None else Path(output)
@@ -142,16 +149,17 @@ def compile_model(
     manager.check_overrides(program, chosen.overrides)
     shapes, obstacle = _shapes_of_outputs(original, sessions, context.threads, force and data is None)
     if data is not None:
-        trains = any(p.needs_samples for p in manager.passes)
-        calibrates = targets.drop is not None or any(p.calibrates for p in manager.passes)
+        trains = budget is not None or any(p.needs_samples for p in manager.passes)
+        by_passes = (budget is not None and chosen.fallback is None) or any(p.calibrates for p in manager.passes)
+        calibrates = targets.drop is not None or by_passes
         context.samples = Samples(
-            data, labels, original, trains=trains, calibrates=calibrates, seed=chosen.seed, threads=context.threads,
-            sessions=sessions,
+            data, labels, original, trains=trains, calibrates=by_passes if trains else calibrates, seed=chosen.seed,
+            threads=context.threads, sessions=sessions,
         )  # fmt: skip
         too_few = context.samples.too_few
         if chosen.uncalibrated is not None and targets.drop is None and too_few is not None:
             program.notes.append(too_few)
-            chosen, calibrates = chosen.without_calibration(), False
+            chosen, calibrates, budget = chosen.without_calibration(), False, None
             manager = chosen.manager()
             context.samples.only_check()
         context.samples.read()
@@ -172,7 +180,9 @@ def compile_model(
         )  # fmt: skip
 
     if checkpoint is not None:
-        context.checkpoint = _open_checkpoint(Path(checkpoint), target, program, manager, chosen, context)
+        context.checkpoint = _open_checkpoint(
+            Path(checkpoint), target, program, manager, chosen, context, targets, budget
+        )
     with ExitStack() as stack:
         if context.checkpoint is not None:
             stack.enter_context(context.checkpoint.locked())
@@ -183,8 +193,8 @@ def compile_model(
         missed = None
         tuned = None
         finer = None
-        if chosen.fallback is None and (chosen.uncalibrated is not None or targets.any):
-            tuned, refusal = _tuned(program, manager, context, targets, chosen, shapes)
+        if chosen.fallback is None and (chosen.uncalibrated is not None or targets.any or budget is not None):
+            tuned, refusal = _tuned(program, manager, context, targets, chosen, shapes, budget)
             if tuned is None:
                 program.notes.append(f"not calibrated: {refusal}")
                 chosen = chosen.without_calibration()
@@ -192,7 +202,7 @@ def compile_model(
         if tuned is not None:
             program, manager, passes = tuned.program, PassManager(tuned.passes), tuned.reports
             program.notes += tuned.notes
-            missed = None if tuned.is_met else "the targets cannot be reached; this is the nearest that was found"
+            missed = None if tuned.is_met else UNREACHED
         elif chosen.finds_step and obstacle is None:
             blind = tolerance.run(program, manager.passes, context, original, sessions)
             program, manager, passes, finer = blind.program, PassManager(blind.passes), blind.reports, blind.finer
@@ -200,9 +210,13 @@ def compile_model(
         elif chosen.fallback is None:
             passes = manager.run(program, context)
         else:
-            found = presets.run(program, manager.passes, parse_pipeline(chosen.fallback), context)
+            size_of = partial(bytes_of, recipe=chosen, shapes=shapes)
+            fallback = parse_pipeline(chosen.fallback)
+            work = EFFORT if budget is None else effort_of(budget)
+            found = presets.run(program, manager.passes, fallback, context, targets, size_of, work)
             program, manager, passes = found.program, PassManager(found.passes), found.reports
             program.notes += found.notes
+            missed = None if found.is_met else UNREACHED
         report, model, exact = _emitted(program, chosen, manager, passes, shapes, samples)
         del program
         report.verification = verified(model)
@@ -258,11 +272,12 @@ def _tuned(
     targets: Targets,
     recipe: Recipe,
     shapes: dict[str, Shape],
+    budget: float | None,
 ) -> tuple[Tuned | None, str]:
     """What is found for the targets; None and why, where the default preset cannot calibrate on the samples."""
     size_of = partial(bytes_of, recipe=recipe, shapes=shapes)
     try:
-        return tune(program.copy(), manager.passes, context, targets, size_of), ""
+        return tune(program.copy(), manager.passes, context, targets, size_of, budget), ""
     except ModelError as e:
         if recipe.uncalibrated is None or targets.drop is not None:
             raise
@@ -295,8 +310,9 @@ def _shortfall(report: CompileReport, targets: Targets, measure: metrics.Metric 
 
 
 def _open_checkpoint(
-    directory: Path, output: Path | None, program: ir.Program, manager: PassManager, recipe: Recipe, context: Context
-) -> Checkpoint | None:
+    directory: Path, output: Path | None, program: ir.Program, manager: PassManager, recipe: Recipe, context: Context,
+    targets: Targets, budget: float | None,
+) -> Checkpoint | None:  # fmt: skip
     """The checkpoint of a pipeline that trains, after a check that it is this one's; None for others."""
     if directory.exists() and not directory.is_dir():
         raise InvalidArgumentError(f"--checkpoint {directory} is a file; give a directory")
@@ -305,11 +321,11 @@ def _open_checkpoint(
     import onnxruntime  # imported late: commands that run nothing start faster
 
     samples = context.samples
-    if samples is None or not any(p.needs_samples for p in manager.passes):
+    if samples is None or not (budget is not None or any(p.needs_samples for p in manager.passes)):
         return None
     records = [part for r in program.records for part in (r.name.encode(), r.values)]
     overrides = [[o.pattern, dict(o.options)] for o in recipe.overrides]
-    options = [manager.text(), overrides, recipe.skip, recipe.min_size, recipe.seed]
+    options = [manager.text(), overrides, recipe.skip, recipe.min_size, recipe.seed, astuple(targets), budget]
     arrays = [part for name, array in sorted(samples.inputs.items()) for part in (name.encode(), array)]
     labels = [] if samples.labels is None else [samples.labels]
     identity = {

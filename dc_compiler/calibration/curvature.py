@@ -59,9 +59,9 @@ def moved(
     weights = Parameters(graph.records).weights
 
     def squares(start: int) -> list[Array]:
-        positions = np.arange(start, start + batch)
+        part = slice(start, start + batch)
         try:
-            _, found = graph.step(weights, positions, samples.take(chosen[positions]))
+            _, found = graph.step(weights, samples.take(chosen[part]), targets[part])
         except Exception as e:  # onnxruntime's exceptions share no base class
             raise ModelError(f"the gradients of {program.label} cannot be computed: {short(e)}") from None
         return [_square(gradient, errors[r.name]) for r, gradient in zip(graph.records, found, strict=True)]

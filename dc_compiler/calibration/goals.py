@@ -71,6 +71,11 @@ def most_amplified(of_scores: bool) -> float:
     return MOST_OF_SCORES if of_scores else MOST_OF_VALUES
 
 
+def bound_of(drop: float, near_lossless: Distance, *, of_scores: bool) -> float:
+    """How far outputs may move for a drop of so many points; as :func:`excess_of`."""
+    return max(drop * DIVERGENCE_OF_A_POINT, min(near_lossless.divergence, most_amplified(of_scores)))
+
+
 def excess_of(
     drop: float, near_lossless: Distance, before: float | None, *, counts_flips: bool, of_scores: bool
 ) -> Callable[[Distance], float]:
@@ -84,8 +89,7 @@ def excess_of(
         near_lossless: what the near-lossless step does to the outputs with plain rounding.
         before: the original's score, or None. of_scores: whether the outputs are scores of classes.
     """
-    most = most_amplified(of_scores)
-    bound = max(drop * DIVERGENCE_OF_A_POINT, min(near_lossless.divergence, most))
+    bound = bound_of(drop, near_lossless, of_scores=of_scores)
 
     def excess(found: Distance) -> float:
         parts = [found.divergence / bound]

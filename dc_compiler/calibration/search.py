@@ -105,7 +105,7 @@ class Search:
         parts = around_grid(passes)
         if parts is None:
             raise InvalidArgumentError(
-                "a size, a ratio or a drop is reached by choosing the step of cluster(grid), which the pipeline lacks"
+                "a size, a ratio, a drop or a budget asks for the step of cluster(grid), which the pipeline lacks"
             )
         self._context, self._size_of = context, size_of
         self._before, self._cluster, self._after = parts
@@ -151,16 +151,22 @@ class Search:
             best = min(best, found, key=lambda t: _rank(t, goal))
         return Found(best, goal.is_met(best), list(self._tries))
 
-    def at(self, step: float) -> Try:
-        """The pipeline's result at a step, which is taken to four digits."""
+    def at(self, step: float, **options: str) -> Try:
+        """The pipeline's result at a step, which is taken to four digits, and with other options of its cluster."""
         step = float(f"{step:.4g}")
-        if self._last is not None and self._last.step == step:  # programs are large: only the last is kept
+        if self._last is not None and self._last.step == step and not options:  # programs are large: one is kept
             return self._last
+        if options:
+            return self._tried(self._made(step, self._cluster.with_options(options)))
         settled, self._settled = self._settled, None
-        self._last = settled if settled is not None and settled.step == step else self._made(step, self._cluster)
-        self._tries.append((step, self._last.size, self._last.distance))
+        found = settled if settled is not None and settled.step == step else self._made(step, self._cluster)
+        self._last = self._tried(found)
         self._last.expected = expected([d for _, _, d in self._tries if d is not None])
         return self._last
+
+    def _tried(self, found: Try) -> Try:
+        self._tries.append((found.step, found.size, found.distance))
+        return found
 
     def _made(self, step: float, cluster: Pass) -> Try:
         cluster = cluster.with_options({"step": repr(step)})
@@ -169,7 +175,8 @@ class Search:
         calibration = self._context.calibration
         distance = None if calibration is None else calibration.judge.of(program)
         passes = [*self._before, cluster, *self._after]
-        return Try(step, program, passes, [*self._reports, *reports], distance, self._size_of(program, passes))
+        size = self._size_of(program, passes)
+        return Try(step, program, passes, [*self._reports, *reports], distance, size, distance)
 
 
 def expected(distances: Sequence[Distance]) -> Distance | None:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from dc_compiler import ir
 from dc_compiler.calibration.divergence import Judge
-from dc_compiler.calibration.goals import DEFAULT_DROP, Targets, excess_of, most_amplified
+from dc_compiler.calibration.goals import DEFAULT_DROP, Targets, bound_of, excess_of, most_amplified
+from dc_compiler.calibration.longer import train
 from dc_compiler.calibration.search import START, Found, Goal, Search, SizeOf, Try
 from dc_compiler.errors import ModelError
 from dc_compiler.pipeline.context import Context
@@ -16,6 +17,7 @@ from dc_compiler.pipeline.step import Pass, PassReport
 NEAR_LOSSLESS = 0.08  # the step of the pipeline without data, which hardly moves the outputs of any model
 FINER = 2.0**-0.25  # times the step, where the check part shows that the answer misses the goal
 CORRECTIONS = 8
+LEAST = 1e-6  # divergences below are taken for this one
 MAGNIFIED = "the model magnifies any change on these inputs, so that they do not tell which larger step would be safe"
 
 
@@ -37,8 +39,12 @@ def tune(
     context: Context,
     targets: Targets,
     size_of: SizeOf,
+    minutes: float | None = None,
 ) -> Tuned:
     """Find the step with which the pipeline reaches the targets; without any, the coarsest that is safe.
+
+    Args:
+        minutes: what training from there on may take, about.
 
     Raises:
         InvalidArgumentError: there is no step to choose. ModelError: the model does not run on the samples, or they
@@ -52,7 +58,11 @@ def tune(
     calibration = context.calibration
     if calibration is None or drop is None:
         found = search.run(Goal(size))
-        return _tuned(found, found.best, found.is_met, [_answer(found.best)])
+        better, notes = None, list[str]()
+        if minutes is not None and found.is_met and found.best.distance is not None:
+            about = max(found.best.distance.divergence, LEAST)
+            better, notes = train(search, found.best, Goal(size), minutes, context, about)
+        return _tuned(found, better or found.best, found.is_met, [*notes, _answer(better or found.best)])
     near_lossless = search.without_calibration(NEAR_LOSSLESS)
     counts_flips = targets.drop is not None
     judge = calibration.judge
@@ -63,39 +73,52 @@ def tune(
         raise ModelError("changed weights do not change the outputs for these inputs")
     excess = excess_of(drop, near_lossless, judge.before, counts_flips=counts_flips, of_scores=judge.is_bounded)
     found = search.run(Goal(size, excess))
+    trained, notes = None, list[str]()
+    if minutes is not None:
+        within = bound_of(drop, near_lossless, of_scores=judge.is_bounded)
+        trained, notes = train(search, found.best, Goal(size, excess), minutes, context, within)
+    if trained is not None and counts_flips and not keeps(calibration.final_judge, trained.program, drop):
+        notes.append("the check part showed a larger drop after training, so that the result without is taken")
+        trained = None
+    if trained is not None:
+        return _tuned(found, trained, size is None or trained.size <= size, [*notes, _answer(trained)])
     if not counts_flips or not found.is_met:
-        return _tuned(found, found.best, found.is_met, [_answer(found.best)])
-    return _confirmed(search, found, calibration.final_judge, drop, size)
+        return _tuned(found, found.best, found.is_met, [*notes, _answer(found.best)])
+    return _confirmed(search, found, calibration.final_judge, drop, size, notes)
 
 
 def _moves_nothing(found: Try) -> bool:
     return found.distance is not None and found.distance.divergence == 0
 
 
-def _confirmed(search: Search, found: Found, judge: Judge, drop: float, size: int | None) -> Tuned:
+def _confirmed(
+    search: Search, found: Found, judge: Judge, drop: float, size: int | None, notes: Sequence[str]
+) -> Tuned:
     """The answer, made finer until the check part shows no larger drop than allowed, too."""
     best, corrections = found.best, 0
-    keeps = _keeps(judge, best, drop)
-    while not keeps and corrections < CORRECTIONS:
+    is_kept = keeps(judge, best.program, drop)
+    while not is_kept and corrections < CORRECTIONS:
         corrections += 1
         best = search.at(best.step * FINER)
-        keeps = _keeps(judge, best, drop)
-    is_met = keeps and (size is None or best.size <= size)
-    notes = [_answer(best)]
+        is_kept = keeps(judge, best.program, drop)
+    is_met = is_kept and (size is None or best.size <= size)
+    told = [*notes, _answer(best)]
     if corrections:
-        notes.append(
+        told.append(
             f"the check part showed a larger drop, so the step was made finer {corrections} times; its figures are no "
             "longer those of samples that nothing was chosen by"
         )
-    return _tuned(found, best, is_met, notes)
+    return _tuned(found, best, is_met, told)
 
 
-def _keeps(judge: Judge, found: Try, drop: float) -> bool:
-    """Whether the judge sees no larger drop than allowed."""
-    distance = judge.of(found.program)
-    if judge.before is None or distance.score is None:
+def keeps(judge: Judge, program: ir.Program, drop: float, before: float | None = None) -> bool:
+    """Whether the judge sees no larger drop than allowed, from ``before`` or else from the original's score; of the
+    answers where there is no metric."""
+    distance = judge.of(program)
+    before = judge.before if before is None else before
+    if before is None or distance.score is None:
         return 100 * distance.disagreement <= drop
-    return 100 * (judge.before - distance.score) <= drop + 1e-9
+    return 100 * (before - distance.score) <= drop + 1e-9
 
 
 def _answer(best: Try) -> str:

@@ -52,7 +52,7 @@ class Samples:
     Args:
         source, labels: as for :func:`dc_compiler.ort.data.read`.
         original: the model before compilation.
-        trains: whether something is trained on them. calibrates: whether something is calibrated on them.
+        trains: whether something is trained on them. calibrates: whether a pass calibrates on them, trained or not.
         sessions: opens the models to run, with the libraries they need.
         threads: runs of the model at a time. Every run has one thread of its own, so that results do not depend on it.
     """
@@ -64,9 +64,12 @@ class Samples:
         self.sessions = sessions or Sessions()
         self._source, self._label_name, self._original = source, labels, original
         self._trains, self._splits, self._seed = trains, trains or calibrates, seed
-        self._check = CHECK if trains else CALIBRATION_CHECK
-        self._validation = VALIDATION if trains else CALIBRATION_VALIDATION
+        self._calibrates = calibrates
+        few = calibrates or not trains
+        self._check = CALIBRATION_CHECK if few else CHECK
+        self._validation = CALIBRATION_VALIDATION if few else VALIDATION
         self._outputs: dict[str, Array] = {}
+        self._answering: dict[str, Any] = {}  # sessions of the original, by the value that they give
         self._left_out = 0
         self.threads = threads
         self.pool = ThreadPoolExecutor(threads, initializer=binding.flush_denormals)
@@ -187,7 +190,8 @@ class Samples:
         """Rows of the three parts; of a table alone.
 
         Args:
-            validation: its share of what is not checked; a smaller part lies within a larger one.
+            validation: its share of what is not checked, but where something is calibrated; a smaller part lies within
+                a larger one.
 
         Raises:
             DataError: too few samples.
@@ -198,7 +202,8 @@ class Samples:
         if not self._splits:
             nothing = np.arange(0)
             return Parts(nothing, nothing, np.sort(self._order[: min(count, max(CHECKED, unit)) // unit * unit]))
-        self._validation = self._validation if validation is None else validation
+        if validation is not None and not self._calibrates:
+            self._validation = validation
         checked = _some_of(count, self._check, unit)
         held = _some_of(count - checked, self._validation, unit)
         if count - checked - held < unit:
@@ -268,16 +273,28 @@ class Samples:
             ModelError: the original does not run on the samples, or the value is no tensor or has no row for each.
         """
         if value not in self._outputs:
-            session = self._session_with(value)
-            batch = self.fixed_batch or BATCH
-            parts = self.pool.map(lambda rows: self._rows_of(session, value, rows), runs(self.count, batch))
-            self._outputs[value] = np.concatenate(list(parts))
+            self._outputs[value] = self._answers(self._session_with(value), value, self.inputs, BATCH)
         return self._outputs[value]
 
-    def _rows_of(self, session: Any, value: str, rows: slice) -> Array:
-        count = rows.stop - rows.start
+    def original_answers(self, value: str, inputs: data.Feed) -> Array:
+        """What the original computes for a value of its main graph, given other inputs than these samples: [n, ...].
+
+        Raises:
+            ModelError: as :meth:`original_output`.
+        """
+        if value not in self._answering:
+            self._answering[value] = self._session_with(value)
+        return self._answers(self._answering[value], value, inputs, CHECK_BATCH)
+
+    def _answers(self, session: Any, value: str, inputs: data.Feed, batch: int) -> Array:
+        cuts = runs(len(next(iter(inputs.values()))), self.fixed_batch or batch)
+        parts = self.pool.map(lambda rows: self._rows_of(session, value, data.take(inputs, rows)), cuts)
+        return np.concatenate(list(parts))
+
+    def _rows_of(self, session: Any, value: str, inputs: data.Feed) -> Array:
+        count = len(next(iter(inputs.values())))
         try:
-            output = session.run([value], self.take(rows))[0]
+            output = session.run([value], inputs)[0]
         except Exception as e:  # onnxruntime's exceptions share no base class
             raise ModelError(f"the original does not run on {count} samples of the data: {short(e)}") from None
         if not isinstance(output, np.ndarray):

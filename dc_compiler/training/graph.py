@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -20,7 +20,7 @@ from dc_compiler.training import contrib, gradients, shapes
 from dc_compiler.training.parameters import Parameters
 
 Array = np.ndarray
-Loss = Literal["auto", "labels", "distill", "mse"]
+Loss = Literal["auto", "labels", "distill", "mse", "match"]
 
 LOSS = "dcc.loss"  # names of what is added to a training graph
 TARGET = "dcc.target"
@@ -62,7 +62,7 @@ class Objective:
 
     ``targets`` is [n, ...], float32: probabilities along the last axis for cross-entropy, else the values wanted.
     ``labels``, for cross-entropy, is the class of every such vector. With ``is_softmax`` the value is made of
-    probabilities already, not of logits.
+    probabilities already, not of logits. ``distils`` tells that the targets are the original's own answers.
     """
 
     value: str
@@ -70,6 +70,12 @@ class Objective:
     targets: Array
     labels: Array | None = None
     is_softmax: bool = False
+    distils: bool = False
+
+    def answers(self, outputs: Array) -> Array:
+        """Targets from what the original gives for the value."""
+        found = outputs.astype(np.float32)
+        return np.exp(log_softmax(found)) if self.kind == "cross-entropy" and not self.is_softmax else found
 
     def loss(self, outputs: Array, rows: Array) -> float:
         """Sum over samples of the loss, of outputs [m, ...] for the samples ``rows``."""
@@ -99,6 +105,7 @@ def make_objective(program: ir.Program, samples: Samples, loss: Loss) -> Objecti
     [n, t]), and mean squared error to labels that are floats or have the output's own shape; ``distill`` learns the
     original's outputs: cross-entropy between softmaxes (which differs from KL by a constant) where the output is
     [n, classes] or comes from a softmax over its last axis, mean squared error elsewhere; ``mse`` is the latter always;
+    ``match`` is the latter unless the first output holds probabilities, as logits that differ count then, too;
     ``auto`` is ``labels`` where there are labels, else ``distill``.
 
     Raises:
@@ -106,6 +113,8 @@ def make_objective(program: ir.Program, samples: Samples, loss: Loss) -> Objecti
     """
     graph = program.proto.graph
     output = value = graph.output[0].name
+    if loss == "match":
+        loss = "distill" if is_softmax(samples.original_output(output)) else "mse"
     below = next((n for n in graph.node if value in n.output and n.op_type in ("Softmax", "LogSoftmax")), None)
     if loss == "labels" and samples.labels is None:
         raise InvalidArgumentError("loss=labels needs labels; name their array with --labels")
@@ -116,13 +125,12 @@ def make_objective(program: ir.Program, samples: Samples, loss: Loss) -> Objecti
         raise ModelError(f"the model cannot be trained: its first output is {original.dtype}, not float")
     if samples.labels is not None and loss in ("auto", "labels"):
         return _labelled(output, value, original, samples.labels)
-    outputs = original.astype(np.float32)
     is_logits = original.ndim == 2 or (below is not None and _is_over_last_axis(below, original.ndim))
     if is_logits and original.shape[-1] > 1 and loss != "mse":
-        are_probabilities = is_softmax(original)
-        targets = outputs if are_probabilities else np.exp(log_softmax(outputs))
-        return Objective(value, "cross-entropy", targets, is_softmax=are_probabilities)
-    return Objective(value, "mse", outputs)
+        form = Objective(value, "cross-entropy", original, is_softmax=is_softmax(original), distils=True)
+    else:
+        form = Objective(value, "mse", original, distils=True)
+    return replace(form, targets=form.answers(original))
 
 
 def _labelled(output: str, value: str, original: Array, labels: Array) -> Objective:
@@ -237,11 +245,10 @@ class TrainingGraph:
         shapes.declare(model.graph, known)
         return model
 
-    def step(self, weights: Sequence[Array], rows: Array, inputs: data.Feed) -> tuple[float, list[Array]]:
-        """Mean loss over the samples ``rows``, given as ``inputs`` too, and its gradient for each weight."""
+    def step(self, weights: Sequence[Array], inputs: data.Feed, targets: Array) -> tuple[float, list[Array]]:
+        """Mean loss over a batch of samples, and its gradient for each weight."""
         fixed = dict(zip(self.names, weights, strict=True))
-        targets = self.objective.targets[rows].astype(helper.tensor_dtype_to_np_dtype(self._target_type))
-        batch = {**inputs, TARGET: targets}
+        batch = {**inputs, TARGET: targets.astype(helper.tensor_dtype_to_np_dtype(self._target_type))}
 
         def run(shard: slice) -> list[Array]:
             return list(self._backward.run(self._wanted, fixed | {k: v[shard] for k, v in batch.items()}))

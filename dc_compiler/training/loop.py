@@ -14,8 +14,8 @@ import numpy as np
 from dc_compiler import ir
 from dc_compiler.codec import binding
 from dc_compiler.errors import InvalidArgumentError
-from dc_compiler.ort import data
 from dc_compiler.pass_manager import Context, Pass
+from dc_compiler.training.augment import Changes
 from dc_compiler.training.checkpoint import Resumable, State
 from dc_compiler.training.graph import Loss, Score, TrainingGraph, make_objective
 from dc_compiler.training.optimizers import Adam, Sgd, Stepper, cosine_rate
@@ -35,14 +35,17 @@ class TrainingPass(Pass):
         epochs: passes over the training part of the data, or a fraction of one; two steps at least, unless it is 0.
         lr: learning rate at the start; it falls to zero along half a cosine.
         loss: ``labels`` (cross-entropy with class numbers, squared error to values), ``distill`` (the original model's
-            outputs, no labels needed), ``mse`` (the same by squared error), ``auto`` (labels where there are any, else
-            distill).
+            outputs, no labels needed), ``mse`` (the same by squared error), ``match`` (the one of these that keeps
+            probabilities or other values near the original's), ``auto`` (labels where there are any, else distill).
         optimizer: ``adam``, or ``sgd`` with momentum 0.9.
         batch: samples a step.
         validation: share of the samples beside those that check the result; chooses the best epoch, is never trained
-            on.
+            on. Where a pass calibrates, it is the part that chooses the step instead.
         shift: move images (inputs of shape [n, channels, height, width]) by up to so many pixels in each direction, at
             random, so that a small network cannot learn them by heart.
+        mirror: swap left and right of half of the images, likewise.
+        mix: give a share of the samples a part of another one's inputs, where these are floats; without labels only.
+            Where the original is distilled, it gives its answers to the changed inputs.
     """
 
     trains: ClassVar[bool] = True
@@ -54,6 +57,8 @@ class TrainingPass(Pass):
     batch: int = 64
     validation: float = 0.1
     shift: int = 0
+    mirror: bool = False
+    mix: float = 0.0
 
     def __post_init__(self) -> None:
         self.check(0 <= self.epochs <= 10_000, "epochs", "give 0 or more")
@@ -61,6 +66,7 @@ class TrainingPass(Pass):
         self.check(self.batch >= 1, "batch", "give 1 or more")
         self.check(0 < self.validation < 1, "validation", "give a share between 0 and 1")
         self.check(self.shift >= 0, "shift", "give 0 or more")
+        self.check(0 <= self.mix <= 1, "mix", "give a share from 0 to 1")
 
 
 def batches(rows: Array, batch: int, seeds: Sequence[int], start: int = 0) -> Iterator[Array]:
@@ -135,19 +141,6 @@ def _score(numbers: Array) -> Score | None:
     return Score(error[0] if error else None, loss)
 
 
-def shifted(inputs: data.Feed, most: int, generator: np.random.Generator) -> data.Feed:
-    """Every image of [n, channels, height, width] inputs moved by -most..most pixels; its edge pixels fill the gap."""
-    result = dict(inputs)
-    for name, images in inputs.items():
-        if images.ndim == 4:
-            n, _, height, width = images.shape
-            padded = np.pad(images, ((0, 0), (0, 0), (most, most), (most, most)), mode="edge")
-            windows = np.lib.stride_tricks.sliding_window_view(padded, (height, width), axis=(2, 3))
-            down, right = generator.integers(0, 2 * most + 1, (2, n))
-            result[name] = np.ascontiguousarray(windows[np.arange(n), :, down, right])
-    return result
-
-
 class Trainer:
     """Trains ``records`` of a program on the run's samples, for the pass ``step``.
 
@@ -157,8 +150,9 @@ class Trainer:
     """
 
     def __init__(
-        self, step: TrainingPass, program: ir.Program, records: Sequence[ir.WeightRecord], context: Context
-    ) -> None:
+        self, step: TrainingPass, program: ir.Program, records: Sequence[ir.WeightRecord], context: Context,
+        units: Mapping[str, Array] | None = None,
+    ) -> None:  # fmt: skip
         samples = context.samples
         assert samples is not None  # the manager sees to it
         if not records:
@@ -170,8 +164,11 @@ class Trainer:
         self.parts = samples.parts(step.validation)
         batch = samples.fixed_batch or min(step.batch, len(self.parts.train))
         objective = make_objective(program, samples, step.loss)
+        self._changes = Changes(step.shift, step.mirror, step.mix)
+        if step.mix > 0 and not objective.distils:
+            raise InvalidArgumentError(f"{step.text()}: no label tells the answer to mixed samples; add loss=distill")
         self.graph = TrainingGraph(program, records, samples, objective, batch)
-        self.parameters = Parameters(self.graph.records)
+        self.parameters = Parameters(self.graph.records, units)
         self.steps_per_epoch = max(1, len(self.parts.train) // batch)
         self.steps = round(step.epochs * self.steps_per_epoch)
         if step.epochs > 0:
@@ -187,6 +184,7 @@ class Trainer:
         still: bool = False,
         rounds: int = 1,
         own: Resumable | None = None,
+        penalty: Callable[[Array], Array] | None = None,
     ) -> Outcome:
         """Train and leave the best parameters in place. With a checkpoint, continue where the last run stopped.
 
@@ -197,6 +195,7 @@ class Trainer:
             rounds: how many times the learning rate starts anew.
             still: gather gradients in the optimizer, but move nothing.
             own: what the pass itself keeps from step to step.
+            penalty: of the parameters, the gradient of what is to be small beside the loss.
 
         Raises:
             InvalidArgumentError: the state on disk is damaged. OutputError: it cannot be written.
@@ -217,7 +216,7 @@ class Trainer:
             if before_step is not None:
                 before_step(at.step)
             rate = 0.0 if still else cosine_rate(self._options.lr, at.step, self.steps, rounds)
-            self._step(next(draw), at.step, rate)
+            self._step(next(draw), at.step, rate, penalty)
             at.step += 1
             self._report(self._options.name, at.step, self.steps, sum(self._recent) / len(self._recent))
             is_end = at.step % self.steps_per_epoch == 0 or at.step == self.steps
@@ -246,14 +245,20 @@ class Trainer:
         return self.graph.evaluate(self.parameters.weights, rows[np.arange(count) * len(rows) // count])
 
     @binding.flushed_denormals()
-    def _step(self, rows: Array, step: int, rate: float) -> None:
-        inputs = self.graph.samples.take(rows)
-        if self._options.shift:
+    def _step(self, rows: Array, step: int, rate: float, penalty: Callable[[Array], Array] | None = None) -> None:
+        inputs, objective = self.graph.samples.take(rows), self.graph.objective
+        targets = objective.targets[rows]
+        if self._changes.any:
             generator = np.random.Generator(np.random.PCG64([*self._seeds, SHIFTS, step]))
-            inputs = shifted(inputs, self._options.shift, generator)
-        loss, found = self.graph.step(self.parameters.weights, rows, inputs)
+            inputs = self._changes.apply(inputs, generator)
+            if objective.distils:
+                targets = objective.answers(self.graph.samples.original_answers(objective.value, inputs))
+        loss, found = self.graph.step(self.parameters.weights, inputs, targets)
         self._recent.append(loss)
-        self.optimizer.step(self.parameters.theta, self.parameters.reduce(found), rate)
+        gradient = self.parameters.reduce(found)
+        if penalty is not None:
+            gradient += penalty(self.parameters.theta)
+        self.optimizer.step(self.parameters.theta, gradient, rate)
         self.parameters.expand()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -19,6 +19,10 @@ class Parameters:
     of its members' gradients (arXiv 1510.00149, section 3.3). Pruned elements and the zero entry are no parameters, so
     they stay exactly +0.0.
 
+    Args:
+        units: by record name, what one unit of each element's parameter stands for, float32, flat; 1 where none is
+            given. Not for clustered tensors.
+
     Attributes:
         theta: float32 [p], the parameters; change it in place, then call :meth:`expand`.
         weights: the tensors themselves, views of one float32 vector (copies for float64).
@@ -26,14 +30,14 @@ class Parameters:
             Gradients pass through it unchanged.
     """
 
-    def __init__(self, records: Sequence[ir.WeightRecord]) -> None:
+    def __init__(self, records: Sequence[ir.WeightRecord], units: Mapping[str, Array] | None = None) -> None:
         self.records = list(records)
         self._ends = np.cumsum([r.size for r in records])
         self._dense = np.zeros(int(self._ends[-1]), np.float32)
         self._flat = np.split(self._dense, self._ends[:-1])
         parts, members, owners, factors, first = [], [], [], [], 0
         for record, start in zip(records, self._ends - [r.size for r in records], strict=True):
-            values, kept, owner, factor = _parameters_of(record)
+            values, kept, owner, factor = _parameters_of(record, (units or {}).get(record.name))
             parts.append(values)
             members.append(kept + start)
             owners.append(owner + first)
@@ -137,13 +141,14 @@ class Parameters:
         return [self.theta[a:b] for a, b in zip(self._starts[:-1], self._starts[1:], strict=True)]
 
 
-def _parameters_of(record: ir.WeightRecord) -> tuple[Array, Array, Array, Array]:
+def _parameters_of(record: ir.WeightRecord, unit: Array | None) -> tuple[Array, Array, Array, Array]:
     """A record's parameters [p], where its kept elements are [m], which parameter each takes [m], times what [m]."""
     clustered = record.clustered
     if clustered is None:
         kept = np.arange(record.size) if record.mask is None else np.flatnonzero(record.mask)
         values = record.values.reshape(-1)[kept].astype(np.float32)
-        return values, kept, np.arange(len(kept)), np.ones(len(kept), np.float32)
+        factor = np.ones(len(kept), np.float32) if unit is None else unit[kept]
+        return values / factor, kept, np.arange(len(kept)), factor
     assert clustered.codebook is not None
     kept = np.arange(record.size) if clustered.zero is None else np.flatnonzero(clustered.indices != clustered.zero)
     index = clustered.indices[kept].astype(np.int64)

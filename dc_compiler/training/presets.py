@@ -6,6 +6,10 @@ the pipeline runs from the original on, with most of the time, at the density wh
 comes out tells how high the curve really lies, and where the next try should be. The smallest result within the limit
 is taken; where there is none, the data-free pipeline is.
 
+What the user wants decides instead where it is given: a drop is the limit, and the answer is confirmed on the check
+part; for a size alone densities are tried until the file has it. Where training does not get there, the pipeline
+without training looks for a step that does.
+
 The limit is the original's error on those samples, give or take a standard error. But a model is often given the
 samples that it was trained on, of which it knows the answers by heart. It shows: on samples that it has not seen, a
 network errs at least as often as its own probabilities say. Where it errs less often, the limit is the error of a
@@ -17,24 +21,25 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-import onnx
 
 from dc_compiler import ir
+from dc_compiler.calibration.goals import Targets
+from dc_compiler.calibration.search import SizeOf
+from dc_compiler.calibration.tuning import tune
 from dc_compiler.pipeline.context import Context
 from dc_compiler.pipeline.manager import run_passes
 from dc_compiler.pipeline.step import Pass, PassReport, available_passes
-from dc_compiler.training.graph import Objective, log_softmax, make_objective, trainable
+from dc_compiler.training.augment import is_image
+from dc_compiler.training.effort import EFFORT, cost
+from dc_compiler.training.graph import make_objective, trainable
+from dc_compiler.training.limits import MARGIN, Facts, Limit, knows_by_heart, of_drop, of_original, standard_error
 from dc_compiler.training.loop import TrainingPass
 
 Array = np.ndarray
-Facts = dict[str, Any]
 
-# Multiply-adds of the forward pass that judging and one try may take: a few minutes on two cores
-BUDGET = 3e12
-FEWEST, MOST = 4.0, 120.0  # epochs, whatever the budget says, but more of few samples: STEPS in all
+FEWEST, MOST = 4.0, 120.0  # epochs, whatever the effort says, but more of few samples: STEPS in all
 STEPS = 6000
 # Shares of the epochs: each judge, all levels, and of every try its pruning and its clustering
 JUDGING, SCOUTING, PRUNING, CLUSTERING = 0.1, 0.2, 0.4, 0.45
@@ -46,58 +51,64 @@ FARTHEST, NEAREST = 4.0, 1.2  # ratios of densities from one try to the next, an
 # Larger networks bear smaller steps: RATE at REFERENCE weights, less with their cube root
 RATE, REFERENCE, LEAST_RATE = 0.003, 300_000, 1e-4
 BATCH = 64
-DIVERGENCE = 0.05  # nats from the original's answers that distilling may end at
-RELATIVE_ERROR = 0.02  # of the variance of the original's answers, likewise
 # Times the error at the first level: more than RISE nothing may have, and a network trained from the start that has
 # more than DOUBT has not learned what there is to learn
 RISE, DOUBT = 2.5, 4.0
-FRESH = (
+BY_HEART = (
     "the original knows the samples given by heart (it errs less often than its own probabilities say), so its error "
-    "on them tells nothing; a network like it, trained from the start, has a validation error of {:.3g}"
+    "on them tells nothing"
 )
+FRESH = BY_HEART + "; a network like it, trained from the start, has a validation error of {:.3g}"
 LEAST, SLOPE = 1e-6, 1e-3  # of a curve's values, and of their logarithms from one point to the next
+DENSEST = 0.5  # level before the others where the user says how much may be lost
+# What curves look like where no level is tried: the loss allowed goes with this power of the density
+PRIOR = -0.3
+KEEPING_BITS = 6.5  # of a file for each weight that is kept, about: where the search for a size starts
+SIZE_TRIES, SIZE_AIM, UNUSED = 5, 0.99, 0.02  # the last: share of the size wanted that may be left unused
+STEEP, FARTHEST_SIZE = 6.0, 8.0  # how much faster than the size the density falls while files are too large; at once
+CORRECTIONS, DENSER = 2, 1.6  # tries, and ratio of their densities, where the check part disagrees
 CHANCE = 0.1  # of a result's value, that one with fewer weights may have more
-MARGIN = 0.5  # standard errors that the limit lies below what it comes from, if that is not the original
 PATIENCE = 1.1  # times the loss without: what moving images may have after a short training, as it pays in a long one
-IMAGE = 8  # least extents of what may be moved by a pixel
-
-
-@dataclass(frozen=True)
-class Limit:
-    """What the validation part must show after training: ``measure`` of a training's facts is at most ``most``."""
-
-    most: float
-    measure: Callable[[Facts], float]
-    text: str
 
 
 @dataclass
 class Result:
-    """The program that was accepted, the passes that made it and what they report, and sentences for the report."""
+    """The program that was accepted, the passes that made it and what they report, sentences for the report, and
+    whether it is what the user wants."""
 
     program: ir.Program
     passes: list[Pass]
     reports: list[PassReport]
     notes: list[str]
+    is_met: bool = True
 
 
-def run(program: ir.Program, passes: Sequence[Pass], fallback: Sequence[Pass], context: Context) -> Result:
+def run(
+    program: ir.Program, passes: Sequence[Pass], fallback: Sequence[Pass], context: Context, targets: Targets,
+    size_of: SizeOf, effort: float = EFFORT,
+) -> Result:  # fmt: skip
     """Run a preset's pipeline with settings found for this model.
 
     Args:
         passes: the pipeline; its options where nothing is found out. A ``prune`` over all weights together gets its
-            density, passes that train their epochs, rate and shift.
+            density, passes that train their epochs, rate and shift. With targets any ``prune`` gets its density.
         fallback: the data-free pipeline.
+        size_of: bytes of the file that a program makes, given the passes that made it.
+        effort: multiply-adds of the forward pass that one try may take.
 
     Raises:
         DccError: what a pass raised.
     """
-    search = _Search(program, passes, context)
+    search = _Search(program, passes, context, targets, size_of, effort)
     result = search.run()
     if result is not None:
         return result
+    note = f"compiled without training: {'; '.join(search.notes)}"
+    if targets.any:
+        tuned = tune(program, fallback, context, targets, size_of)
+        return Result(tuned.program, tuned.passes, tuned.reports, [note, *tuned.notes], tuned.is_met)
     reports = run_passes(fallback, program, context)
-    return Result(program, list(fallback), reports, [f"compiled without training: {'; '.join(search.notes)}"])
+    return Result(program, list(fallback), reports, [note])
 
 
 class Curve:
@@ -141,11 +152,35 @@ def search(curve: Curve, most: float, value_at: Callable[[float], float]) -> Non
             break
 
 
+def search_size(first: float, most: int, bytes_at: Callable[[float], int]) -> None:
+    """Try a few densities, from ``first`` on, for a file of almost ``most`` bytes."""
+    density, fits, large = first, None, None
+    wanted = math.log(SIZE_AIM * most)
+    for _ in range(SIZE_TRIES):
+        density = _rounded(min(density, 1.0))
+        size = bytes_at(density)
+        if (1 - UNUSED) * most <= size <= most or (density == 1 and size <= most):
+            break
+        here = math.log(density), math.log(size)
+        fits, large = (here, large) if size <= most else (fits, here)
+        if fits is None or large is None:  # much of a small file does not depend on the density
+            change = math.exp((wanted - here[1]) * (1 if fits is not None else STEEP))
+            density *= max(change, 1 / FARTHEST_SIZE)
+        else:
+            share = (wanted - fits[1]) / max(large[1] - fits[1], 1e-9)
+            density = math.exp(fits[0] + min(max(share, 0.1), 0.9) * (large[0] - fits[0]))
+
+
 class _Search:
     """One search for settings; ``notes`` says what was found."""
 
-    def __init__(self, program: ir.Program, passes: Sequence[Pass], context: Context) -> None:
+    def __init__(
+        self, program: ir.Program, passes: Sequence[Pass], context: Context, targets: Targets, size_of: SizeOf,
+        effort: float,
+    ) -> None:  # fmt: skip
         assert context.samples is not None
+        self._targets, self._size_of, self._effort = targets, size_of, effort
+        self._most_bytes = targets.bytes_of(program.original_bytes)
         first = next(i for i, p in enumerate(passes) if p.needs_samples)
         self._before, self._prune, self._after = list(passes[:first]), passes[first], list(passes[first + 1 :])
         assert isinstance(self._prune, TrainingPass)
@@ -165,15 +200,17 @@ class _Search:
         train = len(self._samples.parts().train)
         work = cost(self._program, self._samples.inputs) * train
         most = max(MOST, STEPS * BATCH / train)
-        self._epochs = min(max(BUDGET / max(work, 1), FEWEST), most)
+        self._epochs = min(max(self._effort / max(work, 1), FEWEST), most)
         size = sum(r.size for r in self._weights)
         self._rate = min(RATE, max(LEAST_RATE, RATE * (REFERENCE / max(size, 1)) ** (1 / 3)))
         self._limit = self._found_limit()
-        found = self._sought() if self._searches else self._fixed()
-        if found is None:
-            self.notes.append(self._limit.text)
-            return None
-        return replace(found, notes=[*self.notes, *found.notes])
+        if self._targets.any and self._targets.drop is None:
+            found = self._of_size()
+        else:
+            found = self._sought() if self._searches or self._targets.any else self._fixed()
+            if found is None:
+                self.notes.append(self._limit.text)
+        return None if found is None else replace(found, notes=[*self.notes, *found.notes])
 
     def _settled(self, step: Pass, share: float) -> Pass:
         """A pass with the epochs, the rate and the shift of this model, where the pipeline leaves them open."""
@@ -191,35 +228,78 @@ class _Search:
         return Result(program, [*self._before, *passes], [*self._reports, *reports], [])
 
     def _value(self, result: Result) -> float:
-        return self._limit.measure(_last_facts(result.reports))
+        return self._limit.measure(result.program, _last_facts(result.reports))
+
+    def _at(self, density: float) -> Result:
+        """What the pipeline makes of the original at a density."""
+        return self._tried(self._prune.with_options({"density": str(density)}))
 
     def _holds(self, result: Result) -> bool:
         """Whether a result may be handed out; ``notes`` says why not."""
         value = self._value(result)
         if value > self._limit.most:
-            self.notes.append(f"a result with {value:.3g} was put aside")
+            self.notes.append(f"a result with {self._limit.told(value)} was put aside")
             return False
-        result.notes.append(f"{self._limit.text}; the result has {value:.3g}")
+        result.notes.append(f"{self._limit.text}; the result has {self._limit.told(value)}")
         return True
 
     def _sought(self) -> Result | None:
-        """The result with the fewest weights that holds the limit.
+        """The result with the fewest weights that holds the limit, and that the check part confirms.
 
-        What is chosen by samples looks better on them than it is, so a second result with fewer weights must do about
-        as well as the first: where it does not, the limit was met by chance.
+        What is chosen by samples looks better on them than it is, so where nothing confirms it a second result with
+        fewer weights must do about as well as the first: where it does not, the limit was met by chance.
         """
-        best: Result | None = None
+        held: list[tuple[float, Result]] = []
 
         def value_at(density: float) -> float:
-            nonlocal best
-            result = self._tried(self._prune.with_options({"density": str(density)}))
+            result = self._at(density)
             if self._holds(result):
-                best = result
-                most = self._value(result) * (1 + CHANCE)
-                self._limit = replace(self._limit, most=min(self._limit.most, most))
+                held.append((density, result))
+                if self._targets.drop is None:
+                    most = self._value(result) * (1 + CHANCE)
+                    self._limit = replace(self._limit, most=min(self._limit.most, most))
             return self._value(result)
 
         search(self._curve(), self._limit.most, value_at)
+        return self._confirmed(held)
+
+    def _confirmed(self, held: list[tuple[float, Result]]) -> Result | None:
+        """The last result that the check part confirms; more weights are tried where it confirms none."""
+        corrections = 0
+        while held:
+            density, result = held.pop()
+            if self._limit.confirm(result.program):
+                size = self._size_of(result.program, result.passes)
+                return replace(result, is_met=self._most_bytes is None or size <= self._most_bytes)
+            self.notes.append(
+                f"the check part showed a larger drop at a density of {density:.3g}, so more weights were kept; its "
+                "figures are no longer those of samples that nothing was chosen by"
+            )
+            while not held and corrections < CORRECTIONS and density < 1:
+                corrections, density = corrections + 1, _rounded(min(density * DENSER, 1.0))
+                denser = self._at(density)
+                if self._holds(denser):
+                    held.append((density, denser))
+        return None
+
+    def _of_size(self) -> Result | None:
+        """The largest result that fits into the size; None where none does."""
+        assert self._most_bytes is not None
+        most, best = self._most_bytes, None
+        largest = 0
+
+        def bytes_at(density: float) -> int:
+            nonlocal best, largest
+            result = self._at(density)
+            size = self._size_of(result.program, result.passes)
+            if largest < size <= most:
+                best, largest = result, size
+            return size
+
+        weights = sum(r.size for r in self._weights)
+        search_size(min(8 * most / (KEEPING_BITS * weights), 1.0), most, bytes_at)
+        if best is None:
+            self.notes.append(f"no density gave a file of {most:,} bytes")
         return best
 
     def _fixed(self) -> Result | None:
@@ -232,26 +312,31 @@ class _Search:
         return None
 
     def _curve(self) -> Curve:
-        """The curve of short trainings, as far as it may be of use."""
+        """The curve of short trainings, as far as it may be of use; a usual one where trainings have their length."""
+        levels = LEVELS if self._targets.drop is None else (DENSEST, *LEVELS)
+        if not self._searches:
+            return Curve(levels, AIM * self._limit.most / LONGER * (np.array(levels) / levels[1]) ** PRIOR)
         found: list[Facts] = []
+        values_found: list[float] = []
         program = self._program.copy()
-        for density in LEVELS:
-            step = self._settled(self._prune, SCOUTING / len(LEVELS)).with_options({"density": str(density)})
+        for density in levels:
+            step = self._settled(self._prune, SCOUTING / len(levels)).with_options({"density": str(density)})
             found.append(run_passes([step], program, self._context)[0].facts)
             if len(found) == 1:
                 self._doubt(found[0])
-            if LONGER**2 * self._limit.measure(found[-1]) > self._limit.most:
+            values_found.append(self._limit.measure(program, found[-1]))
+            if LONGER**2 * values_found[-1] > self._limit.most:
                 break
-        values = np.array([self._limit.measure(f) for f in found])
+        values = np.array(values_found)
         if "validation error after" in found[0]:  # few samples are wrong, so their number is noisy: losses are less so
             losses = np.array([f["validation loss after"] for f in found])
             values = losses * (values.sum() / losses.sum())
-        return Curve(LEVELS[: len(found)], values)
+        return Curve(levels[: len(found)], values)
 
     def _doubt(self, first: Facts) -> None:
         """Lower a limit that does not come from the original itself, for what the first level has."""
-        error = self._limit.measure(first)
-        if self._limit is not self._own:
+        if self._limit is not self._own and self._targets.drop is None:
+            error = self._limit.measure(self._program, first)
             most = min(self._limit.most, RISE * error)
             self._limit = self._own if self._limit.most > DOUBT * error else replace(self._limit, most=most)
 
@@ -261,21 +346,34 @@ class _Search:
         objective = make_objective(self._program, samples, "auto")
         rows = samples.parts().validation
         outputs = samples.original_output(objective.value).astype(np.float64)
-        own = self._own = _limit_of(objective, rows, outputs)
+        limit = self._own = of_original(objective, rows, outputs)
         if objective.labels is None:
-            return own
+            return self._allowed(None) or limit
+        moves = self._has_images() and self._searches
         seen = np.concatenate([samples.parts().train, rows])
-        if not _knows_by_heart(outputs[seen], objective, seen):
-            if self._has_images() and self._searches:
+        if not knows_by_heart(outputs[seen], objective, seen):
+            if moves:
                 self._find_shift(self._program.copy, self._finetuned(self._program.copy(), 0))
-            return own
-        fresh = self._finetuned(self._shuffled(), 0)
-        if self._has_images() and self._searches:
-            self._find_shift(self._shuffled, fresh)
-        error = float(fresh["validation error after"])
+            return self._allowed(None) or limit
+        fresh = self._shuffled()
+        still = self._finetuned(fresh, 0)
+        if moves:
+            self._find_shift(self._shuffled, still)
+        error = float(still["validation error after"])
         # An estimate for a promise, and what is chosen by the samples looks better on them than it is
-        most = error - MARGIN * _standard_error(error, objective.labels[rows].size)
-        return replace(own, most=max(most, 0.0), text=FRESH.format(error))
+        most = error - MARGIN * standard_error(error, objective.labels[rows].size)
+        return self._allowed(fresh) or replace(limit, most=max(most, 0.0), text=FRESH.format(error))
+
+    def _allowed(self, fresh: ir.Program | None) -> Limit | None:
+        """The limit of a drop that the user allows, if any, from ``fresh`` where the original's score tells nothing."""
+        if self._targets.drop is None:
+            return None
+        assert self._context.calibration is not None
+        near = self._program.copy()
+        run_passes([available_passes()["cluster"].from_text({"mode": "grid"})], near, self._context)
+        limit = of_drop(self._targets.drop, self._context.calibration, near, fresh)
+        by_heart = "" if fresh is None else f"{BY_HEART}; "
+        return replace(limit, text=by_heart + limit.text)
 
     def _find_shift(self, start: Callable[[], ir.Program], still: Facts) -> None:
         """Move images where that is no worse than the training of ``start`` on ``still`` ones."""
@@ -283,8 +381,7 @@ class _Search:
         self._shift = int(moved < PATIENCE * loss)
 
     def _has_images(self) -> bool:
-        inputs = self._samples.inputs.values()
-        return any(a.ndim == 4 and a.shape[1] in (1, 3) and min(a.shape[2:]) >= IMAGE for a in inputs)
+        return any(is_image(a) for a in self._samples.inputs.values())
 
     def _shuffled(self) -> ir.Program:
         return shuffled(self._program, self._weights, self._context.seed)
@@ -296,29 +393,6 @@ class _Search:
         return run_passes([step], program, self._context)[0].facts
 
 
-def cost(program: ir.Program, inputs: dict[str, Array]) -> float:
-    """Multiply-adds of one sample in the layers with weights, as far as shapes are known."""
-    model = onnx.ModelProto()
-    model.CopyFrom(program.proto)
-    for value in model.graph.input:
-        if value.name in inputs:
-            shape = [1, *inputs[value.name].shape[1:]]
-            kind = value.type.tensor_type.elem_type
-            value.CopyFrom(onnx.helper.make_tensor_value_info(value.name, kind, shape))
-    graph = onnx.shape_inference.infer_shapes(model).graph
-    shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in (*graph.value_info, *graph.output)}
-    stored = {s.value_name: r for r, s in zip(program.records, program.sites, strict=True) if len(r.shape) > 1}
-    total = 0.0
-    for node in graph.node:
-        output = math.prod(max(1, d) for d in shapes.get(node.output[0], [])[1:])
-        for name in node.input:
-            if name in stored:
-                record = stored[name]
-                channels, _ = ir.channel_layout(record.shape, record.uses)
-                total += record.size * max(1.0, output / channels)
-    return total
-
-
 def shuffled(program: ir.Program, weights: Sequence[ir.WeightRecord], seed: int) -> ir.Program:
     """A copy whose ``weights`` have their values in random places: layers of the same scale that know nothing."""
     chosen = {r.name for r in weights}
@@ -328,41 +402,6 @@ def shuffled(program: ir.Program, weights: Sequence[ir.WeightRecord], seed: int)
             generator = np.random.Generator(np.random.PCG64([seed, *record.name.encode()]))
             record.values = generator.permutation(record.values.reshape(-1)).reshape(record.shape)
     return result
-
-
-def _error(outputs: Array, labels: Array) -> float:
-    return float((outputs.argmax(-1) != labels).mean())
-
-
-def _standard_error(error: float, count: int) -> float:
-    return math.sqrt(max(error, 1 / count) * (1 - error) / count)
-
-
-def _knows_by_heart(outputs: Array, objective: Objective, rows: Array) -> bool:
-    """Whether the errors on samples are, by two standard errors, fewer than the probabilities of the outputs say."""
-    assert objective.labels is not None
-    labels = objective.labels[rows]
-    probabilities = outputs if objective.is_softmax else np.exp(log_softmax(outputs))
-    error = _error(outputs, labels)
-    return bool(error + 2 * math.sqrt(error * (1 - error) / labels.size) < float((1 - probabilities.max(-1)).mean()))
-
-
-def _limit_of(objective: Objective, rows: Array, outputs: Array) -> Limit:
-    """What the original itself gives: its error where there are classes, else its distance from the targets."""
-    if objective.labels is not None:
-        labels = objective.labels[rows]
-        error, count = _error(outputs[rows], labels), labels.size
-        most = error + _standard_error(error, count)
-        text = f"the original's validation error is {error:.3g}"
-        return Limit(most, lambda facts: float(facts["validation error after"]), text)
-    own = objective.loss(outputs[rows], rows) / len(rows)
-    if objective.kind == "cross-entropy":
-        text = f"the answers may be {DIVERGENCE} nats from the original's"
-        return Limit(DIVERGENCE, lambda facts: float(facts["validation loss after"]) - own, text)
-    scale = float(np.var(objective.targets[rows].astype(np.float64))) or 1.0
-    most = 1.05 * own / scale + (RELATIVE_ERROR if own == 0 else 0.0)
-    text = f"the original's squared error is {own / scale:.3g} of the variance, the result's may be {most:.3g}"
-    return Limit(most, lambda facts: float(facts["validation loss after"]) / scale, text)
 
 
 def _last_facts(reports: Sequence[PassReport]) -> Facts:

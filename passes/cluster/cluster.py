@@ -29,6 +29,7 @@ from dc_compiler.passes.cluster.grid import (
     within_range,
 )
 from dc_compiler.passes.cluster.kmeans import initial, kmeans, nearest
+from dc_compiler.passes.cluster.straight import LOOKS, Goal, Grids, Steering
 from dc_compiler.passes.cluster.vectors import Vectors, change_vector, vectors_of
 from dc_compiler.pipeline.threads import map_on_threads, one_blas_thread
 from dc_compiler.training.checkpoint import State
@@ -44,7 +45,8 @@ MAX_MULTIPLE = 30_000  # grid points on each side of zero; with the rounding of 
 SIZE_EXPONENT = 0.375
 # Share of the training that raises the price of bits and moves the codebook; in the rest only the weights move
 RAISING = 0.7
-FITS = 50  # how often the codebook is fitted meanwhile
+FITS = 50  # how often the codebook is fitted meanwhile, or code lengths are
+FREE = 0.1  # root mean squares of what is not clustered that count as a step of a grid
 # A grid step of 0.08 standard deviations keeps the metric of most real models within 0.2 point at about 5.6x
 DEFAULT_STEP = 0.08
 
@@ -79,9 +81,15 @@ class Cluster(TrainingPass):
             search for the step also finds out whether this helps, and leaves it where it does not.
         price: *rd*: the squared error that a bit is worth, in mean squares of the weight's non-zero elements. At low
             error the result is as good as a grid of ``step = sqrt(8.66 price)``.
-        epochs and the other options of passes that train (TrainingPass): *rd* with epochs above 0 trains meanwhile, on
-            the error of the clustered weights: their gradients move the weights behind them (Courbariaux et al., arXiv
-            1511.00363), which change clusters. The price rises from 0 in the first 70 %; then the codebook stays.
+        epochs and the other options of passes that train (TrainingPass): with epochs above 0 *rd* and *grid* train
+            meanwhile, on the error of the clustered weights: their gradients move the weights behind them (Courbariaux
+            et al., arXiv 1511.00363), which change clusters. In *rd* the price rises from 0 in the first 70 %; then the
+            codebook stays. In *grid* weights start near the points that they are rounded to without training, are
+            counted in steps of their grids (``lr`` is the most steps of a grid that a step of training moves by,
+            about), and code lengths have a price that is steered for ``within``.
+        within: *grid* with epochs, *calibrate*: how far the outputs may move on samples that nothing is trained on (see
+            :class:`dc_compiler.calibration.divergence.Distance`), with the fewest bits.
+        spent: likewise: most bits a weight, with the outputs moved least; ``within`` is about what is expected then.
         vectors: cluster biases and other vectors too, but no constants of formulas, nor what training cannot move.
 
     Where training cannot move a weight (it stands in a body, or before integer arithmetic), it gets a grid instead.
@@ -106,6 +114,8 @@ class Cluster(TrainingPass):
     allocate: bool = False
     price: float = 0.05
     epochs: float = 0.0
+    within: float = 0.0125
+    spent: float | None = None
     vectors: bool = False
 
     def __post_init__(self) -> None:
@@ -118,7 +128,12 @@ class Cluster(TrainingPass):
         self.check(self.calibrate or not self.rate, "rate", "it needs calibrate=true")
         self.check(self.calibrate or not self.allocate, "allocate", "it needs calibrate=true")
         self.check(not self.calibrate or self.mode == "grid", "calibrate", "only mode=grid calibrates")
-        self.check(self.epochs == 0 or self.mode == "rd", "epochs", "only mode=rd trains; put a finetune after this")
+        self.check(self.epochs == 0 or self.mode != "kmeans", "epochs", "put a finetune after mode=kmeans")
+        self.check(
+            self.epochs == 0 or self.mode == "rd" or self.calibrate, "epochs", "a grid is trained with calibrate=true"
+        )
+        self.check(0 < self.within < float("inf"), "within", "give a number above 0")
+        self.check(self.spent is None or self.spent > 0, "spent", "give a number above 0")
 
     @property
     def needs_samples(self) -> bool:
@@ -138,7 +153,9 @@ class Cluster(TrainingPass):
 
         def options(record: ir.WeightRecord) -> Cluster:
             own = self.for_record(record, context)
-            return own if own.epochs == 0 or id(record) in movable else replace(own, mode="grid", epochs=0.0)
+            if own.epochs == 0 or (id(record) in movable and own.mode == self.mode):
+                return own
+            return replace(own, mode=own.mode if id(record) in movable else "grid", epochs=0.0)
 
         jobs = {r.name: Job(options(r), typical) for r in eligible}
         vectors = Vectors()
@@ -152,9 +169,10 @@ class Cluster(TrainingPass):
 
         updates = context.apply(self.name, cluster_record, [t for t in tasks if not is_trained(t)])
         trained = [t for t in tasks if is_trained(t)]
-        facts = self._train(program, trained, context) if trained else {"codebook entries": 0}
+        facts = self._train(program, trained, vectors, context) if trained else {"codebook entries": 0}
         if self.calibrate:
-            context.apply(self.name, change_vector, vectors.tasks(program))
+            left = vectors.without({t.record.name for t in trained})
+            context.apply(self.name, change_vector, left.tasks(program))
         facts["codebook entries"] += sum(u.clustered.size for u in updates if u.clustered is not None)
         return PassReport(self.name, len(records), facts=facts)
 
@@ -179,8 +197,61 @@ class Cluster(TrainingPass):
             record.values = new
         return result
 
-    def _train(self, program: ir.Program, tasks: Sequence[Task[Job]], context: Context) -> dict[str, Any]:
-        """Cluster by rate and distortion and train meanwhile; gives facts for the report."""
+    def _train(
+        self, program: ir.Program, tasks: Sequence[Task[Job]], vectors: Vectors, context: Context
+    ) -> dict[str, Any]:
+        """Cluster and train meanwhile; gives facts for the report."""
+        if self.mode == "grid":
+            return self._train_grids(program, tasks, vectors, context)
+        return self._train_books(program, tasks, context)
+
+    def _train_grids(
+        self, program: ir.Program, tasks: Sequence[Task[Job]], vectors: Vectors, context: Context
+    ) -> dict[str, Any]:
+        """On grids, from the points that weights are rounded to without training, and the biases shifted for them."""
+        draft = program.copy()
+        drafts, own = ({r.name: r for r in p.records} for p in (draft, program))
+        updates = context.apply(self.name, cluster_record, [Task(drafts[t.record.name], t.options) for t in tasks])
+        shifts = vectors.tasks(draft, shorten=False)
+        context.apply(self.name, change_vector, [Task(own[t.record.name], t.options) for t in shifts])
+        started: dict[str, ir.Clustered] = {}
+        for task, update in zip(tasks, updates, strict=True):
+            if update.clustered is None or update.clustered.codebook is not None:  # too few values, or no grid for them
+                update.apply(task.record)
+            else:
+                started[task.record.name] = update.clustered
+        free = [r for r in trainable(program) if r.clustered is None]
+        trainer = Trainer(self, program, free, context, {r.name: _unit(r, started.get(r.name)) for r in free})
+        trained = [r for r in trainer.parameters.records if r.name in started]
+        parameters = trainer.parameters
+        grids = Grids(parameters, trained, [started[r.name] for r in trained])
+        assert context.calibration is not None
+        changes = context.calibration.judge.changes(program, parameters.records)
+
+        def divergence() -> float:
+            weights = zip(parameters.records, parameters.weights, strict=True)
+            return changes.of({r.name: w for r, w in weights}).divergence
+
+        objective = trainer.graph.objective
+        scale = float(np.var(objective.targets.astype(np.float64))) if objective.kind == "mse" else 1.0
+        steering = Steering(grids, parameters, Goal(self.within, self.spent), divergence, scale)
+        every = max(1, trainer.steps // LOOKS)
+
+        def look(step: int) -> None:
+            if step % every == 0:
+                grids.fit()
+                steering.look()
+
+        last = max(0, trainer.steps - 1)
+        facts = trainer.run(before_step=look, settled=last, own=steering, penalty=grids.slopes).facts()
+        steering.look()
+        steering.take_best()
+        parameters.store()
+        moved, bits = steering.seen
+        return facts | {"divergence": moved, "bits a weight": bits, "codebook entries": grids.store()}
+
+    def _train_books(self, program: ir.Program, tasks: Sequence[Task[Job]], context: Context) -> dict[str, Any]:
+        """By rate and distortion."""
         records = [t.record for t in tasks]
         free = [r for r in trainable(program) if r.clustered is None]
         trainer = Trainer(self, program, free, context)
@@ -261,6 +332,14 @@ class Cluster(TrainingPass):
             indices = np.full(flat.size, zero, np.uint16)
             indices[mask] = nearest(kept, codebook)
         return ir.without_unused(ir.Clustered(indices, len(codebook), codebook, zero=zero, scales=scales))
+
+
+def _unit(record: ir.WeightRecord, clustered: ir.Clustered | None) -> np.ndarray:
+    """What one unit of a parameter stands for, float32 [n]: a step of its grid, or a part of what is usual in it."""
+    if clustered is not None and clustered.scales is not None:
+        return expanded(clustered.scales, record.shape).reshape(-1).astype(np.float32)
+    power = float(np.square(record.values.astype(np.float64)).mean())
+    return np.full(record.size, FREE * math.sqrt(power) if power > 0 else FREE, np.float32)
 
 
 @dataclass(frozen=True)

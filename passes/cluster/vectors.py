@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 
 import ml_dtypes
@@ -37,6 +37,10 @@ class Vectors:
         if name not in self.biases:
             return tuple(grams)
         return tuple(replace(g, moments=g.moments.centred()) for g in grams)
+
+    def without(self, weights: Set[str]) -> Vectors:
+        """The same where biases take up nothing of these weights any more."""
+        return replace(self, biases={w: b for w, b in self.biases.items() if w not in weights})
 
     def tasks(self, program: ir.Program, *, shorten: bool = True) -> list[Task[Change]]:
         """What is to become of the vectors, now that the weights are changed."""

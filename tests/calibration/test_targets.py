@@ -171,8 +171,6 @@ def test_a_drop_needs_data_and_a_step_to_choose() -> None:
         compiled(max_drop=1)
     with pytest.raises(InvalidArgumentError, match=r"step of cluster\(grid\), which the pipeline lacks"):
         compiled(target_ratio=5, pipeline="cluster(kmeans),encode")
-    with pytest.raises(InvalidArgumentError, match="the preset smallest trains on --data and chooses by itself"):
-        compiled(target_ratio=5, preset="smallest", data=inputs())
 
 
 def test_outputs_that_weights_do_not_reach_are_not_calibrated_on() -> None:

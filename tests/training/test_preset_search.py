@@ -18,7 +18,7 @@ from small_models import perceptron, program
 
 from dc_compiler import CompileResult, compile_model
 from dc_compiler.model import packed
-from dc_compiler.training import presets
+from dc_compiler.training import effort, limits, presets
 
 Array = NDArray[Any]
 
@@ -67,7 +67,7 @@ def test_samples_that_the_original_knows_by_heart() -> None:
     result = compiled(seen)
     note = next(n for n in result.report.notes if "by heart" in n)
     fresh, value = (float(t) for t in re.findall(r"validation error of ([\d.]+); the result has ([\d.]+)", note)[0])
-    margin = presets.MARGIN * np.sqrt(fresh * (1 - fresh) / 108)  # the validation part has so many samples
+    margin = limits.MARGIN * np.sqrt(fresh * (1 - fresh) / 108)  # the validation part has so many samples
     assert value <= fresh - margin + 1e-3
     before, after = error(original(), new), error(packed.unpack(result.model, "it"), new)
     assert after <= before + 0.02  # 1,200 samples have a standard error of 0.011
@@ -137,9 +137,9 @@ def test_a_stopped_search_goes_on_where_it_was(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("preset", ["smallest", "deep-compression"])
 def test_a_result_that_misses_the_limit_is_put_aside(preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    never = presets.Limit(-1.0, lambda facts: float(facts["validation error after"]), "nothing is good enough")
+    never = limits.Limit(-1.0, lambda program, facts: float(facts["validation error after"]), "nothing is good enough")
     monkeypatch.setattr(presets, "MOST", 1.0)
-    monkeypatch.setattr(presets, "_limit_of", lambda *arguments: never)
+    monkeypatch.setattr(presets, "of_original", lambda *arguments: never)
     result = compiled(samples()[1], preset=preset)
     assert any("compiled without training" in note for note in result.report.notes)
     assert not densities(result)
@@ -215,7 +215,7 @@ def test_a_curve_never_falls_where_weights_go() -> None:
 
 def test_cost_counts_positions() -> None:
     net = program(perceptron(hidden=32))
-    assert presets.cost(net, samples()[0]) == 16 * 32 + 32 * 3
+    assert effort.cost(net, samples()[0]) == 16 * 32 + 32 * 3
 
 
 def test_shuffled_weights_are_the_same_numbers() -> None:

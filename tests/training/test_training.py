@@ -13,11 +13,10 @@ from small_models import context, perceptron, program, samples, weight
 import dc_compiler
 from dc_compiler.errors import DataError, InvalidArgumentError, ModelError
 from dc_compiler.ir import Clustered, Program
-from dc_compiler.ort.data import Feed
 from dc_compiler.pass_manager import Context, PassManager, PassReport
 from dc_compiler.passes.finetune import Finetune
 from dc_compiler.recipe import parse_pipeline
-from dc_compiler.training.loop import batches, shifted
+from dc_compiler.training.loop import batches
 from dc_compiler.training.parameters import Parameters
 
 
@@ -394,20 +393,6 @@ def test_progress_carries_the_loss() -> None:
     assert len(losses) == len(training)
     assert losses[-1] < losses[0]
     assert all(s[3] is None for s in seen if s[0] == "encode")
-
-
-def test_shifted_images_are_the_image_moved() -> None:
-    images = np.random.default_rng(0).standard_normal((20, 2, 6, 5)).astype(np.float32)
-    inputs: Feed = {"x": images, "other": np.ones((20, 3), np.float32)}
-    moved = shifted(inputs, 1, np.random.default_rng(1))
-    assert moved["other"] is inputs["other"]
-    offsets = set()
-    for before, after in zip(images, moved["x"], strict=True):
-        padded = np.pad(before, ((0, 0), (1, 1), (1, 1)), mode="edge")
-        fits = [(i, j) for i in range(3) for j in range(3) if np.array_equal(after, padded[:, i : i + 6, j : j + 5])]
-        assert len(fits) == 1
-        offsets.update(fits)
-    assert len(offsets) > 4
 
 
 def test_compile_model_end_to_end() -> None:

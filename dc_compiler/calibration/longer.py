@@ -1,0 +1,147 @@
+"""Trains what a search for a step has found: smaller at the same divergence, or nearer at the same size.
+
+Weights move under their grids by distillation end to end, straight through the rounding, and the price of bits is
+steered by the validation part (``cluster(grid,epochs=...)``, :mod:`dc_compiler.passes.cluster.straight`). How long, is
+an estimate from the model (:mod:`dc_compiler.training.effort`), so that the result depends on no clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from dc_compiler import ir
+from dc_compiler.calibration.search import Goal, Search, Try
+from dc_compiler.errors import DataError, InvalidArgumentError, ModelError
+from dc_compiler.ort.samples import Samples
+from dc_compiler.pipeline.context import Context
+from dc_compiler.training import augment, effort
+from dc_compiler.training.graph import trainable
+
+# Times the step found without training, with the share of the time: training makes up for what a coarser grid does to
+# the outputs, with thousands of samples for much, with hundreds for little
+COARSER = ((1.5, 0.25), (1.2, 0.35), (1.1, 0.4))
+BATCHES = (64, 32, 16)  # the first with which there are ENOUGH steps, or the last
+ENOUGH, MOST = 2000, 20_000  # steps
+RATE, SHORT = 0.004, 1000  # steps of a grid that a step of training moves by, in a training of SHORT steps
+FASTEST, SLOWEST = 0.01, 0.002  # bounds of it in others
+SAME_STEP = 0.85  # times the step where a size is kept: a price makes of a finer grid what a coarser one would be
+UNSPENT = 0.995  # of the bits found, as a file of as many bits may come out a little larger
+MIX = 0.5  # share of the samples that get a part of another one's inputs, where all inputs are floats
+SHIFT = 2  # pixels that images move by
+SAME = 0.9  # share of the answers that mirrored images must keep, so that they are images as well
+NO_GAIN = "training brought nothing; give more minutes or samples"
+
+
+def train(
+    search: Search, found: Try, goal: Goal, minutes: float, context: Context, within: float
+) -> tuple[Try | None, list[str]]:
+    """What is better than ``found`` for the goal, or None, and sentences about it.
+
+    Args:
+        within: the divergence to end at, where the goal says how near the outputs must be; else about the one of
+            ``found``, whose size is kept.
+    """
+    assert context.samples is not None
+    try:
+        plan = _plan(found.program, context.samples, minutes)
+    except DataError as e:
+        return None, [f"not trained: {e}"]
+    tried = _nearer(search, found, plan, within) if goal.excess is None else _smaller(search, found, plan, within)
+    notes = []
+    try:
+        for result in tried:
+            if _is_better(result, found, goal):
+                return result, []
+    except (InvalidArgumentError, ModelError) as e:
+        notes = [f"not trained: {e}"]
+    return None, notes or [NO_GAIN]
+
+
+def _nearer(search: Search, found: Try, plan: _Plan, within: float) -> Iterator[Try]:
+    """Results of about the size found."""
+    spent = UNSPENT * bits_a_weight(found.program)
+    yield search.at(SAME_STEP * found.step, **plan.options(within), spent=f"{spent:.5g}")
+
+
+def _smaller(search: Search, found: Try, plan: _Plan, within: float) -> Iterator[Try]:
+    """Results that are about as near as what was found."""
+    for coarser, share in COARSER:
+        yield search.at(coarser * found.step, **plan.of(share).options(within))
+
+
+def _is_better(result: Try, found: Try, goal: Goal) -> bool:
+    if goal.excess is None:
+        return goal.fits(result) and _divergence(result) < _divergence(found)
+    return goal.is_near(result) and (result.size < found.size or not goal.is_near(found))
+
+
+def bits_a_weight(program: ir.Program) -> float:
+    """Mean length of ideal codes for the points of the grids that training can move."""
+    movable, bits, count = {id(r) for r in trainable(program)}, 0.0, 0
+    for record in program.weights():
+        clustered = record.clustered
+        if clustered is not None and clustered.codebook is None and id(record) in movable:
+            counts = np.bincount(clustered.indices)
+            counts = counts[counts > 0]
+            bits += float((counts * np.log2(record.size / counts)).sum())
+            count += record.size
+    return bits / max(count, 1)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How long and on what to train."""
+
+    steps: int
+    batch: int
+    train: int  # samples
+    shift: int
+    mirror: bool
+    mix: float
+
+    def of(self, share: float) -> _Plan:
+        """The plan for a share of the time."""
+        return _Plan(round(share * self.steps), self.batch, self.train, self.shift, self.mirror, self.mix)
+
+    def options(self, within: float) -> dict[str, str]:
+        """Options of cluster."""
+        rate = min(max(RATE * (SHORT / self.steps) ** 0.5, SLOWEST), FASTEST)
+        epochs = self.steps * self.batch / self.train
+        found = {
+            "calibrate": "true", "epochs": f"{epochs:.4g}", "batch": str(self.batch), "lr": f"{rate:.3g}",
+            "loss": "match", "within": f"{within:.4g}", "mix": f"{self.mix:g}",
+        }  # fmt: skip
+        images = {"shift": str(self.shift), "mirror": str(self.mirror).lower()}
+        return found | (images if self.shift else {})
+
+
+def _plan(program: ir.Program, samples: Samples, minutes: float) -> _Plan:
+    train = len(samples.parts().train)
+    weights = sum(r.size for r in trainable(program))
+    macs = effort.cost(program, samples.inputs)
+    for batch in [samples.fixed_batch] if samples.fixed_batch else BATCHES:
+        steps = int(minutes * 60 / effort.step_seconds(macs, min(batch, train), weights))
+        if steps >= ENOUGH:
+            break
+    arrays = list(samples.inputs.values())
+    mix = MIX if all(a.dtype.kind == "f" for a in arrays) else 0.0
+    shift = SHIFT if any(augment.is_image(a) for a in arrays) else 0
+    mirror = shift > 0 and _are_images_mirrored(samples, program.proto.graph.output[0].name)
+    return _Plan(min(max(steps, 2), MOST), min(batch, train), train, shift, mirror, mix)
+
+
+def _are_images_mirrored(samples: Samples, output: str) -> bool:
+    """Whether the original gives mirrored images of the training part the answers of the images themselves."""
+    rows = samples.parts().train
+    given = samples.original_output(output)[rows]
+    if given.ndim < 2 or given.shape[-1] < 2:
+        return False
+    answers = samples.original_answers(output, augment.mirrored(samples.take(rows), np.ones(len(rows), bool)))
+    return bool((answers.argmax(-1) == given.argmax(-1)).mean() >= SAME)
+
+
+def _divergence(found: Try) -> float:
+    return float("inf") if found.distance is None else found.distance.divergence

@@ -1,0 +1,136 @@
+"""`--budget`: weights are trained under their grids, for as long as the minutes given would last somewhere."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from classifier import classifier, data
+
+from dc_compiler import CompileResult, compile_model
+from dc_compiler.calibration import longer
+from dc_compiler.errors import InvalidArgumentError
+
+Array = np.ndarray
+MINUTES = 0.006
+
+
+@functools.cache
+def inputs() -> dict[str, Array]:
+    return {"x": data(3000)["x"]}
+
+
+def compiled(**options: Any) -> CompileResult:
+    chosen: dict[str, Any] = {"data": inputs(), "jobs": 1} | options
+    return compile_model(classifier(), **chosen)
+
+
+@functools.cache
+def trained() -> CompileResult:
+    return compiled(budget=MINUTES)
+
+
+def facts(result: CompileResult) -> dict[str, Any]:
+    return next(p.facts for p in result.report.passes if p.name == "cluster")
+
+
+def same(one: onnx.ModelProto, other: onnx.ModelProto) -> bool:
+    return bool(one.SerializeToString(deterministic=True) == other.SerializeToString(deterministic=True))
+
+
+def test_training_makes_it_smaller_within_the_same_bound() -> None:
+    assert "epochs=" in trained().report.pipeline
+    assert trained().report.output_bytes < 0.995 * compiled().report.output_bytes
+    assert facts(trained())["divergence"] <= 0.0125
+    assert {"step", "bytes", "divergence"} <= set(facts(trained())["tries"][-1])
+
+
+def test_the_pipeline_written_down_gives_the_same_bytes_on_any_number_of_threads() -> None:
+    again = compile_model(classifier(), pipeline=trained().report.pipeline, min_size=16, data=inputs(), jobs=2)
+    assert same(again.model, trained().model)
+
+
+def test_a_size_is_kept_and_outputs_move_less() -> None:
+    plain, better = compiled(target_size=8000), compiled(target_size=8000, budget=4 * MINUTES)
+    assert better.report.output_bytes <= 8000
+    divergence = facts(plain)["tries"][-1]["divergence"]
+    assert facts(better)["divergence"] < 0.9 * divergence
+    assert facts(better)["bits a weight"] == pytest.approx(longer.UNSPENT * 2.6, rel=0.05)
+
+
+def test_a_stopped_training_goes_on_where_it_was(tmp_path: Path) -> None:
+    for stop in (40, 200):
+        steps = itertools.count(1)
+
+        def progress(
+            name: str, done: int, total: int, loss: float | None, steps: Any = steps, stop: int = stop
+        ) -> None:
+            if loss is not None and next(steps) == stop:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            compiled(budget=MINUTES, checkpoint=tmp_path / "state", progress=progress)
+    result = compiled(budget=MINUTES, checkpoint=tmp_path / "state")
+    assert same(result.model, trained().model)
+    assert not (tmp_path / "state").exists()
+
+
+def test_a_checkpoint_of_another_budget_is_refused(tmp_path: Path) -> None:
+    def stop(name: str, done: int, total: int, loss: float | None) -> None:
+        if loss is not None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        compiled(budget=MINUTES, checkpoint=tmp_path / "state", progress=stop)
+    with pytest.raises(InvalidArgumentError, match="whose options differed"):
+        compiled(budget=2 * MINUTES, checkpoint=tmp_path / "state")
+
+
+def test_a_drop_is_kept_after_training() -> None:
+    result = compiled(max_drop=5, budget=MINUTES)
+    assert result.report.verification is not None
+    agreement = result.report.verification.outputs[0].top1_agreement
+    assert agreement is not None
+    assert agreement >= 0.95
+
+
+def test_what_training_does_not_help_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(longer, "COARSER", ((0.05, 0.1),))
+    result = compiled(budget=MINUTES)
+    assert longer.NO_GAIN in result.report.notes
+    assert "epochs" not in result.report.pipeline
+
+
+def test_a_model_without_gradients_is_calibrated_only() -> None:
+    model = onnx.ModelProto()
+    model.CopyFrom(classifier())
+    node = onnx.helper.make_node("Trilu", ["mb"], ["rb"], domain="com.microsoft", upper=0)
+    model.graph.node[3].CopyFrom(node)
+    model.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
+    result = compile_model(model, data=inputs(), budget=MINUTES)
+    assert any(note.startswith("not trained: ") for note in result.report.notes)
+    assert "calibrate=true" in result.report.pipeline
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"budget": 0}, "--budget 0 is not valid"),
+        ({"budget": 1, "data": None}, "--budget needs --data"),
+        ({"budget": 1, "preset": "lossless"}, r"a budget asks for the step of cluster\(grid\)"),
+    ],
+)
+def test_bad_budgets(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=message):
+        compiled(**options)
+
+
+def test_few_samples_are_not_trained_on() -> None:
+    result = compiled(data={"x": inputs()["x"][:20]}, budget=MINUTES)
+    assert any("too few to calibrate on" in note for note in result.report.notes)
+    assert "calibrate" not in result.report.pipeline
