@@ -88,8 +88,12 @@ Bytes encode_chunk(Span bytes) {
   // counts.
   const auto depth = static_cast<unsigned>(std::min(kMostDepth, kMostSteps / bytes.size));
   const LzMatches matches(bytes, depth);
+  std::vector<LzSequence> found;
   for (unsigned pass = 0; pass < (depth < kMostDepth / 2 ? 3U : 5U); ++pass) {
-    streams = split_lz(bytes, cheapest_parse(bytes, matches, streams));
+    std::vector<LzSequence> sequences = cheapest_parse(bytes, matches, streams);
+    if (sequences == found) break;  // and so would all that follow
+    streams = split_lz(bytes, sequences);
+    found = std::move(sequences);
     Bytes out = assemble(streams);
     if (best.empty() || out.size() < best.size()) best = std::move(out);
   }

@@ -15,6 +15,10 @@ struct LzSequence {
   uint32_t literals = 0;
   uint32_t length = 0;
   uint32_t offset = 0;
+
+  bool operator==(const LzSequence& other) const {
+    return literals == other.literals && length == other.length && offset == other.offset;
+  }
 };
 
 // The byte streams of a chunk, in their order.
