@@ -31,7 +31,7 @@ from dc_compiler.calibration.search import around_grid
 from dc_compiler.errors import DccError
 from dc_compiler.model import files
 from dc_compiler.pass_manager import PassManager
-from dc_compiler.recipe import CALIBRATED_MIN_SIZE, PRESETS, parse_pipeline
+from dc_compiler.recipe import MEASURED_MIN_SIZE, parse_pipeline
 
 STEPS = (0.08, 0.12, 0.18, 0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
 NAIVE = ((None, 8), (None, 6), (None, 5), (None, 4), (0.7, 6), (0.5, 6))  # density and bits
@@ -49,18 +49,16 @@ class Case:
 
 
 def _no_data(case: Case, arguments: argparse.Namespace) -> Iterator[Result]:
-    preset = PRESETS["default"]
     for step in arguments.steps:
-        text = at_step(preset.pipeline, step)
-        yield _compiled(case, "dcc, no data", f"step {step:g}", text, min_size=preset.min_size)
+        text = at_step("canonicalize,cluster(grid,shorten=true),encode", step)
+        yield _compiled(case, "dcc, no data", f"step {step:g}", text, min_size=MEASURED_MIN_SIZE)
 
 
 def _with_data(case: Case, arguments: argparse.Namespace) -> Iterator[Result]:
-    calibrated = PRESETS["default"].calibrated
-    assert calibrated is not None
+    settled = compile_model(case.model, data=case.data).report.pipeline
     for step in arguments.steps:
-        text = at_step(calibrated, step)
-        yield _compiled(case, "dcc, data", f"step {step:g}", text, data=case.data, min_size=CALIBRATED_MIN_SIZE)
+        text = at_step(settled, step)
+        yield _compiled(case, "dcc, data", f"step {step:g}", text, data=case.data, min_size=MEASURED_MIN_SIZE)
 
 
 def _trained(case: Case, arguments: argparse.Namespace) -> Iterator[Result]:

@@ -376,7 +376,7 @@ def _add_compile(commands: Any) -> None:
     p.add_argument("--set", metavar="GLOB:key=value,...", action="append", default=[], help="options for some weights")
     p.add_argument("--skip", metavar="GLOB", action="append", default=[], help="weights to leave alone")
     p.add_argument("--emit", metavar="FORM", help="session (default) or graph")
-    p.add_argument("--min-size", metavar="N", type=int, help="element floor (default 1024, 0 for smallest)")
+    p.add_argument("--min-size", metavar="N", type=int, help="element floor (default: 16 for default, 0 for smallest)")
     p.add_argument("--seed", metavar="N", type=int)
     _add_executor(p)
     p.add_argument("--checkpoint", metavar="DIR", type=Path, help="keep the state of training here, to continue later")

@@ -13,7 +13,7 @@ from dc_compiler.errors import InvalidArgumentError
 from dc_compiler.pass_manager import Override, Pass, PassManager, available_passes
 
 DEFAULT_MIN_SIZE = 1024
-CALIBRATED_MIN_SIZE = 16  # what smaller weights do to the outputs is measured
+MEASURED_MIN_SIZE = 16  # where a step is found by what rounding does to the outputs, that of small weights counts too
 Form = Literal["session", "graph"]
 FORMS = ("session", "graph")
 
@@ -129,11 +129,11 @@ def make_recipe(
     """
     if sum(x is not None for x in (preset, pipeline, recipe)) > 1:
         raise InvalidArgumentError("give only one of --preset, --pipeline and --recipe")
-    can_calibrate = has_data and density is None and bits is None
+    can_measure = density is None and bits is None
     base = (
-        _from_file(Path(recipe), has_data, can_calibrate)
+        _from_file(Path(recipe), has_data, can_measure)
         if recipe is not None
-        else _from_text(preset, pipeline, has_data, can_calibrate)
+        else _from_text(preset, pipeline, has_data, can_measure)
     )
     result = replace(
         base,
@@ -152,7 +152,7 @@ def make_recipe(
     return _with_shortcuts(result, density, bits)
 
 
-def _from_text(preset: str | None, pipeline: str | None, has_data: bool, can_calibrate: bool) -> Recipe:
+def _from_text(preset: str | None, pipeline: str | None, has_data: bool, can_measure: bool) -> Recipe:
     if pipeline is not None:
         return Recipe(pipeline, explicit=True)
     name = "default" if preset is None else preset
@@ -162,12 +162,13 @@ def _from_text(preset: str | None, pipeline: str | None, has_data: bool, can_cal
     text = chosen.trained if has_data and chosen.trained is not None else chosen.pipeline
     fallback = (chosen.fallback or chosen.pipeline) if has_data and chosen.trained is not None else None
     plain = None
-    if fallback is None and can_calibrate and chosen.calibrated is not None:
+    if fallback is None and has_data and can_measure and chosen.calibrated is not None:
         text, plain = chosen.calibrated, chosen.pipeline
-    floor = chosen.min_size if plain is None else min(chosen.min_size, CALIBRATED_MIN_SIZE)
+    finds_step = can_measure and chosen.finds_step and text == chosen.pipeline
+    floor = min(chosen.min_size, MEASURED_MIN_SIZE) if finds_step or plain is not None else chosen.min_size
     return Recipe(
         text, preset=name, explicit=not chosen.promises, min_size=floor, fallback=fallback, uncalibrated=plain,
-        finds_step=chosen.finds_step and text == chosen.pipeline,
+        finds_step=finds_step,
     )  # fmt: skip
 
 
@@ -194,10 +195,7 @@ def _with_shortcuts(recipe: Recipe, density: float | None, bits: int | None) -> 
     is_set = density is not None or bits is not None
     fallback = None if is_set else recipe.fallback
     text, explicit = manager.text(), recipe.explicit or is_set
-    finds_step = recipe.finds_step and not is_set
-    return replace(
-        recipe, passes=tuple(passes), pipeline=text, explicit=explicit, fallback=fallback, finds_step=finds_step
-    )
+    return replace(recipe, passes=tuple(passes), pipeline=text, explicit=explicit, fallback=fallback)
 
 
 _PASS = re.compile(r"\s*([a-z][a-z0-9_-]*)\s*(?:\(([^()]*)\))?\s*(,|$)")
@@ -254,7 +252,7 @@ def parse_override(text: str) -> Override:
     return Override(pattern, {k.strip(): v.strip() for k, _, v in pairs})
 
 
-def _from_file(path: Path, has_data: bool, can_calibrate: bool) -> Recipe:
+def _from_file(path: Path, has_data: bool, can_measure: bool) -> Recipe:
     """Read a TOML recipe: ``pipeline`` or ``preset``, ``emit``, ``min_size``, ``seed``, ``skip``, ``[layers."GLOB"]``.
 
     Raises:
@@ -276,7 +274,7 @@ def _from_file(path: Path, has_data: bool, can_calibrate: bool) -> Recipe:
             raise InvalidArgumentError(f"recipe {path}: '{key}' must be a {kinds[key].__name__}")
     if "pipeline" in content and "preset" in content:
         raise InvalidArgumentError(f"recipe {path}: give only one of 'pipeline' and 'preset'")
-    base = _from_text(content.get("preset"), content.get("pipeline"), has_data, can_calibrate)
+    base = _from_text(content.get("preset"), content.get("pipeline"), has_data, can_measure)
     return replace(
         base,
         overrides=tuple(_layer(path, glob, options) for glob, options in content.get("layers", {}).items()),

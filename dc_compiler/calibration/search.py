@@ -96,6 +96,9 @@ class Search:
         program: the program before the pipeline.
         size_of: bytes of the file that a program makes, given the passes that made it.
 
+    Attributes:
+        cluster: the pass whose step is varied.
+
     Raises:
         InvalidArgumentError: the pipeline has no cluster(grid), so there is no step to choose.
         DccError: what a pass raised.
@@ -108,7 +111,7 @@ class Search:
                 "a size, a ratio, a drop or a budget asks for the step of cluster(grid), which the pipeline lacks"
             )
         self._context, self._size_of = context, size_of
-        self._before, self._cluster, self._after = parts
+        self._before, self.cluster, self._after = parts
         self._reports = run_passes(self._before, program, context)
         self._program = program
         self._tries: list[tuple[float, int, Distance | None]] = []
@@ -118,14 +121,14 @@ class Search:
     def settle(self) -> None:
         """Find out whether steps from gradients (``allocate``) help: whether outputs are nearer for the bytes than with
         steps that follow the size alone, at a middling step. A bit less an element is taken to double errors."""
-        if self._context.calibration is None or not getattr(self._cluster, "allocate", False):
+        if self._context.calibration is None or not getattr(self.cluster, "allocate", False):
             return
-        plain = self._cluster.with_options({"allocate": "false"})
+        plain = self.cluster.with_options({"allocate": "false"})
         elements = sum(r.size for r in self._program.weights())
-        allocated, other = (self._made(START, cluster) for cluster in (self._cluster, plain))
+        allocated, other = (self._made(START, cluster) for cluster in (self.cluster, plain))
         self._settled = allocated
         if self._cost(other, elements) < self._cost(allocated, elements):
-            self._cluster, self._settled = plain, other
+            self.cluster, self._settled = plain, other
 
     def _cost(self, found: Try, elements: int) -> float:
         """Logarithm of how far outputs are, had the file no bytes."""
@@ -136,7 +139,7 @@ class Search:
         """How far outputs are with plain rounding at this step."""
         options = {"calibrate": "false", "allocate": "false", "rate": "0", "step": repr(step)}
         program = self._program.copy()
-        run_passes([self._cluster.with_options(options)], program, self._context)
+        run_passes([self.cluster.with_options(options)], program, self._context)
         return self._context.calibrated().judge.of(program)
 
     def run(self, goal: Goal) -> Found:
@@ -157,9 +160,9 @@ class Search:
         if self._last is not None and self._last.step == step and not options:  # programs are large: one is kept
             return self._last
         if options:
-            return self._tried(self._made(step, self._cluster.with_options(options)))
+            return self._tried(self._made(step, self.cluster.with_options(options)))
         settled, self._settled = self._settled, None
-        found = settled if settled is not None and settled.step == step else self._made(step, self._cluster)
+        found = settled if settled is not None and settled.step == step else self._made(step, self.cluster)
         self._last = self._tried(found)
         self._last.expected = expected([d for _, _, d in self._tries if d is not None])
         return self._last

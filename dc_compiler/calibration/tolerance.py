@@ -73,7 +73,7 @@ class Blind:
 def run(
     program: ir.Program, passes: Sequence[Pass], context: Context, original: SourceModel, sessions: Sessions
 ) -> Blind:
-    """Run a pipeline that clusters by grid with the step that the model bears.
+    """Run a pipeline that clusters by grid with the step that the model bears, and short vectors.
 
     Raises:
         DccError: what a pass raised.
@@ -86,7 +86,7 @@ def run(
         return Blind(program, list(passes), [*reports, *run_passes([cluster, *after], program, context)])
 
     def made(program: ir.Program, found: Tolerance) -> Blind:
-        step = cluster.with_options({"step": repr(found.step)})
+        step = cluster.with_options({"step": repr(found.step), "shorten": "true"})
         more = run_passes([step, *after], program, context)
         tries = [(step, error if math.isfinite(error) else None) for step, error in found.tries]
         more[0].facts["tries"] = [{"step": step, "error": error} for step, error in tries]

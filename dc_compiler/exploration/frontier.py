@@ -12,10 +12,11 @@ from typing import Any
 
 from dc_compiler import html_page
 from dc_compiler.calibration.divergence import Judge
+from dc_compiler.calibration.search import Search
 from dc_compiler.compiler import Libraries, bytes_of
 from dc_compiler.errors import InvalidArgumentError
 from dc_compiler.exploration.study import NOTHING_NOTE, Model, Study, chosen_steps, open_study
-from dc_compiler.pass_manager import PassManager, Progress
+from dc_compiler.pass_manager import Pass, PassManager, Progress
 from dc_compiler.pipeline.manager import run_passes
 from dc_compiler.pipeline.threads import map_on_threads
 from dc_compiler.plot import Axis, Series, chart
@@ -141,6 +142,7 @@ def frontier(
     judge = study.judge(rows, scorer)
     points = [FrontierPoint(None, "", study.raw.original_bytes, 1.0, 0.0, 0.0, judge.before)]
     has_rounded = False
+    study = replace(study, cluster=_settled(study))
     with ExitStack() as stack:
         if cluster is not None:
             from dc_compiler.pipeline.cluster_executor import ClusterExecutor  # dask takes a moment to import
@@ -157,6 +159,14 @@ def frontier(
         study.raw.label, "samples" if study.has_data else "made-up inputs", len(rows),
         None if scorer is None else scorer.name, study.recipe.min_size, points, study.notes,
     )  # fmt: skip
+
+
+def _settled(study: Study) -> Pass:
+    """The clustering with the steps from gradients or without, whichever is better, as where the step is searched."""
+    size_of = partial(bytes_of, recipe=study.recipe, shapes=study.shapes)
+    search = Search(study.program.copy(), [study.cluster, *study.after], study.context, size_of)
+    search.settle()
+    return search.cluster
 
 
 def _points(study: Study, judge: Judge, ladder: Sequence[float]) -> Iterator[tuple[FrontierPoint, bool]]:

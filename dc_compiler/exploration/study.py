@@ -154,6 +154,8 @@ def open_study(
     del session
     sessions.forget_originals()
     before, cluster, after = _split(recipe.manager().passes)
+    if recipe.finds_step:  # as where the step is found
+        cluster = cluster.with_options({"shorten": "true"})
     program = raw.copy()
     run_passes(before, program, context)
     return Study(

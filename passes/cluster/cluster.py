@@ -90,6 +90,7 @@ class Cluster(TrainingPass):
         within: *grid* with epochs, *calibrate*: how far the outputs may move on samples that nothing is trained on (see
             :class:`dc_compiler.calibration.divergence.Distance`), with the fewest bits.
         spent: likewise: most bits a weight, with the outputs moved least; ``within`` is about what is expected then.
+        shorten: round biases and other vectors that training could move to bfloat16, as *calibrate* does anyway.
         vectors: cluster biases and other vectors too, but no constants of formulas, nor what training cannot move.
 
     Where training cannot move a weight (it stands in a body, or before integer arithmetic), it gets a grid instead.
@@ -116,6 +117,7 @@ class Cluster(TrainingPass):
     epochs: float = 0.0
     within: float = 0.0125
     spent: float | None = None
+    shorten: bool = False
     vectors: bool = False
 
     def __post_init__(self) -> None:
@@ -159,6 +161,8 @@ class Cluster(TrainingPass):
 
         jobs = {r.name: Job(options(r), typical) for r in eligible}
         vectors = Vectors()
+        if self.shorten:
+            vectors = vectors_of(program, {})
         if self.calibrate:
             vectors = vectors_of(program, context.calibrated().grams(program))
             jobs = calibrated(jobs, records, vectors, program, context, allocate=self.allocate)
@@ -170,9 +174,8 @@ class Cluster(TrainingPass):
         updates = context.apply(self.name, cluster_record, [t for t in tasks if not is_trained(t)])
         trained = [t for t in tasks if is_trained(t)]
         facts = self._train(program, trained, vectors, context) if trained else {"codebook entries": 0}
-        if self.calibrate:
-            left = vectors.without({t.record.name for t in trained})
-            context.apply(self.name, change_vector, left.tasks(program))
+        left = vectors.without({t.record.name for t in trained})
+        context.apply(self.name, change_vector, left.tasks(program))
         facts["codebook entries"] += sum(u.clustered.size for u in updates if u.clustered is not None)
         return PassReport(self.name, len(records), facts=facts)
 

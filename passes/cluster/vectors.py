@@ -57,7 +57,7 @@ class Vectors:
 
 
 def vectors_of(program: ir.Program, grams: Mapping[str, Sequence[Gram]]) -> Vectors:
-    """The program's vectors, given what its weights are multiplied with."""
+    """The program's vectors, given what its weights are multiplied with, as far as that is known."""
     movable = frozenset(r.name for r in trainable(program) if r.is_vector and r.exact is None)
     whole = {n: g[0] for n, g in grams.items() if len(g) == 1 and isinstance(g[0].place, View)}
     biases = {w: b for w, b in find_biases(program, movable).items() if w in whole}

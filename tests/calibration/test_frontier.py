@@ -82,7 +82,8 @@ def test_coarser_is_smaller_and_further_away() -> None:
 def test_the_pipeline_shown_has_the_step() -> None:
     report = dc_compiler.frontier(classifier(), steps=(0.08, 0.5), jobs=1)
     assert "step=" not in report.points[1].pipeline  # it is the default
-    assert report.facts()[1].startswith("step 0.5: --pipeline 'canonicalize,cluster(mode=grid,step=0.5),encode' ")
+    pipeline = "canonicalize,cluster(mode=grid,step=0.5,shorten=true),encode"
+    assert report.facts()[1].startswith(f"step 0.5: --pipeline '{pipeline}' --min-size 16")
 
 
 def test_a_metric_of_the_users() -> None:

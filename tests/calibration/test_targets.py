@@ -183,7 +183,7 @@ def test_outputs_that_weights_do_not_reach_are_not_calibrated_on() -> None:
     model.graph.initializer.append(numpy_helper.from_array(np.zeros((), np.float32), "zero"))
     result = compile_model(model, data=inputs())
     assert "not calibrated: changed weights do not change the outputs for these inputs" in result.report.notes
-    assert result.report.pipeline.endswith("cluster(mode=grid),encode")
+    assert result.report.pipeline.endswith("cluster(mode=grid,shorten=true),encode")
 
 
 def test_scores_beside_large_coordinates_count() -> None:

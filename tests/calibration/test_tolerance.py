@@ -12,7 +12,7 @@ import pytest
 from classifier import classifier, data
 from onnx import TensorProto, helper, numpy_helper
 
-from dc_compiler import compile_model, ir
+from dc_compiler import compile_model, ir, unpack_model
 from dc_compiler.calibration import tolerance
 from dc_compiler.calibration.tolerance import LADDER, SAFE, Probe
 from dc_compiler.compiler import CompileResult
@@ -121,7 +121,7 @@ def error(net: onnx.ModelProto, other: onnx.ModelProto, x: Array) -> float:
 def test_what_a_model_bears() -> None:
     robust, fragile = compiled(classifier()), compiled(magnifier())
     assert step_of(robust) >= 0.27
-    assert f"cluster(mode=grid,step={step_of(robust)})" in robust.report.pipeline
+    assert f"cluster(mode=grid,step={step_of(robust)},shorten=true)" in robust.report.pipeline
     assert step_of(fragile) == NEAR_LOSSLESS
     assert "even that moves the outputs by" in "".join(fragile.report.notes)
     assert "step=" not in fragile.report.pipeline
@@ -239,9 +239,29 @@ def test_what_is_spelled_out_stays(options: dict[str, Any], step: str) -> None:
     assert not any(n.startswith("no data") for n in report.notes)
 
 
+def test_small_weights_count_and_vectors_are_short(tmp_path: Path) -> None:
+    model = onnx.ModelProto()
+    model.CopyFrom(classifier())
+    random = np.random.default_rng(1)
+    added = {"bias": random.standard_normal(128), "small": random.standard_normal((8, 64))}
+    model.graph.initializer.extend(numpy_helper.from_array(v.astype(np.float32), k) for k, v in added.items())
+    model.graph.node[1].input[0] = "biased"
+    model.graph.node.insert(1, helper.make_node("Add", ["ma", "bias"], ["biased"]))
+    model.graph.node[-1].input[0] = "turned"
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 64
+    model.graph.node.insert(6, helper.make_node("MatMul", ["mc", "small"], ["turned"]))
+    report = compile_model(model, tmp_path / "out.onnx").report
+    assert next(t for t in report.tensors if t.name == "small").codebook is not None
+    stored = {t.name: numpy_helper.to_array(t) for t in unpack_model(tmp_path / "out.onnx").graph.initializer}
+    assert not (stored["bias"].view(np.uint32) & 0xFFFF).any()
+    assert stored["bias"] == pytest.approx(added["bias"], rel=2**-8)
+    again = compile_model(model, pipeline=report.pipeline, min_size=16)
+    assert again.model.SerializeToString() == (tmp_path / "out.onnx").read_bytes()
+
+
 def test_weights_with_steps_of_their_own() -> None:
     result = compiled(classifier(), set="b:step=0.02")
-    assert f"cluster(mode=grid,step={step_of(result)})" in result.report.pipeline
+    assert f"cluster(mode=grid,step={step_of(result)},shorten=true)" in result.report.pipeline
     entries = {t.name: t.codebook for t in result.report.tensors}
     assert (entries["b"] or 0) > 4 * (entries["a"] or 0)
 
@@ -291,7 +311,7 @@ def test_too_large_to_try(limit: str, reason: str, monkeypatch: pytest.MonkeyPat
 
 def test_what_looks_ruined_is_made_near_lossless(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A model that compiled before does so still: here the first result is called ruined."""
-    plain = compiled(classifier(), pipeline="canonicalize,cluster(grid),encode").model
+    plain = compiled(classifier(), pipeline="canonicalize,cluster(grid,shorten=true),encode", min_size=16).model
     seen: list[verify.Verification] = []
 
     def catastrophe(result: verify.Verification) -> str | None:
