@@ -2,43 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import astuple, dataclass
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import onnx
 
-from dc_compiler import ir
-from dc_compiler.calibration import tolerance
-from dc_compiler.calibration.calibration import Calibration
 from dc_compiler.calibration.goals import Targets, parse_size
-from dc_compiler.calibration.tuning import Tuned, tune
-from dc_compiler.codec import binding
-from dc_compiler.errors import DataError, InvalidArgumentError, ModelError, QualityError
-from dc_compiler.model import emit as emitter
+from dc_compiler.compilation import Compilation, measure_of, reference_of, shapes_of_outputs
+from dc_compiler.errors import DataError, InvalidArgumentError, QualityError
 from dc_compiler.model import files, importer, packed
-from dc_compiler.model.outputs import Shape, declare_shapes
 from dc_compiler.ort import memory, metrics, quality, verify
 from dc_compiler.ort.samples import Samples
 from dc_compiler.ort.sessions import Sessions
-from dc_compiler.pass_manager import Context, Pass, PassManager, PassReport, Progress
-from dc_compiler.recipe import Form, Recipe, make_recipe, parse_pipeline
+from dc_compiler.pass_manager import Context, Progress
+from dc_compiler.recipe import Recipe, make_recipe
 from dc_compiler.report import CompileReport, packed_rows, record_row
-from dc_compiler.training import presets
-from dc_compiler.training.checkpoint import Checkpoint, digest
-from dc_compiler.training.effort import EFFORT, effort_of
 
 Libraries = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
-
-UNREACHED = "the targets cannot be reached; this is the nearest that was found"
-KEPT_SESSION = 1 << 28  # bytes of a model up to which its session is kept while the passes run
 
 
 @dataclass(frozen=True)
@@ -117,18 +103,7 @@ def compile_model(
     """
     start = time.perf_counter()
     targets = Targets(target_ratio, parse_size(target_size) if isinstance(target_size, str) else target_size, max_drop)
-    if max_drop is not None and data is None:
-        raise InvalidArgumentError("--max-drop needs --data: without inputs nothing tells what is lost")
-    if budget is not None and not 0 < budget < math.inf:
-        raise InvalidArgumentError(f"--budget {budget:g} is not valid; give minutes above 0")
-    if budget is not None and data is None:
-        raise InvalidArgumentError("--budget needs --data: without inputs there is nothing to train on")
-    if jobs is not None and jobs < 1:
-        raise InvalidArgumentError(f"--jobs {jobs} is not valid; give 1 or more")
-    if jobs is not None and cluster is not None:
-        raise InvalidArgumentError("give --jobs or --cluster, not both")
-    if labels is not None and data is None:
-        raise InvalidArgumentError("--labels needs --data")
+    _check_options(data=data, labels=labels, max_drop=max_drop, budget=budget, jobs=jobs, cluster=cluster)
     measure = measure_of(metric, data)
     chosen = make_recipe(
         preset=preset, pipeline=pipeline, recipe=None if recipe is None else Path(recipe), density=density, bits=bits,
@@ -145,95 +120,34 @@ def compile_model(
     named = [o.pattern for o in chosen.overrides]
     program = importer.build_program(source, min_size=chosen.min_size, skip=chosen.skip, named=named)
     original = reference_of(model_or_path, source, program)
-    manager = chosen.manager()
-    manager.check_overrides(program, chosen.overrides)
-    shapes, obstacle = _shapes_of_outputs(original, sessions, context.threads, force and data is None)
+    chosen.manager().check_overrides(program, chosen.overrides)
+    shapes, obstacle = shapes_of_outputs(original, sessions, context.threads, force and data is None)
+    job = Compilation(chosen, targets, budget, measure, context, sessions, original, shapes, obstacle)
     if data is not None:
-        trains = budget is not None or any(p.needs_samples for p in manager.passes)
-        by_passes = (budget is not None and chosen.fallback is None) or any(p.calibrates for p in manager.passes)
-        calibrates = targets.drop is not None or by_passes
-        context.samples = Samples(
-            data, labels, original, trains=trains, calibrates=by_passes if trains else calibrates, seed=chosen.seed,
-            threads=context.threads, sessions=sessions,
-        )  # fmt: skip
-        too_few = context.samples.too_few
-        if chosen.uncalibrated is not None and targets.drop is None and too_few is not None:
-            program.notes.append(too_few)
-            chosen, calibrates, budget = chosen.without_calibration(), False, None
-            manager = chosen.manager()
-            context.samples.only_check()
-        context.samples.read()
-        if calibrates:
-            is_scored = labels is not None or measure is not None
-            judged = metrics.Scorer(measure, larger_is_better=True) if is_scored else None
-            context.calibration = Calibration(program, context.samples, judged)
-        if measure is not None:
-            metrics.check(measure, sessions.original(original, context.threads), context.samples.check)
-    samples = context.samples
-
-    def verified(model: onnx.ModelProto) -> verify.Verification:
-        if obstacle:
-            return verify.Verification("made-up inputs", skipped=obstacle)
-        return verify.verify(
-            original, model, None if samples is None else samples.check,
-            seed=chosen.seed, threads=context.threads, sessions=sessions, metric=measure,
-        )  # fmt: skip
-
-    if checkpoint is not None:
-        context.checkpoint = _open_checkpoint(
-            Path(checkpoint), target, program, manager, chosen, context, targets, budget
-        )
+        job.share_out(program, data, labels)
     with ExitStack() as stack:
-        if context.checkpoint is not None:
-            stack.enter_context(context.checkpoint.locked())
+        if checkpoint is not None:
+            job.open_checkpoint(Path(checkpoint), target, program, stack)
         if cluster is not None:
             from dc_compiler.pipeline.cluster_executor import ClusterExecutor  # dask takes a moment to import
 
             context.executor = stack.enter_context(ClusterExecutor(cluster))
-        missed = None
-        tuned = None
-        finer = None
-        if chosen.fallback is None and (chosen.uncalibrated is not None or targets.any or budget is not None):
-            tuned, refusal = _tuned(program, manager, context, targets, chosen, shapes, budget)
-            if tuned is None:
-                program.notes.append(f"not calibrated: {refusal}")
-                chosen = chosen.without_calibration()
-                manager = chosen.manager()
-        if tuned is not None:
-            program, manager, passes = tuned.program, PassManager(tuned.passes), tuned.reports
-            program.notes += tuned.notes
-            missed = None if tuned.is_met else UNREACHED
-        elif chosen.finds_step and obstacle is None:
-            blind = tolerance.run(program, manager.passes, context, original, sessions)
-            program, manager, passes, finer = blind.program, PassManager(blind.passes), blind.reports, blind.finer
-            del blind
-        elif chosen.fallback is None:
-            passes = manager.run(program, context)
-        else:
-            size_of = partial(bytes_of, recipe=chosen, shapes=shapes)
-            fallback = parse_pipeline(chosen.fallback)
-            work = EFFORT if budget is None else effort_of(budget)
-            found = presets.run(program, manager.passes, fallback, context, targets, size_of, work)
-            program, manager, passes = found.program, PassManager(found.passes), found.reports
-            program.notes += found.notes
-            missed = None if found.is_met else UNREACHED
-        report, model, exact = _emitted(program, chosen, manager, passes, shapes, samples)
-        del program
-        report.verification = verified(model)
+        made = job.transformed(program)
+        del program  # programs and models are large: none stays in memory that is not needed any more
+        missed, finer = made.missed, made.finer
+        report, model, exact = job.emitted(made)
+        del made
+        report.verification = job.verified(model)
         if finer is not None and quality.catastrophe(report.verification):
             del model
-            blind = finer()
-            report, model, exact = _emitted(
-                blind.program, chosen, PassManager(blind.passes), blind.reports, shapes, samples
-            )
-            del blind
-            report.verification = verified(model)
+            report, model, exact = job.emitted(finer())
+            report.verification = job.verified(model)
     del finer
     if missed is not None:
         report.notes.append(missed)
         if not force:
             raise QualityError(_shortfall(report, targets, measure))
-    _check_quality(report, chosen, exact, force)
+    _check_quality(report, job.recipe, exact, force)
     if target is not None:
         report.output_bytes = files.write_model(model, target)
         report.output = str(target)
@@ -244,57 +158,31 @@ def compile_model(
     return CompileResult(model, report)
 
 
-def _emitted(
-    program: ir.Program, recipe: Recipe, manager: PassManager, passes: list[PassReport], shapes: dict[str, Shape],
-    samples: Samples | None,
-) -> tuple[CompileReport, onnx.ModelProto, bool]:  # fmt: skip
-    """What is known about the compiled model, the model, and whether onnxruntime runs the very same graph."""
-    form, notes = _choose_form(program, recipe.emit)
-    provenance = _provenance(program, recipe, manager.text())
-    report = _report(program, recipe, manager.text(), form, passes)
-    report.notes += notes
-    if samples is not None:
-        report.samples = samples.sizes()
-        report.notes += samples.notes()
-    declare_shapes(program.proto.graph, shapes)
-    model = emitter.emit(program, form, provenance)
-    report.notes += program.rounding
-    report.output_bytes = files.message_size(model)
-    if form == "session":
-        report.topology_bytes = packed.open_packed(model, "the compiled model").topology_bytes
-    return report, model, form == "session" and not program.rounding
+def _check_options(
+    *, data: Any, labels: str | None, max_drop: float | None, budget: float | None, jobs: int | None,
+    cluster: str | None,
+) -> None:  # fmt: skip
+    """Refuse what cannot be done whatever the model is.
+
+    Raises:
+        InvalidArgumentError
+    """
+    if max_drop is not None and data is None:
+        raise InvalidArgumentError("--max-drop needs --data: without inputs nothing tells what is lost")
+    if budget is not None and not 0 < budget < math.inf:
+        raise InvalidArgumentError(f"--budget {budget:g} is not valid; give minutes above 0")
+    if budget is not None and data is None:
+        raise InvalidArgumentError("--budget needs --data: without inputs there is nothing to train on")
+    if jobs is not None and jobs < 1:
+        raise InvalidArgumentError(f"--jobs {jobs} is not valid; give 1 or more")
+    if jobs is not None and cluster is not None:
+        raise InvalidArgumentError("give --jobs or --cluster, not both")
+    if labels is not None and data is None:
+        raise InvalidArgumentError("--labels needs --data")
 
 
-def _tuned(
-    program: ir.Program,
-    manager: PassManager,
-    context: Context,
-    targets: Targets,
-    recipe: Recipe,
-    shapes: dict[str, Shape],
-    budget: float | None,
-) -> tuple[Tuned | None, str]:
-    """What is found for the targets; None and why, where the default preset cannot calibrate on the samples."""
-    size_of = partial(bytes_of, recipe=recipe, shapes=shapes)
-    try:
-        return tune(program.copy(), manager.passes, context, targets, size_of, budget), ""
-    except ModelError as e:
-        if recipe.uncalibrated is None or targets.drop is not None:
-            raise
-        return None, str(e)
-
-
-def _provenance(program: ir.Program, recipe: Recipe, pipeline: str) -> dict[str, str]:
-    facts = {"version": binding.library_version(), "pipeline": pipeline, "seed": str(recipe.seed)}
-    return facts | {"original_bytes": str(program.original_bytes)}
-
-
-def bytes_of(program: ir.Program, passes: Sequence[Pass], *, recipe: Recipe, shapes: dict[str, Shape]) -> int:
-    """Bytes of the file that a program makes."""
-    copy = program.copy()
-    form, _ = _choose_form(copy, recipe.emit)
-    declare_shapes(copy.proto.graph, shapes)
-    return files.message_size(emitter.emit(copy, form, _provenance(program, recipe, PassManager(passes).text())))
+def _texts(value: str | Iterable[str]) -> Sequence[str]:
+    return [value] if isinstance(value, str) else list(value)
 
 
 def _shortfall(report: CompileReport, targets: Targets, measure: metrics.Metric | None) -> str:
@@ -307,102 +195,6 @@ def _shortfall(report: CompileReport, targets: Targets, measure: metrics.Metric 
         shares = [o.top1_agreement for o in result.outputs if o.top1_agreement is not None]
         found += f" and changes {100 - 100 * min(shares):.2f} % of the answers" if shares else ""
     return f"the targets cannot be reached: {found}; nothing was written (--force writes it)"
-
-
-def _open_checkpoint(
-    directory: Path, output: Path | None, program: ir.Program, manager: PassManager, recipe: Recipe, context: Context,
-    targets: Targets, budget: float | None,
-) -> Checkpoint | None:  # fmt: skip
-    """The checkpoint of a pipeline that trains, after a check that it is this one's; None for others."""
-    if directory.exists() and not directory.is_dir():
-        raise InvalidArgumentError(f"--checkpoint {directory} is a file; give a directory")
-    if output is not None and directory.absolute() == output.absolute():
-        raise InvalidArgumentError(f"--checkpoint and the output are both {directory}; give another directory")
-    import onnxruntime  # imported late: commands that run nothing start faster
-
-    samples = context.samples
-    if samples is None or not (budget is not None or any(p.needs_samples for p in manager.passes)):
-        return None
-    records = [part for r in program.records for part in (r.name.encode(), r.values)]
-    overrides = [[o.pattern, dict(o.options)] for o in recipe.overrides]
-    options = [manager.text(), overrides, recipe.skip, recipe.min_size, recipe.seed, astuple(targets), budget]
-    arrays = [part for name, array in sorted(samples.inputs.items()) for part in (name.encode(), array)]
-    labels = [] if samples.labels is None else [samples.labels]
-    identity = {
-        "model": digest([program.proto.SerializeToString(deterministic=True), *records]),
-        "options": digest([json.dumps(options).encode()]),
-        "data": digest([*arrays, *labels]),
-        "versions": f"dcc {binding.library_version()}, onnxruntime {onnxruntime.__version__}",
-    }
-    return Checkpoint(directory, identity)
-
-
-def reference_of(
-    given: str | os.PathLike[str] | onnx.ModelProto, source: files.SourceModel, program: ir.Program
-) -> files.SourceModel:
-    """The original to verify against; a model on disk is not read into memory again."""
-    proto = onnx.ModelProto()
-    proto.CopyFrom(given if isinstance(given, onnx.ModelProto) else program.proto)
-    return files.SourceModel(proto, source.path, source.base_dir, source.size)
-
-
-def _shapes_of_outputs(
-    original: files.SourceModel, sessions: Sessions, threads: int, force: bool
-) -> tuple[dict[str, Shape], str | None]:
-    """Shapes of the outputs as onnxruntime infers them; with ``force`` none, and why it cannot load the model.
-
-    It is asked before the passes run: a model that nobody can run is refused at once.
-
-    Raises:
-        ModelError: onnxruntime cannot load the model.
-    """
-    try:
-        session = sessions.original(original, threads)
-    except ModelError as e:
-        if force:
-            return {}, str(e)
-        raise ModelError(f"{e}; nothing could be compared, so nothing was written (--force writes anyway)") from None
-    shapes = {o.name: o.shape for o in session.get_outputs()}
-    if original.size > KEPT_SESSION:
-        sessions.forget_originals()
-    return shapes, None
-
-
-def measure_of(metric: str | None, data: Any) -> metrics.Metric | None:
-    """The metric called so; None where none is named.
-
-    Raises:
-        InvalidArgumentError: there is none, or there is no data for it.
-    """
-    if metric is not None and data is None:
-        raise InvalidArgumentError("--metric needs --data")
-    return None if metric is None else metrics.make_metric(metric)
-
-
-def _texts(value: str | Iterable[str]) -> Sequence[str]:
-    return [value] if isinstance(value, str) else list(value)
-
-
-def _choose_form(program: ir.Program, wanted: Form) -> tuple[Form, list[str]]:
-    obstacle = emitter.session_obstacle(program) if wanted == "session" else None
-    if obstacle is None:
-        return wanted, []
-    return "graph", [f"graph form instead of session form: {obstacle}"]
-
-
-def _report(program: ir.Program, recipe: Recipe, pipeline: str, form: Form, passes: list[PassReport]) -> CompileReport:
-    return CompileReport(
-        source=program.label,
-        pipeline=pipeline,
-        seed=recipe.seed,
-        form=form,
-        original_bytes=program.original_bytes,
-        output_bytes=0,
-        topology_bytes=0,
-        tensors=[record_row(r) for r in program.records],
-        notes=list(program.notes),
-        passes=passes,
-    )
 
 
 def _check_quality(report: CompileReport, recipe: Recipe, exact: bool, force: bool) -> None:

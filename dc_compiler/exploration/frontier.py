@@ -13,7 +13,8 @@ from typing import Any
 from dc_compiler import html_page
 from dc_compiler.calibration.divergence import Judge
 from dc_compiler.calibration.search import Search
-from dc_compiler.compiler import Libraries, bytes_of
+from dc_compiler.compilation import bytes_of
+from dc_compiler.compiler import Libraries
 from dc_compiler.errors import InvalidArgumentError
 from dc_compiler.exploration.study import NOTHING_NOTE, Model, Study, chosen_steps, open_study
 from dc_compiler.pass_manager import Pass, PassManager, Progress

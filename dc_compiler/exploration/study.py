@@ -16,7 +16,8 @@ from dc_compiler import ir
 from dc_compiler.calibration.calibration import Calibration
 from dc_compiler.calibration.divergence import Judge
 from dc_compiler.calibration.search import around_grid
-from dc_compiler.compiler import Libraries, measure_of, reference_of
+from dc_compiler.compilation import measure_of, reference_of
+from dc_compiler.compiler import Libraries
 from dc_compiler.errors import InvalidArgumentError, ModelError
 from dc_compiler.model import files, importer
 from dc_compiler.model.outputs import Shape

@@ -70,7 +70,7 @@ def ratio(action: Callable[[onnx.ModelProto], object], make: Callable[[int], onn
 def own_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without onnxruntime's part: loading and running models."""
     monkeypatch.setattr("dc_compiler.ort.verify.verify", lambda *_, **__: Verification("made-up inputs"))
-    monkeypatch.setattr(compiler, "_shapes_of_outputs", lambda *_: ({}, None))
+    monkeypatch.setattr(compiler, "shapes_of_outputs", lambda *_: ({}, None))
 
 
 @pytest.mark.parametrize("form", ["session", "graph"])
