@@ -177,8 +177,9 @@ def _total(source: Source, batch: Array, share: float) -> _Total:
 def _cut(rows: Array, parts: int) -> Array:
     """Rows [g, m, k] in parts: [g * parts, m, k / parts]."""
     groups, count, inputs = rows.shape
-    rows = rows.astype(np.float32, copy=False).reshape(groups, count, parts, inputs // parts)
-    return rows.transpose(0, 2, 1, 3).reshape(groups * parts, count, -1)
+    each = inputs // parts
+    rows = rows.astype(np.float32, copy=False).reshape(groups, count, parts, each)
+    return rows.transpose(0, 2, 1, 3).reshape(groups * parts, count, each)  # of no rows, too: one step has no states
 
 
 def _grams(products: list[Product], totals: Mapping[Source, _Total], size: int) -> list[Gram]:

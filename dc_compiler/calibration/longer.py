@@ -47,7 +47,7 @@ def train(
     assert context.samples is not None
     try:
         plan = _plan(found.program, context.samples, minutes)
-    except DataError as e:
+    except (DataError, ModelError) as e:
         return None, [f"not trained: {e}"]
     tried = _nearer(search, found, plan, within) if goal.excess is None else _smaller(search, found, plan, within)
     notes = []

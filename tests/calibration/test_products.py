@@ -346,6 +346,16 @@ def test_a_recurrent_layer_in_a_branch() -> None:
     assert "w" in found
 
 
+def test_a_recurrence_of_one_step_says_nothing_of_its_states() -> None:
+    """As in models that are given one frame at a time: no state is seen before the last one."""
+    w, r = normal(1, 20, 3), normal(1, 20, 5, seed=1)
+    layer = [node("LSTM", "x w r", "- y", hidden_size=5)]
+    program, samples = opened(network(layer, (4, 3), w=w, r=r), normal(1, 4, 3))
+    found = collect(program, samples)
+    assert list(found) == ["w"]
+
+
+
 def test_loops_whose_values_change_shape_leave_the_rest_its_inputs() -> None:
     """onnxruntime cannot stack them."""
     inner = [node("Concat", "before before", "twice", axis=0), node("MatMul", "twice w", "after")]
