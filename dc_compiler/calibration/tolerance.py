@@ -39,6 +39,8 @@ OFFSETS = (0.0, 0.37)  # of the grids that are tried first and then
 SAFE = 0.0125
 # Detectors: scores of many places, few of which are near the bound that decides, while the others make the variance
 SAFE_OF_PLACES = SAFE / 4
+LEAST_LEARNED = 1024  # elements of a weight that was surely learned
+LEAST_NUMBERS = 16  # of an output on all made-up inputs: fewer have no spread that an error could be compared with
 MOST_BYTES = 1 << 28  # of the weights; trying takes four times as much memory
 MOST_NODES = 20_000  # whose shapes are inferred several times
 TINY = 1e-30
@@ -82,6 +84,7 @@ def run(
     assert parts is not None  # whoever asks for a step has one
     before, cluster, after = parts
     reports = run_passes(before, program, context)
+    _leave_designed(program)
     if not program.weights():
         return Blind(program, list(passes), [*reports, *run_passes([cluster, *after], program, context)])
 
@@ -99,6 +102,14 @@ def run(
     kept = program.copy()
     near_lossless = replace(found, step=LADDER[0], reason="with a coarser one, outputs on made-up inputs were ruined")
     return replace(made(program, found), finer=lambda: made(kept, near_lossless))
+
+
+def _leave_designed(program: ir.Program) -> None:
+    """Leave small weights alone where there are no others: a model of these alone is a filter that someone designed."""
+    weights = program.weights()
+    if all(r.size < LEAST_LEARNED for r in weights):
+        for record in weights:
+            record.leave_alone(f"{record.size} elements, and no weight of the model has {LEAST_LEARNED:,}")
 
 
 def tolerance(
@@ -177,6 +188,7 @@ class Probe:
         outputs = self._outputs(program, feeds, held=False)
         count = len(self._found.values)
         self._wanted = [o[:count] for o in outputs]
+        self._check_evidence()
         first = dict(zip(self._found.values, self._wanted[0], strict=True))
         has_places = any(first[name].ndim > 2 and first[name][0].size > 1 for name in self._found.thresholds)
         self.safe = SAFE_OF_PLACES if has_places or self._found.keeps_few else SAFE
@@ -213,6 +225,13 @@ class Probe:
         if not moved > TINY:
             raise ModelError("changed weights do not move the outputs on made-up inputs")
         return moved
+
+    def _check_evidence(self) -> None:
+        place = {name: i for i, name in enumerate(self._found.values)}
+        for names in self._found.outputs:
+            numbers = sum(outputs[place[n]].size for outputs in self._wanted for n in names)
+            if numbers < LEAST_NUMBERS:
+                raise ModelError(f"an output gives no more than {numbers} numbers on made-up inputs")
 
     def _outputs(self, program: ir.Program, feeds: Sequence[data.Feed], *, held: bool) -> list[list[Array]]:
         model = open_weights(program, ())

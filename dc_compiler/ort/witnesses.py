@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ SQUASHING = frozenset({
     "ArgMax", "ArgMin", "Clip", "HardSigmoid", "LogSoftmax", "LpNormalization", "Sigmoid", "Softmax", "Tanh",
 })  # fmt: skip
 SIGMOIDS = frozenset({"HardSigmoid", "Sigmoid"})
+SHIFTING = frozenset({"Add", "Div", "Mul", "Sub"})  # by one number for all: what comes before is as good a witness
 MOVING = deciding.PASSING | {"Cast", "Slice"}
 # Operators that choose, and which of their outputs says what. Comparisons and casts to integers are not among them:
 # where they serve as activations, nothing would move any more if they were held
@@ -63,10 +65,11 @@ def find(model: onnx.ModelProto) -> Witnesses:
     """The witnesses of a model, whose weights are not read; types that shape inference does not find are left out."""
     types = deciding.value_types(model)
     makers = {name: node for node in model.graph.node for name in node.output if name}
+    numbers = _numbers(model.graph)
     outputs: list[tuple[str, ...]] = []
     thresholds: set[str] = set()
     for output in model.graph.output:
-        sources, squashed = _sources(output.name, makers, types)
+        sources, squashed = _sources(output.name, makers, types, numbers)
         outputs.append(tuple(sources))
         thresholds.update(squashed.intersection(sources))
     returned = {o.name for o in model.graph.output}
@@ -75,8 +78,21 @@ def find(model: onnx.ModelProto) -> Witnesses:
     return Witnesses(tuple(filter(None, outputs)), frozenset(thresholds), tuple(choices), keeps_few, types)
 
 
-def _sources(output: str, makers: dict[str, onnx.NodeProto], types: dict[str, int]) -> tuple[list[str], set[str]]:
-    """The float values that an output is made of, and all values on the way that go through a sigmoid."""
+def _numbers(graph: onnx.GraphProto) -> set[str]:
+    """Names of the constants of one element."""
+    stored = {t.name for t in graph.initializer if math.prod(t.dims) == 1}
+    constants = (n for n in graph.node if n.op_type == "Constant")
+    return stored | {n.output[0] for n in constants if all(math.prod(a.t.dims) == 1 for a in n.attribute)}
+
+
+def _sources(
+    output: str, makers: dict[str, onnx.NodeProto], types: dict[str, int], numbers: set[str]
+) -> tuple[list[str], set[str]]:
+    """The float values that an output is made of, and all values on the way that go through a sigmoid.
+
+    Args:
+        numbers: constants of one element.
+    """
     sources: list[str] = []
     squashed: set[str] = set()
     seen, queue = {output}, [output]
@@ -86,6 +102,8 @@ def _sources(output: str, makers: dict[str, onnx.NodeProto], types: dict[str, in
             continue
         read = node.input if node.op_type == "Concat" else node.input[:1]
         passes = node.op_type == "Concat" or node.op_type in SQUASHING | MOVING
+        if node.op_type in SHIFTING and len(numbers.intersection(node.input)) == 1:
+            read, passes = [n for n in node.input if n not in numbers], True
         passed = [n for n in read if passes and n in makers and types.get(n) in deciding.FLOATS]
         if name in squashed or node.op_type in SIGMOIDS:
             squashed.update(passed)

@@ -355,7 +355,6 @@ def test_a_recurrence_of_one_step_says_nothing_of_its_states() -> None:
     assert list(found) == ["w"]
 
 
-
 def test_loops_whose_values_change_shape_leave_the_rest_its_inputs() -> None:
     """onnxruntime cannot stack them."""
     inner = [node("Concat", "before before", "twice", axis=0), node("MatMul", "twice w", "after")]

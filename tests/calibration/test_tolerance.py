@@ -259,6 +259,54 @@ def test_small_weights_count_and_vectors_are_short(tmp_path: Path) -> None:
     assert again.model.SerializeToString() == (tmp_path / "out.onnx").read_bytes()
 
 
+def test_filters_by_themselves_stay() -> None:
+    """A resampler, say; its taps are no weights that somebody trained."""
+    taps = np.random.default_rng(0).standard_normal((4, 1, 200)).astype(np.float32)
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["x", "taps"], ["y"])], "filter",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 1, 1000])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 4, 801])], [numpy_helper.from_array(taps, "taps")],
+    )  # fmt: skip
+    net = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    report = compiled(net).report
+    assert report.tensors[0].codebook is None
+    assert report.verification is not None
+    assert report.verification.weights_unchanged or report.verification.outputs[0].same_bits
+
+
+def scaled_scores() -> onnx.ModelProto:
+    """The classifier's sigmoids, times four and plus one: opinion scores, say; on noise they are all sure."""
+    net = onnx.ModelProto()
+    net.CopyFrom(classifier())
+    nodes, graph = net.graph.node, net.graph
+    nodes[-1].output[0] = "logits"
+    more = [("loud", 50.0), ("four", 4.0), ("one", 1.0)]
+    graph.initializer.extend(numpy_helper.from_array(np.array(v, np.float32), k) for k, v in more)
+    nodes.append(helper.make_node("Mul", ["logits", "loud"], ["louder"]))
+    nodes.append(helper.make_node("Sigmoid", ["louder"], ["score"]))
+    nodes.append(helper.make_node("Mul", ["score", "four"], ["fourfold"]))
+    nodes.append(helper.make_node("Add", ["one", "fourfold"], ["y"]))
+    return net
+
+
+def test_scores_that_are_scaled_are_seen_before_their_sigmoid() -> None:
+    assert witnesses.find(scaled_scores()).outputs == (("mc",),)
+
+
+def test_few_numbers_tell_nothing() -> None:
+    """Two scores of a model that takes one sample at a time: their spread is that between two opinions."""
+    net = onnx.ModelProto()
+    net.CopyFrom(classifier())
+    net.graph.node.append(helper.make_node("ReduceMean", ["y"], ["mean"], axes=[1]))
+    net.graph.output[0].name = "mean"
+    net.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 1
+    for value in (net.graph.input[0], net.graph.output[0]):
+        value.type.tensor_type.shape.dim[0].dim_value = 1
+    result = compiled(net)
+    assert step_of(result) == NEAR_LOSSLESS
+    assert "gives no more than 2 numbers on made-up inputs" in "".join(result.report.notes)
+
+
 def test_weights_with_steps_of_their_own() -> None:
     result = compiled(classifier(), set="b:step=0.02")
     assert f"cluster(mode=grid,step={step_of(result)},shorten=true)" in result.report.pipeline
