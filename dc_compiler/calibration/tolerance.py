@@ -129,6 +129,7 @@ def tolerance(
             sessions.original(original, context.threads), data.input_specs(original.proto), original.proto, context.seed
         )
         probe = Probe(program, feeds, context, sessions)
+        probe.check_evidence()
         tries = [(FIRST_TRIED, probe.error(cluster, FIRST_TRIED, OFFSETS[0]))]
         second = min(max(_safe_step(tries, probe.safe), LADDER[0]), LADDER[-1])
         tries.append((second, probe.error(cluster, second, OFFSETS[1])))
@@ -188,7 +189,6 @@ class Probe:
         outputs = self._outputs(program, feeds, held=False)
         count = len(self._found.values)
         self._wanted = [o[:count] for o in outputs]
-        self._check_evidence()
         first = dict(zip(self._found.values, self._wanted[0], strict=True))
         has_places = any(first[name].ndim > 2 and first[name][0].size > 1 for name in self._found.thresholds)
         self.safe = SAFE_OF_PLACES if has_places or self._found.keeps_few else SAFE
@@ -226,7 +226,8 @@ class Probe:
             raise ModelError("changed weights do not move the outputs on made-up inputs")
         return moved
 
-    def _check_evidence(self) -> None:
+    def check_evidence(self) -> None:
+        """Raise ModelError where an output has too few numbers to speak of their spread."""
         place = {name: i for i, name in enumerate(self._found.values)}
         for names in self._found.outputs:
             numbers = sum(outputs[place[n]].size for outputs in self._wanted for n in names)
