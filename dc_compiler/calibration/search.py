@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Protocol, cast
 
 import numpy as np
 
@@ -22,11 +24,19 @@ from dc_compiler.pipeline.step import Pass, PassReport
 FINEST, COARSEST = 0.001, 4.0  # steps that are tried
 COARSEST_SAFE = 2.0  # where nearness decides: what is left beyond is signs, and no samples are enough to trust that
 START = 0.5
+NEAR_LOSSLESS = 0.08  # the step of the pipeline without data, which hardly moves the outputs of any model
+SHARE_OF_VECTORS = 0.1  # of what the near-lossless step does, that rounding vectors may do
 FURTHEST = 4.0  # times the step before, while one end is not known
 STEPS, SIZE_STEPS = 1.045, 1.002  # ratio of steps that are not told apart, likewise where a size is to be met
 UNUSED = 0.005  # share of the size wanted that may be left unused
 TRIES = 12
 LEAST_OF_A_LINE, STEEPEST = 3, 2.0  # points, and a slope that is not exceeded
+
+
+class _Cluster(Protocol):
+    """What the pass that clusters by grid can do."""
+
+    def with_vectors_changed(self, program: ir.Program, context: Context) -> ir.Program: ...
 
 
 SizeOf = Callable[[ir.Program, Sequence[Pass]], int]
@@ -118,10 +128,33 @@ class Search:
         self._last: Try | None = None
         self._settled: Try | None = None  # made to settle something, and not yet asked for
 
+    @cached_property
+    def near_lossless(self) -> Distance:
+        """How far outputs are with plain rounding of the weights at a step that hardly moves those of any model."""
+        options = {"calibrate": "false", "allocate": "false", "rate": "0", "shorten": "false"}
+        program = self._program.copy()
+        run_passes([self.cluster.with_options(options | {"step": repr(NEAR_LOSSLESS)})], program, self._context)
+        return self._context.calibrated().judge.of(program)
+
     def settle(self) -> None:
-        """Find out whether steps from gradients (``allocate``) help: whether outputs are nearer for the bytes than with
+        """Find out what helps this model, of what the pipeline's cluster may do on samples."""
+        if self._context.calibration is not None:
+            self._settle_vectors()
+            self._settle_steps()
+
+    def _settle_vectors(self) -> None:
+        """Whether vectors bear to be rounded (``shorten``): they are few, so they may hardly move the outputs."""
+        if not getattr(self.cluster, "shorten", False):
+            return
+        program = cast(_Cluster, self.cluster).with_vectors_changed(self._program, self._context)
+        moved = self._context.calibrated().judge.of(program).divergence
+        if moved > SHARE_OF_VECTORS * self.near_lossless.divergence:
+            self.cluster = self.cluster.with_options({"shorten": "false"})
+
+    def _settle_steps(self) -> None:
+        """Whether steps from gradients (``allocate``) help: whether outputs are nearer for the bytes than with
         steps that follow the size alone, at a middling step. A bit less an element is taken to double errors."""
-        if self._context.calibration is None or not getattr(self.cluster, "allocate", False):
+        if not getattr(self.cluster, "allocate", False):
             return
         plain = self.cluster.with_options({"allocate": "false"})
         elements = sum(r.size for r in self._program.weights())
@@ -134,13 +167,6 @@ class Search:
         """Logarithm of how far outputs are, had the file no bytes."""
         assert found.distance is not None
         return math.log(max(found.distance.typical, 1e-12)) + 16 * math.log(2) * found.size / max(elements, 1)
-
-    def without_calibration(self, step: float) -> Distance:
-        """How far outputs are with plain rounding at this step."""
-        options = {"calibrate": "false", "allocate": "false", "rate": "0", "step": repr(step)}
-        program = self._program.copy()
-        run_passes([self.cluster.with_options(options)], program, self._context)
-        return self._context.calibrated().judge.of(program)
 
     def run(self, goal: Goal) -> Found:
         """The best result that keeps to the goal, or that comes nearest to it."""

@@ -15,7 +15,7 @@ from typing import Protocol, cast
 import numpy as np
 
 from dc_compiler import ir
-from dc_compiler.calibration.search import around_grid
+from dc_compiler.calibration.search import SHARE_OF_VECTORS, around_grid
 from dc_compiler.errors import CancelledError, DccError, ModelError
 from dc_compiler.model.files import SourceModel
 from dc_compiler.model.opened import open_weights
@@ -39,6 +39,10 @@ OFFSETS = (0.0, 0.37)  # of the grids that are tried first and then
 SAFE = 0.0125
 # Detectors: scores of many places, few of which are near the bound that decides, while the others make the variance
 SAFE_OF_PLACES = SAFE / 4
+# Times the variance among samples that the variance of an output counts at most: outputs of the models named have up to
+# 21 times as much
+OFFSETS_COUNT = 16
+LEAST_SAMPLES = 4  # that tell of their variance
 LEAST_LEARNED = 1024  # elements of a weight that was surely learned
 LEAST_NUMBERS = 16  # of an output on all made-up inputs: fewer have no spread that an error could be compared with
 MOST_BYTES = 1 << 28  # of the weights; trying takes four times as much memory
@@ -51,14 +55,18 @@ class _Grid(Protocol):
 
     def tried(self, program: ir.Program, context: Context, offset: float) -> ir.Program: ...
 
+    def with_vectors_changed(self, program: ir.Program, context: Context) -> ir.Program: ...
+
 
 @dataclass(frozen=True)
 class Tolerance:
-    """The coarsest step that is taken for safe, why, and what was tried: (step, relative squared error) each."""
+    """The coarsest step that is taken for safe, why, and what was tried: (step, relative squared error) each; and
+    whether biases bear to be rounded as well."""
 
     step: float
     reason: str
     tries: tuple[tuple[float, float], ...] = ()
+    shortens: bool = False
 
 
 @dataclass
@@ -89,7 +97,7 @@ def run(
         return Blind(program, list(passes), [*reports, *run_passes([cluster, *after], program, context)])
 
     def made(program: ir.Program, found: Tolerance) -> Blind:
-        step = cluster.with_options({"step": repr(found.step), "shorten": "true"})
+        step = cluster.with_options({"step": repr(found.step), "shorten": str(found.shortens).lower()})
         more = run_passes([step, *after], program, context)
         tries = [(step, error if math.isfinite(error) else None) for step, error in found.tries]
         more[0].facts["tries"] = [{"step": step, "error": error} for step, error in tries]
@@ -100,7 +108,8 @@ def run(
     if found.step == LADDER[0]:
         return made(program, found)
     kept = program.copy()
-    near_lossless = replace(found, step=LADDER[0], reason="with a coarser one, outputs on made-up inputs were ruined")
+    ruined = "with a coarser one, outputs on made-up inputs were ruined"
+    near_lossless = replace(found, step=LADDER[0], reason=ruined, shortens=False)
     return replace(made(program, found), finer=lambda: made(kept, near_lossless))
 
 
@@ -133,6 +142,7 @@ def tolerance(
         tries = [(FIRST_TRIED, probe.error(cluster, FIRST_TRIED, OFFSETS[0]))]
         second = min(max(_safe_step(tries, probe.safe), LADDER[0]), LADDER[-1])
         tries.append((second, probe.error(cluster, second, OFFSETS[1])))
+        by_vectors = probe.error_of_vectors(cluster)
     except CancelledError:
         raise
     except DccError as e:
@@ -144,7 +154,8 @@ def tolerance(
         reason = f"even that moves the outputs by {_percent(moved)} on made-up inputs"
     else:
         reason = f"on made-up inputs it moves the outputs by {_percent(moved)}"
-    return Tolerance(step, reason, tuple(tries))
+    near_lossless = min(tries[0][1] * (LADDER[0] / FIRST_TRIED) ** 2, probe.safe)
+    return Tolerance(step, reason, tuple(tries), shortens=by_vectors <= SHARE_OF_VECTORS * near_lossless)
 
 
 def _safe_step(tries: Sequence[tuple[float, float]], safe: float) -> float:
@@ -202,14 +213,22 @@ class Probe:
             offset: of the grids, in steps: other errors of the same size.
         """
         grid = cast(_Grid, cluster.with_options({"step": repr(step)}))
-        return self.error_of(grid.tried(self._program, self._context, offset))
+        moved = self.error_of(grid.tried(self._program, self._context, offset))
+        if not moved > TINY:
+            raise ModelError("changed weights do not move the outputs on made-up inputs")
+        return moved
+
+    def error_of_vectors(self, cluster: Pass) -> float:
+        """What rounding the vectors alone does."""
+        grid = cast(_Grid, cluster.with_options({"shorten": "true"}))
+        return self.error_of(grid.with_vectors_changed(self._program, self._context))
 
     def error_of(self, program: ir.Program) -> float:
         """How far the outputs of a program with other weights are: the squared error in the variance, of the output
         where it is largest.
 
         Raises:
-            ModelError: the program does not run on the feeds, an output is constant or not finite, or all are the same.
+            ModelError: the program does not run on the feeds, or an output is constant or not finite.
         """
         outputs = self._outputs(program, self._feeds, held=True)
         errors = {}
@@ -221,10 +240,7 @@ class Probe:
         groups = [[errors[n] for n in names if n in errors] for names in self._found.outputs]
         if not all(groups):
             raise ModelError("an output is constant or not finite on made-up inputs")
-        moved = max(math.sqrt(sum(e * e for e in g) / len(g)) for g in groups)
-        if not moved > TINY:
-            raise ModelError("changed weights do not move the outputs on made-up inputs")
-        return moved
+        return max(math.sqrt(sum(e * e for e in g) / len(g)) for g in groups)
 
     def check_evidence(self) -> None:
         """Raise ModelError where an output has too few numbers to speak of their spread."""
@@ -250,20 +266,37 @@ class Probe:
 
 
 def _relative_error(wanted: Sequence[Array], got: Sequence[Array]) -> float | None:
-    """Mean squared error of a value over all feeds, in its variance; None where the value is constant or not finite."""
-    errors, values = [], []
-    for one, other in zip(wanted, got, strict=True):
-        if one.shape != other.shape:
-            return math.inf
-        x, y = _before_softmax(one), _before_softmax(other)
-        if not np.isfinite(x).all():
-            return None
-        if not np.isfinite(y).all():
-            return math.inf
-        errors.append(np.square(y - x).ravel())
-        values.append(x.ravel())
-    variance = float(np.var(np.concatenate(values))) if sum(v.size for v in values) > 1 else 0.0
-    return float(np.mean(np.concatenate(errors))) / variance if variance > TINY else None
+    """Mean squared error of a value over all feeds, in its variance; None where the value is constant or not finite.
+
+    Where the places of an output differ much more from each other than samples do, offsets make nearly all of the
+    variance, and the error is told by the other, too.
+    """
+    x, y = ([_before_softmax(a) for a in arrays] for arrays in (wanted, got))
+    if any(one.shape != other.shape for one, other in zip(x, y, strict=True)):
+        return math.inf
+    if not all(np.isfinite(a).all() for a in x):
+        return None
+    if not all(np.isfinite(a).all() for a in y):
+        return math.inf
+    values, errors = (np.concatenate([a.ravel() for a in arrays]) for arrays in (x, _differences(x, y)))
+    variance = float(np.var(values)) if values.size > 1 else 0.0
+    if not variance > TINY:
+        return None
+    among_samples = _variance_among_samples(x)
+    if among_samples is not None:
+        variance = min(variance, max(OFFSETS_COUNT * among_samples, TINY))
+    return float(np.mean(np.square(errors))) / variance
+
+
+def _differences(x: Sequence[Array], y: Sequence[Array]) -> list[Array]:
+    return [other - one for one, other in zip(x, y, strict=True)]
+
+
+def _variance_among_samples(values: Sequence[Array]) -> float | None:
+    """Mean variance of each place, [n, ...] in every feed; None where there are no places or few samples."""
+    if any(v.ndim < 2 or v.shape[1:] != values[0].shape[1:] for v in values) or sum(map(len, values)) < LEAST_SAMPLES:
+        return None
+    return float(np.var(np.concatenate(values), axis=0).mean())
 
 
 def _before_softmax(value: Array) -> Array:

@@ -9,12 +9,11 @@ from dc_compiler import ir
 from dc_compiler.calibration.divergence import Judge
 from dc_compiler.calibration.goals import DEFAULT_DROP, Targets, bound_of, excess_of, most_amplified
 from dc_compiler.calibration.longer import train
-from dc_compiler.calibration.search import START, Found, Goal, Search, SizeOf, Try
+from dc_compiler.calibration.search import NEAR_LOSSLESS, START, Found, Goal, Search, SizeOf, Try
 from dc_compiler.errors import ModelError
 from dc_compiler.pipeline.context import Context
 from dc_compiler.pipeline.step import Pass, PassReport
 
-NEAR_LOSSLESS = 0.08  # the step of the pipeline without data, which hardly moves the outputs of any model
 FINER = 2.0**-0.25  # times the step, where the check part shows that the answer misses the goal
 CORRECTIONS = 8
 LEAST = 1e-6  # divergences below are taken for this one
@@ -63,7 +62,7 @@ def tune(
             about = max(found.best.distance.divergence, LEAST)
             better, notes = train(search, found.best, Goal(size), minutes, context, about)
         return _tuned(found, better or found.best, found.is_met, [*notes, _answer(better or found.best)])
-    near_lossless = search.without_calibration(NEAR_LOSSLESS)
+    near_lossless = search.near_lossless
     counts_flips = targets.drop is not None
     judge = calibration.judge
     if not targets.any and near_lossless.divergence > most_amplified(judge.is_bounded):
@@ -73,6 +72,8 @@ def tune(
         raise ModelError("changed weights do not change the outputs for these inputs")
     excess = excess_of(drop, near_lossless, judge.before, counts_flips=counts_flips, of_scores=judge.is_bounded)
     found = search.run(Goal(size, excess))
+    if not targets.any and not found.is_met:
+        raise ModelError("at no step are the outputs near enough, though they are with plain rounding")
     trained, notes = None, list[str]()
     if minutes is not None:
         within = bound_of(drop, near_lossless, of_scores=judge.is_bounded)

@@ -71,8 +71,7 @@ class Cluster(TrainingPass):
         calibrate: *grid*: round so that errors make up for each other on the inputs that the weight is multiplied with,
             which takes samples: see :mod:`dc_compiler.passes.cluster.compensate`. Weights whose inputs are not known,
             such as embeddings, are rounded as without. A bias that is added to what a weight makes takes up what
-            rounding does to the mean, which the rounding of the others need not mind then. Biases and other vectors
-            that training could move are rounded to bfloat16.
+            rounding does to the mean, which the rounding of the others need not mind then.
         rate: with ``calibrate``: price of a bit, 1 for the balance that a fine grid has; frequent points, zero above
             all, are then taken more often.
         allocate: with ``calibrate``: gradients tell how far errors in a weight move the outputs, and steps are chosen
@@ -90,7 +89,7 @@ class Cluster(TrainingPass):
         within: *grid* with epochs, *calibrate*: how far the outputs may move on samples that nothing is trained on (see
             :class:`dc_compiler.calibration.divergence.Distance`), with the fewest bits.
         spent: likewise: most bits a weight, with the outputs moved least; ``within`` is about what is expected then.
-        shorten: round biases and other vectors that training could move to bfloat16, as *calibrate* does anyway.
+        shorten: round biases and other vectors that training could move to bfloat16.
         vectors: cluster biases and other vectors too, but no constants of formulas, nor what training cannot move.
 
     Where training cannot move a weight (it stands in a body, or before integer arithmetic), it gets a grid instead.
@@ -175,7 +174,7 @@ class Cluster(TrainingPass):
         trained = [t for t in tasks if is_trained(t)]
         facts = self._train(program, trained, vectors, context) if trained else {"codebook entries": 0}
         left = vectors.without({t.record.name for t in trained})
-        context.apply(self.name, change_vector, left.tasks(program))
+        context.apply(self.name, change_vector, left.tasks(program, shorten=self.shorten))
         facts["codebook entries"] += sum(u.clustered.size for u in updates if u.clustered is not None)
         return PassReport(self.name, len(records), facts=facts)
 
@@ -198,6 +197,12 @@ class Cluster(TrainingPass):
 
         for record, new in zip(weights, map_on_threads(context.threads, values, weights), strict=True):
             record.values = new
+        return result
+
+    def with_vectors_changed(self, program: ir.Program, context: Context) -> ir.Program:
+        """A copy of the program whose vectors are what this pass makes of them, with all weights as they are."""
+        result = program.copy()
+        context.apply(self.name, change_vector, vectors_of(result, {}).tasks(result, shorten=self.shorten))
         return result
 
     def _train(

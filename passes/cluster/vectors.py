@@ -42,7 +42,7 @@ class Vectors:
         """The same where biases take up nothing of these weights any more."""
         return replace(self, biases={w: b for w, b in self.biases.items() if w not in weights})
 
-    def tasks(self, program: ir.Program, *, shorten: bool = True) -> list[Task[Change]]:
+    def tasks(self, program: ir.Program, *, shorten: bool) -> list[Task[Change]]:
         """What is to become of the vectors, now that the weights are changed."""
         records = {r.name: r for r in program.records}
         shifts: dict[str, np.ndarray] = {}

@@ -119,7 +119,7 @@ def test_a_moved_bias_is_in_the_file(tmp_path: Path) -> None:
     """Rounded to bfloat16."""
     nodes, shape, stored = FOUND["Gemm"]
     x = np.abs(normal(64, *shape, seed=3)) + 1
-    text = "cluster(grid,step=1.5,calibrate=true),encode"
+    text = "cluster(grid,step=1.5,calibrate=true,shorten=true),encode"
     dc_compiler.compile_model(
         network(nodes, shape, **stored), tmp_path / "m.onnx", pipeline=text, data={"x": x}, min_size=1
     )

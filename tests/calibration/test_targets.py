@@ -12,6 +12,7 @@ from classifier import classifier, data
 from onnx import TensorProto, helper, numpy_helper
 
 from dc_compiler import compile_model
+from dc_compiler.calibration import tuning
 from dc_compiler.calibration.allocation import relative_steps
 from dc_compiler.calibration.goals import Targets, parse_size
 from dc_compiler.cli import main
@@ -183,7 +184,7 @@ def test_outputs_that_weights_do_not_reach_are_not_calibrated_on() -> None:
     model.graph.initializer.append(numpy_helper.from_array(np.zeros((), np.float32), "zero"))
     result = compile_model(model, data=inputs())
     assert "not calibrated: changed weights do not change the outputs for these inputs" in result.report.notes
-    assert result.report.pipeline.endswith("cluster(mode=grid,shorten=true),encode")
+    assert result.report.pipeline.endswith("cluster(mode=grid),encode")
 
 
 def test_scores_beside_large_coordinates_count() -> None:
@@ -220,3 +221,33 @@ def test_a_metric_without_labels_compares_with_the_original(metric: str) -> None
         assert found.scores is not None
         assert (found.scores.metric, found.scores.before, found.scores.has_labels) == (metric, 1.0, False)
         assert found.scores.after >= 1 - drop / 100
+
+
+def offset() -> onnx.ModelProto:
+    """The classifier with a bias a thousand times as large as what it is added to."""
+    model = onnx.ModelProto()
+    model.CopyFrom(classifier())
+    bias = (1000 + 100 * np.random.default_rng(1).standard_normal(128)).astype(np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(bias, "bias"))
+    model.graph.node[1].input[0] = "biased"
+    model.graph.node.insert(1, helper.make_node("Add", ["ma", "bias"], ["biased"]))
+    return model
+
+
+@pytest.mark.parametrize("has_data", [True, False])
+def test_biases_that_do_not_bear_to_be_rounded_stay(has_data: bool, tmp_path: Path) -> None:
+    """As of inputs in decibels: in bfloat16 they would hide what they are added to."""
+    options: dict[str, Any] = {"data": inputs()} if has_data else {}
+    report = compile_model(offset(), tmp_path / "out.onnx", **options).report
+    assert "shorten" not in report.pipeline
+    assert ("calibrate" in report.pipeline) == has_data
+    report = compile_model(classifier(), **options).report
+    assert "shorten=true" in report.pipeline
+
+
+def test_the_default_is_what_it_is_without_data_where_calibration_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody asked for a target that could be missed."""
+    monkeypatch.setattr(tuning, "excess_of", lambda *_, **__: lambda distance: 2.0)
+    report = compile_model(classifier(), data=inputs()).report
+    assert "calibrate" not in report.pipeline
+    assert any(n.startswith("not calibrated: at no step") for n in report.notes)

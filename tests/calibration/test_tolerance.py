@@ -359,7 +359,7 @@ def test_too_large_to_try(limit: str, reason: str, monkeypatch: pytest.MonkeyPat
 
 def test_what_looks_ruined_is_made_near_lossless(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A model that compiled before does so still: here the first result is called ruined."""
-    plain = compiled(classifier(), pipeline="canonicalize,cluster(grid,shorten=true),encode", min_size=16).model
+    plain = compiled(classifier(), pipeline="canonicalize,cluster(grid),encode", min_size=16).model
     seen: list[verify.Verification] = []
 
     def catastrophe(result: verify.Verification) -> str | None:
