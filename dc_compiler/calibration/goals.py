@@ -14,6 +14,7 @@ from dc_compiler.errors import InvalidArgumentError
 # images, one of files and a text recogniser lost on their tests, which is no promise for others
 DIVERGENCE_OF_A_POINT = 0.025
 DEFAULT_DROP = 0.5  # points
+MARGIN = 0.5  # standard errors that what samples say about a metric must leave
 UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 # A model that magnifies any change, one that feeds on its own output, say, may move by what the near-lossless step of
 # the pipeline without data does to it, but by no more than this, in the divergence of scores and in variances of other
@@ -82,8 +83,8 @@ def excess_of(
     """How far outputs are, in what is allowed for a drop of so many points; above 1 is too far.
 
     The divergence is always held to its bound, as few samples show small drops by chance alone. Where there is a
-    metric, what it fell by counts as well, with the uncertainty of so many changed answers added; where there is none
-    but ``counts_flips``, the share of changed answers.
+    metric, what it fell by counts as well, with half the uncertainty of so many changed answers added; where there is
+    none but ``counts_flips``, the share of changed answers.
 
     Args:
         near_lossless: what the near-lossless step does to the outputs with plain rounding.
@@ -94,7 +95,7 @@ def excess_of(
     def excess(found: Distance) -> float:
         parts = [found.divergence / bound]
         if before is not None and found.score is not None:
-            parts.append(100 * (before - found.score + found.uncertainty) / drop)
+            parts.append(100 * (before - found.score + MARGIN * found.uncertainty) / drop)
         elif counts_flips:
             parts.append(100 * found.disagreement / drop)
         return max(parts)

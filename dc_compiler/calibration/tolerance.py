@@ -43,7 +43,7 @@ SAFE_OF_PLACES = SAFE / 4
 # 21 times as much
 OFFSETS_COUNT = 16
 LEAST_SAMPLES = 4  # that tell of their variance
-LEAST_LEARNED = 1024  # elements of a weight that was surely learned
+LEAST_LEARNED = 1024  # elements of a kernel that was surely learned
 LEAST_NUMBERS = 16  # of an output on all made-up inputs: fewer have no spread that an error could be compared with
 MOST_BYTES = 1 << 28  # of the weights; trying takes four times as much memory
 MOST_NODES = 20_000  # whose shapes are inferred several times
@@ -114,11 +114,11 @@ def run(
 
 
 def _leave_designed(program: ir.Program) -> None:
-    """Leave small weights alone where there are no others: a model of these alone is a filter that someone designed."""
+    """Leave small kernels alone where nothing else is a weight: such a model is a filter that someone designed."""
     weights = program.weights()
-    if all(r.size < LEAST_LEARNED for r in weights):
+    if all(r.size < LEAST_LEARNED and all(u.op_type == "Conv" for u in r.uses) for r in weights):
         for record in weights:
-            record.leave_alone(f"{record.size} elements, and no weight of the model has {LEAST_LEARNED:,}")
+            record.leave_alone(f"a kernel of {record.size} elements in a model without other weights, as of a filter")
 
 
 def tolerance(

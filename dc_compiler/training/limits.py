@@ -12,7 +12,7 @@ import numpy as np
 from dc_compiler import ir
 from dc_compiler.calibration.calibration import Calibration
 from dc_compiler.calibration.divergence import Judge
-from dc_compiler.calibration.goals import excess_of
+from dc_compiler.calibration.goals import MARGIN, excess_of
 from dc_compiler.calibration.tuning import keeps
 from dc_compiler.training.graph import Objective, log_softmax
 
@@ -21,7 +21,6 @@ Facts = dict[str, Any]
 
 DIVERGENCE = 0.05  # nats from the original's answers that distilling may end at
 RELATIVE_ERROR = 0.02  # of the variance of the original's answers, likewise
-MARGIN = 0.5  # standard errors that a limit lies below what it comes from, if that is not the original
 
 
 @dataclass(frozen=True)

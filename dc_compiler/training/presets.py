@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from dc_compiler import ir
-from dc_compiler.calibration.goals import Targets
+from dc_compiler.calibration.goals import MARGIN, Targets
 from dc_compiler.calibration.search import SizeOf
 from dc_compiler.calibration.tuning import tune
 from dc_compiler.pipeline.context import Context
@@ -34,7 +34,7 @@ from dc_compiler.pipeline.step import Pass, PassReport, available_passes
 from dc_compiler.training.augment import is_image
 from dc_compiler.training.effort import EFFORT, cost
 from dc_compiler.training.graph import make_objective, trainable
-from dc_compiler.training.limits import MARGIN, Facts, Limit, knows_by_heart, of_drop, of_original, standard_error
+from dc_compiler.training.limits import Facts, Limit, knows_by_heart, of_drop, of_original, standard_error
 from dc_compiler.training.loop import TrainingPass
 
 Array = np.ndarray

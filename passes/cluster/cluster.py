@@ -159,11 +159,9 @@ class Cluster(TrainingPass):
             return replace(own, mode=own.mode if id(record) in movable else "grid", epochs=0.0)
 
         jobs = {r.name: Job(options(r), typical) for r in eligible}
-        vectors = Vectors()
-        if self.shorten:
-            vectors = vectors_of(program, {})
+        grams = context.calibrated().grams(program) if self.calibrate else {}
+        vectors = vectors_of(program, grams) if self.calibrate or self.shorten else Vectors()
         if self.calibrate:
-            vectors = vectors_of(program, context.calibrated().grams(program))
             jobs = calibrated(jobs, records, vectors, program, context, allocate=self.allocate)
         tasks = [Task(r, jobs[r.name]) for r in eligible]
 

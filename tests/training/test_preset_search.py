@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from small_models import perceptron, program
 
 from dc_compiler import CompileResult, compile_model
+from dc_compiler.calibration.goals import MARGIN
 from dc_compiler.model import packed
 from dc_compiler.training import effort, limits, presets
 
@@ -67,7 +68,7 @@ def test_samples_that_the_original_knows_by_heart() -> None:
     result = compiled(seen)
     note = next(n for n in result.report.notes if "by heart" in n)
     fresh, value = (float(t) for t in re.findall(r"validation error of ([\d.]+); the result has ([\d.]+)", note)[0])
-    margin = limits.MARGIN * np.sqrt(fresh * (1 - fresh) / 108)  # the validation part has so many samples
+    margin = MARGIN * np.sqrt(fresh * (1 - fresh) / 108)  # the validation part has so many samples
     assert value <= fresh - margin + 1e-3
     before, after = error(original(), new), error(packed.unpack(result.model, "it"), new)
     assert after <= before + 0.02  # 1,200 samples have a standard error of 0.011
