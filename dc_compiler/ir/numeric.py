@@ -20,7 +20,13 @@ def ordered_sum(cube: np.ndarray) -> np.ndarray:
 
     NumPy's own sums depend on the processor's vector width; a running sum does not.
     """
-    return np.asarray(np.cumsum(np.cumsum(cube, axis=2)[:, :, -1], axis=0)[-1])
+    rows = cube[:, :, 0] if cube.shape[2] == 1 else np.cumsum(cube, axis=2)[:, :, -1]
+    if len(rows) > rows.shape[1]:
+        return np.asarray(np.cumsum(rows, axis=0)[-1])
+    total: np.ndarray = np.zeros_like(rows[0])
+    for row in rows:  # of many channels, without all the sums on the way
+        total += row
+    return total
 
 
 def exact_std(flat: np.ndarray) -> float:

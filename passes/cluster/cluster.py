@@ -445,7 +445,7 @@ def _typical_size(records: Sequence[ir.WeightRecord]) -> float:
 def _exact(flat: np.ndarray, limit: int) -> ir.Clustered | None:
     """The weight's own values as codebook when there are at most ``limit``, compared bit for bit; else None."""
     bits = flat.view(f"u{flat.dtype.itemsize}")
-    sample = bits[:: max(1, bits.size // (1 << 18))]  # sorting all of a large weight takes seconds
+    sample = bits[:: max(1, bits.size // (16 * limit))]  # to look at all of a large weight takes seconds
     if len(np.unique(sample)) > limit:
         return None
     values = np.unique(bits)
