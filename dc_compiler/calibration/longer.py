@@ -24,7 +24,7 @@ from dc_compiler.training.graph import trainable
 # the outputs, with thousands of samples for much, with hundreds for little
 COARSER = ((1.5, 0.25), (1.2, 0.35), (1.1, 0.4))
 BATCHES = (64, 32, 16)  # the first with which there are ENOUGH steps, or the last
-ENOUGH, MOST = 2000, 20_000  # steps
+LEAST, ENOUGH, MOST = 2, 2000, 20_000  # steps
 RATE, SHORT = 0.004, 1000  # steps of a grid that a step of training moves by, in a training of SHORT steps
 FASTEST, SLOWEST = 0.01, 0.002  # bounds of it in others
 SAME_STEP = 0.85  # times the step where a size is kept: a price makes of a finer grid what a coarser one would be
@@ -104,7 +104,7 @@ class _Plan:
 
     def of(self, share: float) -> _Plan:
         """The plan for a share of the time."""
-        return _Plan(round(share * self.steps), self.batch, self.train, self.shift, self.mirror, self.mix)
+        return _Plan(max(LEAST, round(share * self.steps)), self.batch, self.train, self.shift, self.mirror, self.mix)
 
     def options(self, within: float) -> dict[str, str]:
         """Options of cluster."""
@@ -130,7 +130,7 @@ def _plan(program: ir.Program, samples: Samples, minutes: float) -> _Plan:
     mix = MIX if all(a.dtype.kind == "f" for a in arrays) else 0.0
     shift = SHIFT if any(augment.is_image(a) for a in arrays) else 0
     mirror = shift > 0 and _are_images_mirrored(samples, program.proto.graph.output[0].name)
-    return _Plan(min(max(steps, 2), MOST), min(batch, train), train, shift, mirror, mix)
+    return _Plan(min(max(steps, LEAST), MOST), min(batch, train), train, shift, mirror, mix)
 
 
 def _are_images_mirrored(samples: Samples, output: str) -> bool:

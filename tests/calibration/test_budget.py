@@ -130,6 +130,13 @@ def test_bad_budgets(options: dict[str, Any], message: str) -> None:
         compiled(**options)
 
 
+@pytest.mark.parametrize("options", [{}, {"target_size": 8000}, {"preset": "smallest"}])
+def test_hardly_any_time(options: dict[str, Any]) -> None:
+    """As of a large model, of which a minute is less than a step."""
+    samples = {"x": inputs()["x"][:200]}
+    assert compiled(budget=1e-9, data=samples, **options).report.output_bytes > 0
+
+
 def test_few_samples_are_not_trained_on() -> None:
     result = compiled(data={"x": inputs()["x"][:20]}, budget=MINUTES)
     assert any("too few to calibrate on" in note for note in result.report.notes)
