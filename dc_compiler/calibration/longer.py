@@ -28,6 +28,7 @@ LEAST, ENOUGH, MOST = 2, 2000, 20_000  # steps
 RATE, SHORT = 0.004, 1000  # steps of a grid that a step of training moves by, in a training of SHORT steps
 FASTEST, SLOWEST = 0.01, 0.002  # bounds of it in others
 SAME_STEP = 0.85  # times the step where a size is kept: a price makes of a finer grid what a coarser one would be
+SLACK = 1.05  # times the divergence to end at, as vectors are rounded afterwards
 UNSPENT = 0.995  # of the bits found, as a file of as many bits may come out a little larger
 MIX = 0.5  # share of the samples that get a part of another one's inputs, where all inputs are floats
 SHIFT = 2  # pixels that images move by
@@ -41,8 +42,8 @@ def train(
     """What is better than ``found`` for the goal, or None, and sentences about it.
 
     Args:
-        within: the divergence to end at, where the goal says how near the outputs must be; else about the one of
-            ``found``, whose size is kept.
+        within: the divergence to end at: of what was found, or less where the goal asks for it; where a size is kept,
+            about the one that there is now.
     """
     assert context.samples is not None
     try:
@@ -53,7 +54,7 @@ def train(
     notes = []
     try:
         for result in tried:
-            if _is_better(result, found, goal):
+            if _is_better(result, found, goal, within):
                 return result, []
     except (InvalidArgumentError, ModelError) as e:
         notes = [f"not trained: {e}"]
@@ -72,10 +73,11 @@ def _smaller(search: Search, found: Try, plan: _Plan, within: float) -> Iterator
         yield search.at(coarser * found.step, **plan.of(share).options(within))
 
 
-def _is_better(result: Try, found: Try, goal: Goal) -> bool:
+def _is_better(result: Try, found: Try, goal: Goal, within: float) -> bool:
     if goal.excess is None:
         return goal.fits(result) and _divergence(result) < _divergence(found)
-    return goal.is_near(result) and (result.size < found.size or not goal.is_near(found))
+    is_near = goal.is_near(result) and _divergence(result) <= SLACK * within
+    return is_near and (result.size < found.size or not goal.is_near(found))
 
 
 def bits_a_weight(program: ir.Program) -> float:

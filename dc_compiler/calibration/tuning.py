@@ -16,6 +16,7 @@ from dc_compiler.pipeline.step import Pass, PassReport
 
 FINER = 2.0**-0.25  # times the step, where the check part shows that the answer misses the goal
 CORRECTIONS = 8
+TRAINED = 0.5  # share of the bound that training may use up: what is trained on looks better than it is
 LEAST = 1e-6  # divergences below are taken for this one
 MAGNIFIED = "the model magnifies any change on these inputs, so that they do not tell which larger step would be safe"
 
@@ -77,6 +78,8 @@ def tune(
     trained, notes = None, list[str]()
     if minutes is not None:
         within = bound_of(drop, near_lossless, of_scores=judge.is_bounded)
+        if found.best.expected is not None:  # other things may have ended the search before outputs moved as far
+            within = min(within, max(found.best.expected.divergence, TRAINED * within))
         trained, notes = train(search, found.best, Goal(size, excess), minutes, context, within)
     if trained is not None and counts_flips and not keeps(calibration.final_judge, trained.program, drop):
         notes.append("the check part showed a larger drop after training, so that the result without is taken")
