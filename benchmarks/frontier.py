@@ -49,16 +49,18 @@ class Case:
 
 
 def _no_data(case: Case, arguments: argparse.Namespace) -> Iterator[Result]:
-    for step in arguments.steps:
-        text = at_step("canonicalize,cluster(grid,shorten=true),encode", step)
-        yield _compiled(case, "dcc, no data", f"step {step:g}", text, min_size=MEASURED_MIN_SIZE)
+    return _default(case, arguments, "dcc, no data", None)
 
 
 def _with_data(case: Case, arguments: argparse.Namespace) -> Iterator[Result]:
-    settled = compile_model(case.model, data=case.data).report.pipeline
+    return _default(case, arguments, "dcc, data", case.data)
+
+
+def _default(case: Case, arguments: argparse.Namespace, way: str, data: Path | None) -> Iterator[Result]:
+    """The default preset, with what it finds out about the model, at every step."""
+    settled = compile_model(case.model, data=data).report.pipeline
     for step in arguments.steps:
-        text = at_step(settled, step)
-        yield _compiled(case, "dcc, data", f"step {step:g}", text, data=case.data, min_size=MEASURED_MIN_SIZE)
+        yield _compiled(case, way, f"step {step:g}", at_step(settled, step), data=data, min_size=MEASURED_MIN_SIZE)
 
 
 def _trained(case: Case, arguments: argparse.Namespace) -> Iterator[Result]:

@@ -83,7 +83,7 @@ class Blind:
 def run(
     program: ir.Program, passes: Sequence[Pass], context: Context, original: SourceModel, sessions: Sessions
 ) -> Blind:
-    """Run a pipeline that clusters by grid with the step that the model bears, and short vectors.
+    """Run a pipeline that clusters by grid with the step that the model bears, and short vectors where it bears them.
 
     Raises:
         DccError: what a pass raised.
@@ -278,18 +278,14 @@ def _relative_error(wanted: Sequence[Array], got: Sequence[Array]) -> float | No
         return None
     if not all(np.isfinite(a).all() for a in y):
         return math.inf
-    values, errors = (np.concatenate([a.ravel() for a in arrays]) for arrays in (x, _differences(x, y)))
+    values, others = (np.concatenate([a.ravel() for a in arrays]) for arrays in (x, y))
     variance = float(np.var(values)) if values.size > 1 else 0.0
     if not variance > TINY:
         return None
     among_samples = _variance_among_samples(x)
     if among_samples is not None:
         variance = min(variance, max(OFFSETS_COUNT * among_samples, TINY))
-    return float(np.mean(np.square(errors))) / variance
-
-
-def _differences(x: Sequence[Array], y: Sequence[Array]) -> list[Array]:
-    return [other - one for one, other in zip(x, y, strict=True)]
+    return float(np.mean(np.square(others - values))) / variance
 
 
 def _variance_among_samples(values: Sequence[Array]) -> float | None:

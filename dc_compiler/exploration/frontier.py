@@ -165,7 +165,7 @@ def frontier(
 def _settled(study: Study) -> Pass:
     """The clustering with the steps from gradients or without, whichever is better, as where the step is searched."""
     size_of = partial(bytes_of, recipe=study.recipe, shapes=study.shapes)
-    search = Search(study.program.copy(), [study.cluster, *study.after], study.context, size_of)
+    search = Search(study.program, [study.cluster, *study.after], study.context, size_of)
     search.settle()
     return search.cluster
 

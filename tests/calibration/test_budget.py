@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from classifier import classifier, data
+from interruption import stopping_at
 
 from dc_compiler import CompileResult, compile_model
 from dc_compiler.calibration import longer
@@ -65,28 +65,16 @@ def test_a_size_is_kept_and_outputs_move_less() -> None:
 
 def test_a_stopped_training_goes_on_where_it_was(tmp_path: Path) -> None:
     for stop in (40, 200):
-        steps = itertools.count(1)
-
-        def progress(
-            name: str, done: int, total: int, loss: float | None, steps: Any = steps, stop: int = stop
-        ) -> None:
-            if loss is not None and next(steps) == stop:
-                raise KeyboardInterrupt
-
         with pytest.raises(KeyboardInterrupt):
-            compiled(budget=MINUTES, checkpoint=tmp_path / "state", progress=progress)
+            compiled(budget=MINUTES, checkpoint=tmp_path / "state", progress=stopping_at(stop))
     result = compiled(budget=MINUTES, checkpoint=tmp_path / "state")
     assert same(result.model, trained().model)
     assert not (tmp_path / "state").exists()
 
 
 def test_a_checkpoint_of_another_budget_is_refused(tmp_path: Path) -> None:
-    def stop(name: str, done: int, total: int, loss: float | None) -> None:
-        if loss is not None:
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        compiled(budget=MINUTES, checkpoint=tmp_path / "state", progress=stop)
+        compiled(budget=MINUTES, checkpoint=tmp_path / "state", progress=stopping_at(1))
     with pytest.raises(InvalidArgumentError, match="whose options differed"):
         compiled(budget=2 * MINUTES, checkpoint=tmp_path / "state")
 

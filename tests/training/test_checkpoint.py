@@ -19,6 +19,7 @@ import onnx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from interruption import stopping_at
 from small_models import perceptron, samples
 
 from dc_compiler import compile_model
@@ -45,17 +46,11 @@ def eager(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def compiled(pipeline: str, directory: Path | None = None, stop: int | None = None, **options: Any) -> bytes:
     """Bytes of the compiled perceptron; ``stop`` interrupts it after so many steps of training in this process."""
-    steps = 0
-
-    def progress(name: str, done: int, total: int, loss: float | None) -> None:
-        nonlocal steps
-        steps += loss is not None
-        if steps == stop:
-            raise KeyboardInterrupt
-
     given: dict[str, Any] = {"data": samples(), "labels": "labels", "min_size": 0, "jobs": 1, "seed": 3}
     model, pipeline = options.pop("model", perceptron()), f"{pipeline},encode"
-    result = compile_model(model, pipeline=pipeline, checkpoint=directory, progress=progress, **given | options)
+    result = compile_model(
+        model, pipeline=pipeline, checkpoint=directory, progress=stopping_at(stop), **given | options
+    )
     return bytes(result.model.SerializeToString(deterministic=True))
 
 

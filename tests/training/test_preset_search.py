@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from interruption import stopping_at
 from numpy.typing import NDArray
 from small_models import perceptron, program
 
@@ -121,16 +122,8 @@ def test_a_stopped_search_goes_on_where_it_was(tmp_path: Path) -> None:
     """Also with another number of threads."""
     expected = compiled(samples()[1], jobs=1).model.SerializeToString(deterministic=True)
     for stop in (60, 300):
-        steps = itertools.count(1)
-
-        def progress(
-            name: str, done: int, total: int, loss: float | None, steps: Any = steps, stop: int = stop
-        ) -> None:
-            if loss is not None and next(steps) == stop:
-                raise KeyboardInterrupt
-
         with pytest.raises(KeyboardInterrupt):
-            compiled(samples()[1], checkpoint=tmp_path / "state", progress=progress, jobs=2)
+            compiled(samples()[1], checkpoint=tmp_path / "state", progress=stopping_at(stop), jobs=2)
     result = compiled(samples()[1], checkpoint=tmp_path / "state", jobs=2)
     assert result.model.SerializeToString(deterministic=True) == expected
     assert not (tmp_path / "state").exists()
