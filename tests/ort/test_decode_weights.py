@@ -100,7 +100,7 @@ def test_runs_do_not_copy_the_weight() -> None:
         (y,) = session.run(None, {"i": np.array([5])})
         times.append(time.perf_counter() - start)
         np.testing.assert_array_equal(y[0], array[5])
-    assert np.median(times) < 2e-3
+    assert min(times) < 2e-3
 
 
 def test_consumers_that_work_in_place_leave_the_weight_alone() -> None:
