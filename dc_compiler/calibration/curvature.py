@@ -16,7 +16,7 @@ from onnx import helper
 from dc_compiler import ir
 from dc_compiler.calibration.divergence import Judge
 from dc_compiler.errors import ModelError
-from dc_compiler.model.opened import open_weights
+from dc_compiler.model.opened import weights_apart
 from dc_compiler.ort.samples import Samples
 from dc_compiler.ort.sessions import short
 from dc_compiler.pipeline.threads import map_on_threads
@@ -89,7 +89,8 @@ def _targets(program: ir.Program, judge: Judge, samples: Samples, batches: Array
     """Values such that the squared error of the joined outputs has the directions for its gradients; the samples
     ``batches`` [b, m], or as many of these batches as fit."""
     names = [o.name for o in program.proto.graph.output]
-    session = samples.sessions.open(open_weights(program, ()), 1)
+    model, weights = weights_apart(program)
+    session = samples.sessions.open(model, 1, apart=weights)
     generator = np.random.Generator(np.random.PCG64(seed))
     found: list[Array] = []
     for rows in batches:

@@ -12,7 +12,7 @@ import onnx
 
 from dc_compiler import ir
 from dc_compiler.errors import ModelError
-from dc_compiler.model.opened import input_name, open_weights
+from dc_compiler.model.opened import input_name, open_weights, weights_apart
 from dc_compiler.ort import data
 from dc_compiler.ort.metrics import Scorer
 from dc_compiler.ort.samples import Samples
@@ -80,7 +80,7 @@ class Judge:
         self._samples, self._metric = samples, metric
         self._labels = None if samples.labels is None or not samples.is_table else samples.labels[rows]
         self._feeds = samples.batches(rows, samples.fixed_batch or SHARE)
-        outputs = self._run(open_weights(original, ()), {})
+        outputs = self._run(original)
         self.outputs = {i: Output([o[i] for o in outputs]) for i, first in enumerate(outputs[0]) if _is_float(first)}
         if metric is not None and samples.labels is None:
             self._labels = metric.answers([o[0] for o in outputs])
@@ -99,7 +99,7 @@ class Judge:
         Raises:
             ModelError: it does not run.
         """
-        return self._distance(self._run(open_weights(program, ()), {}))
+        return self._distance(self._run(program))
 
     def changes(self, program: ir.Program, records: Sequence[ir.WeightRecord]) -> Changes:
         """Compares the program with other values for some of ``records``, in a single session."""
@@ -110,8 +110,9 @@ class Judge:
         opened = {i.name: by_input[i.name] for i in session.get_inputs() if i.name in by_input}
         return Changes(opened, lambda weights: self._distance(self._outputs(session, weights)))
 
-    def _run(self, model: onnx.ModelProto, weights: Mapping[str, Array]) -> list[list[Any]]:
-        return self._outputs(self._samples.sessions.open(model, 1), weights)
+    def _run(self, program: ir.Program) -> list[list[Any]]:
+        model, weights = weights_apart(program)
+        return self._outputs(self._samples.sessions.open(model, 1, apart=weights), {})
 
     def _outputs(self, session: Any, weights: Mapping[str, Array]) -> list[list[Any]]:
         names = [o.name for o in session.get_outputs()]

@@ -18,7 +18,7 @@ from dc_compiler import ir
 from dc_compiler.calibration.search import SHARE_OF_VECTORS, around_grid
 from dc_compiler.errors import CancelledError, DccError, ModelError
 from dc_compiler.model.files import SourceModel
-from dc_compiler.model.opened import open_weights
+from dc_compiler.model.opened import weights_apart
 from dc_compiler.ort import data, made_up, witnesses
 from dc_compiler.ort.sessions import Sessions, short
 from dc_compiler.pipeline.context import Context
@@ -251,10 +251,9 @@ class Probe:
                 raise ModelError(f"an output gives no more than {numbers} numbers on made-up inputs")
 
     def _outputs(self, program: ir.Program, feeds: Sequence[data.Feed], *, held: bool) -> list[list[Array]]:
-        model = open_weights(program, ())
+        model, weights = weights_apart(program)
         self._found.shown(model, held=held)
-        session = self._sessions.open(model, 1)  # sums must not depend on the number of threads
-        del model
+        session = self._sessions.open(model, 1, apart=weights)  # sums must not depend on the number of threads
 
         def run(feed: data.Feed) -> list[Array]:
             try:

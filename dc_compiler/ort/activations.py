@@ -11,7 +11,7 @@ import onnx
 
 from dc_compiler import ir
 from dc_compiler.errors import InvalidArgumentError, ModelError
-from dc_compiler.model.opened import open_weights
+from dc_compiler.model.opened import weights_apart
 from dc_compiler.ort import data
 from dc_compiler.ort.samples import BATCH, Samples
 from dc_compiler.ort.sessions import short
@@ -49,9 +49,9 @@ def activations(
         InvalidArgumentError: a name is none of the graph's. ModelError: onnxruntime cannot run the program.
         DataError: the data cannot be read, or is too small to be split.
     """
-    model = open_weights(program, ())
+    model, weights = weights_apart(program)
     computed = _exposed(model, values)
-    session = samples.sessions.open(model, 1)
+    session = samples.sessions.open(model, 1, apart=weights)
 
     def run(feed: data.Feed) -> Mapping[str, Array]:
         try:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import onnx
 
 from dc_compiler.codec import binding
@@ -128,27 +129,33 @@ class Sessions:
         self._originals: dict[tuple[int, int], tuple[files.SourceModel, ort.InferenceSession]] = {}
 
     def open(
-        self, model: onnx.ModelProto | Path, threads: int = 0, *, compiled: bool | None = None
+        self,
+        model: onnx.ModelProto | Path,
+        threads: int = 0,
+        *,
+        compiled: bool | None = None,
+        apart: Mapping[str, np.ndarray] | None = None,
     ) -> ort.InferenceSession:
         """A session on the CPU. A message that is too large for protobuf takes the way over a temporary file.
 
         Args:
             threads: of each operator; 0 is one a processor.
             compiled: whether the model needs dcc's own library; None looks into a message, and is False for a path.
+            apart: values of initializers that the model says are in a file; none may change while the session lives.
 
         Raises:
             ModelError: onnxruntime refuses the model; its own sentence is passed on.
             LibraryError: onnxruntime cannot use a library.
         """
         if not isinstance(model, onnx.ModelProto):
-            return self._open(str(model), threads, bool(compiled))
+            return self._open(str(model), threads, bool(compiled), {})
         wanted = packed.is_compiled(model) if compiled is None else compiled
         if files.message_size(model) <= files.MAX_MESSAGE_BYTES:
-            return self._open(model.SerializeToString(), threads, wanted)
+            return self._open(model.SerializeToString(), threads, wanted, apart or {})
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.onnx"
             files.write_model(model, path)
-            return self._open(str(path), threads, wanted)
+            return self._open(str(path), threads, wanted, {})
 
     def original(self, source: files.SourceModel, threads: int = 0) -> ort.InferenceSession:
         """A session of a model as it was given, opened once and kept until :meth:`forget_originals`.
@@ -169,7 +176,9 @@ class Sessions:
         """Free the memory of the originals' sessions."""
         self._originals.clear()
 
-    def _open(self, content: str | bytes, threads: int, compiled: bool) -> ort.InferenceSession:
+    def _open(
+        self, content: str | bytes, threads: int, compiled: bool, apart: Mapping[str, np.ndarray]
+    ) -> ort.InferenceSession:
         import onnxruntime as ort
 
         options = ort.SessionOptions()
@@ -178,8 +187,13 @@ class Sessions:
         if self._rest:
             options.add_session_config_entry("session.force_spinning_stop", "1")
         register(options, [*self.libraries, *([binding.get_library_path()] if compiled else [])])
+        values = [ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(a)) for a in apart.values()]
+        if values:
+            options.add_external_initializers(list(apart), values)
         try:
-            return ort.InferenceSession(content, options, providers=PROVIDERS)
+            session = ort.InferenceSession(content, options, providers=PROVIDERS)
+            vars(session)["apart"] = values  # it uses their memory
+            return session
         except Exception as e:  # onnxruntime's exceptions share no base class
             unknown = UNKNOWN_OPERATOR in str(e)
             raise ModelError(short(e) + ("; give its library with --custom-op-library" if unknown else "")) from None
