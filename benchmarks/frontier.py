@@ -69,6 +69,12 @@ def _trained(case: Case, arguments: argparse.Namespace) -> Iterator[Result]:
         yield _compiled(case, "dcc, trained", "smallest", preset="smallest", **options)
 
 
+def _budgeted(case: Case, arguments: argparse.Namespace) -> Iterator[Result]:
+    if arguments.budget:
+        setting = f"{arguments.budget:g} minutes"
+        yield _compiled(case, "dcc, data, budget", setting, data=case.data, budget=arguments.budget)
+
+
 def _naive(case: Case, arguments: argparse.Namespace) -> Iterator[Result]:
     for density, bits in NAIVE:
         pruned = "" if density is None else f"prune(density={density}),"
@@ -89,7 +95,7 @@ def _nncodec(case: Case, arguments: argparse.Namespace) -> Iterator[Result]:
 # that is not worth a look.
 WAYS: Mapping[str, Callable[[Case, argparse.Namespace], Iterator[Result]]] = {
     "onnxruntime": _quantized, "nncodec": _nncodec, "no-data": _no_data, "data": _with_data,
-    "trained": _trained, "naive": _naive,
+    "budget": _budgeted, "trained": _trained, "naive": _naive,
 }  # fmt: skip
 LADDERS = frozenset({"nncodec", "no-data", "data"})
 
@@ -179,6 +185,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--nncodec", default=sys.executable, metavar="PYTHON", help=f"interpreter that has {NNCODEC}")
     parser.add_argument("--qps", type=int, nargs="+", default=QPS, help=f"{NNCODEC}'s quantization parameters")
     parser.add_argument("--steps", type=float, nargs="+", default=STEPS, help="of dcc's grid")
+    parser.add_argument("--budget", type=float, default=10, metavar="MINUTES", help="of training on the data; 0: none")
     parser.add_argument("--training", type=Path, metavar="FILE", help="samples to train on")
     parser.add_argument("--labels", metavar="NAME", help="its array of labels")
     arguments = parser.parse_args(argv)

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import onnx
 
 from dc_compiler import ir
 from dc_compiler.errors import ModelError

@@ -11,7 +11,6 @@ from onnx import helper
 
 from dc_compiler import ir
 
-
 LEAST_APART = 1 << 16  # bytes of a tensor for which a place beside the message is worth the trouble
 APART = "apart"  # the file that such tensors seem to be in
 

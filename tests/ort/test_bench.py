@@ -33,9 +33,9 @@ def test_rows_and_threads(pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPat
     opened = []
     real = Sessions._open
 
-    def counted(self: Sessions, content: Any, threads: int, compiled: bool) -> Any:
+    def counted(self: Sessions, content: Any, threads: int, compiled: bool, apart: Any) -> Any:
         opened.append((threads, compiled))
-        return real(self, content, threads, compiled)
+        return real(self, content, threads, compiled, apart)
 
     monkeypatch.setattr(Sessions, "_open", counted)
     result = bench.bench(*pair, threads=2)

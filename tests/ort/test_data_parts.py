@@ -324,9 +324,9 @@ def test_the_original_is_opened_once_for_each_number_of_threads(monkeypatch: pyt
     opened: list[int] = []
     real = Sessions._open
 
-    def counted(self: Sessions, content: Any, threads: int, compiled: bool) -> Any:
+    def counted(self: Sessions, content: Any, threads: int, compiled: bool, apart: Any) -> Any:
         opened.append(threads)
-        return real(self, content, threads, compiled)
+        return real(self, content, threads, compiled, apart)
 
     monkeypatch.setattr(Sessions, "_open", counted)
     model = classifier(features=64)
