@@ -35,6 +35,7 @@ from dc_compiler.recipe import MEASURED_MIN_SIZE, parse_pipeline
 
 STEPS = (0.08, 0.12, 0.18, 0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
 NAIVE = ((None, 8), (None, 6), (None, 5), (None, 4), (0.7, 6), (0.5, 6))  # density and bits
+BUDGET = 10.0  # minutes
 QPS = tuple(range(-38, 1, 2))
 
 
@@ -160,6 +161,8 @@ def command(model: Path, data: Path, test: Path, arguments: argparse.Namespace) 
     for option, numbers, usual in (("--qps", arguments.qps, QPS), ("--steps", arguments.steps, STEPS)):
         if tuple(numbers) != usual:
             words += [option, *(f"{n:g}" for n in numbers)]
+    if arguments.budget != BUDGET:
+        words += ["--budget", f"{arguments.budget:g}"]
     if arguments.training is not None:
         words += ["--training", arguments.training.name]
         words += [] if arguments.labels is None else ["--labels", arguments.labels]
@@ -185,7 +188,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--nncodec", default=sys.executable, metavar="PYTHON", help=f"interpreter that has {NNCODEC}")
     parser.add_argument("--qps", type=int, nargs="+", default=QPS, help=f"{NNCODEC}'s quantization parameters")
     parser.add_argument("--steps", type=float, nargs="+", default=STEPS, help="of dcc's grid")
-    parser.add_argument("--budget", type=float, default=10, metavar="MINUTES", help="of training on the data; 0: none")
+    parser.add_argument("--budget", type=float, default=BUDGET, metavar="MINUTES", help="of training on the data; 0: none")
     parser.add_argument("--training", type=Path, metavar="FILE", help="samples to train on")
     parser.add_argument("--labels", metavar="NAME", help="its array of labels")
     arguments = parser.parse_args(argv)

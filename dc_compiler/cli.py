@@ -158,7 +158,8 @@ def _compile(a: argparse.Namespace) -> int:
     with nullcontext() if a.quiet else console.progress_shown(console.standard_error()) as progress:
         result = compile_model(
             a.input, output, preset=a.preset, pipeline=a.pipeline, recipe=a.recipe, density=a.density, bits=a.bits,
-            data=a.data, labels=a.labels, set=a.set, skip=a.skip, emit=a.emit, min_size=a.min_size, seed=a.seed,
+            data=a.data, labels=a.labels, set=a.set, skip=a.skip, emit=a.emit, execution=a.execution,
+            min_size=a.min_size, seed=a.seed,
             jobs=a.jobs, cluster=a.cluster, force=a.force, checkpoint=a.checkpoint,
             custom_op_libraries=a.custom_op_library, metric=a.metric, target_ratio=a.target_ratio,
             target_size=a.target_size, max_drop=a.max_drop, budget=a.budget, progress=progress,
@@ -376,6 +377,8 @@ def _add_compile(commands: Any) -> None:
     p.add_argument("--set", metavar="GLOB:key=value,...", action="append", default=[], help="options for some weights")
     p.add_argument("--skip", metavar="GLOB", action="append", default=[], help="weights to leave alone")
     p.add_argument("--emit", metavar="FORM", help="session (default) or graph")
+    execution_help = "auto (default: numbers stay exact), dense, or int8: layers that multiply do so in integers"
+    p.add_argument("--execution", metavar="MODE", help=execution_help)
     p.add_argument("--min-size", metavar="N", type=int, help="element floor (default: 16 for default, 0 for smallest)")
     p.add_argument("--seed", metavar="N", type=int)
     _add_executor(p)

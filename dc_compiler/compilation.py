@@ -21,7 +21,7 @@ from dc_compiler.calibration.tuning import Tuned, tune
 from dc_compiler.codec import binding
 from dc_compiler.errors import InvalidArgumentError, ModelError
 from dc_compiler.model import emit as emitter
-from dc_compiler.model import files, packed
+from dc_compiler.model import files, integer, packed
 from dc_compiler.model.outputs import Shape, declare_shapes
 from dc_compiler.ort import metrics, verify
 from dc_compiler.ort.samples import Samples
@@ -134,10 +134,10 @@ class Compilation:
     def emitted(self, made: Made) -> tuple[CompileReport, onnx.ModelProto, bool]:
         """What is known about the compiled model, the model, and whether onnxruntime runs the very same graph."""
         program, text = made.program, PassManager(made.passes).text()
-        form, notes = _choose_form(program, self.recipe.emit)
+        form = _choose_form(program, self.recipe)
+        runs_int8 = any(r.execution == ir.INT8 for r in program.records)
         provenance = _provenance(program, self.recipe, text)
         report = _report(program, self.recipe, text, form, made.reports)
-        report.notes += notes
         if self.context.samples is not None:
             report.samples = self.context.samples.sizes()
             report.notes += self.context.samples.notes()
@@ -147,7 +147,7 @@ class Compilation:
         report.output_bytes = files.message_size(model)
         if form == "session":
             report.topology_bytes = packed.open_packed(model, "the compiled model").topology_bytes
-        return report, model, form == "session" and not program.rounding
+        return report, model, form == "session" and not program.rounding and not runs_int8
 
     def verified(self, model: onnx.ModelProto) -> verify.Verification:
         """The compiled model compared with the original, on the check part or made-up inputs."""
@@ -217,7 +217,7 @@ def _provenance(program: ir.Program, recipe: Recipe, pipeline: str) -> dict[str,
 def bytes_of(program: ir.Program, passes: Sequence[Pass], *, recipe: Recipe, shapes: dict[str, Shape]) -> int:
     """Bytes of the file that a program makes."""
     copy = program.copy()
-    form, _ = _choose_form(copy, recipe.emit)
+    form = _choose_form(copy, recipe)
     declare_shapes(copy.proto.graph, shapes)
     return files.message_size(emitter.emit(copy, form, _provenance(program, recipe, PassManager(passes).text())))
 
@@ -264,11 +264,16 @@ def measure_of(metric: str | None, data: Any) -> metrics.Metric | None:
     return None if metric is None else metrics.make_metric(metric)
 
 
-def _choose_form(program: ir.Program, wanted: Form) -> tuple[Form, list[str]]:
-    obstacle = emitter.session_obstacle(program) if wanted == "session" else None
-    if obstacle is None:
-        return wanted, []
-    return "graph", [f"graph form instead of session form: {obstacle}"]
+def _choose_form(program: ir.Program, recipe: Recipe) -> Form:
+    """The form that the model can have, and how its weights are executed; notes of the program tell."""
+    obstacle = emitter.session_obstacle(program) if recipe.emit == "session" else None
+    if obstacle is not None:
+        lost = ", in which nothing runs in int8" if recipe.execution == "int8" else ""
+        program.notes.append(f"graph form instead of session form{lost}: {obstacle}")
+        return "graph"
+    if recipe.execution == "int8":
+        integer.choose_int8(program)
+    return recipe.emit
 
 
 def _report(program: ir.Program, recipe: Recipe, pipeline: str, form: Form, passes: list[PassReport]) -> CompileReport:

@@ -49,6 +49,7 @@ def compile_model(
     set: str | Iterable[str] = (),
     skip: str | Iterable[str] = (),
     emit: str | None = None,
+    execution: str | None = None,
     min_size: int | None = None,
     seed: int | None = None,
     jobs: int | None = None,
@@ -76,6 +77,9 @@ def compile_model(
         labels: its array of labels.
         set: overrides ``GLOB:key=value,...``. skip: globs of weights to leave alone.
         emit: ``session`` (default) or ``graph``. min_size: smallest number of elements worth compressing.
+        execution: ``dense`` runs layers as they were; ``int8`` lets those that multiply by a weight on a grid do so in
+            integers (:mod:`dc_compiler.model.integer`), which changes numbers; ``auto`` (default) does that only where
+            ``max_drop`` allows it.
         seed: for random starts and made-up inputs.
         jobs: threads; or give ``cluster``, the address of a dask scheduler whose workers do what works on each weight
             alone (passes that train do so here). The bytes written depend on neither.
@@ -107,7 +111,8 @@ def compile_model(
     measure = measure_of(metric, data)
     chosen = make_recipe(
         preset=preset, pipeline=pipeline, recipe=None if recipe is None else Path(recipe), density=density, bits=bits,
-        overrides=_texts(set), skip=_texts(skip), emit=emit, min_size=min_size, seed=seed,
+        overrides=_texts(set), skip=_texts(skip), emit=emit, execution=execution,
+        min_size=min_size, seed=seed,
         has_data=data is not None,
     )  # fmt: skip
     sessions = Sessions(custom_op_libraries, rest=True)

@@ -16,6 +16,10 @@ DEFAULT_MIN_SIZE = 1024
 MEASURED_MIN_SIZE = 16  # where a step is found by what rounding does to the outputs, that of small weights counts too
 Form = Literal["session", "graph"]
 FORMS = ("session", "graph")
+# auto may take int8 only where a drop is allowed and can be measured
+Execution = Literal["auto", "dense", "int8"]
+EXECUTIONS = ("auto", "dense", "int8")
+INT8_POINTS = 120  # of a grid on each side of zero: rounding of its scale and of sums of errors takes a few more
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,7 @@ class Recipe:
     skip: tuple[str, ...] = ()
     min_size: int = DEFAULT_MIN_SIZE
     emit: Form = "session"
+    execution: Execution = "auto"
     seed: int = 0
     explicit: bool = False
     fallback: str | None = None
@@ -112,6 +117,7 @@ def make_recipe(
     overrides: Iterable[str] = (),
     skip: Iterable[str] = (),
     emit: str | None = None,
+    execution: str | None = None,
     min_size: int | None = None,
     seed: int | None = None,
     has_data: bool = False,
@@ -140,16 +146,39 @@ def make_recipe(
         overrides=base.overrides + tuple(parse_override(t) for t in overrides),
         skip=base.skip + tuple(skip),
         emit=base.emit if emit is None else emit,  # type: ignore[arg-type]  # checked below
+        execution=base.execution if execution is None else execution,  # type: ignore[arg-type]  # checked below
         min_size=base.min_size if min_size is None else min_size,
         seed=base.seed if seed is None else seed,
     )
     if result.emit not in FORMS:
         raise InvalidArgumentError(f"emit {result.emit} is not valid; give session or graph")
+    if result.execution not in EXECUTIONS:
+        raise InvalidArgumentError(f"execution {result.execution} is not valid; give {', '.join(EXECUTIONS)}")
+    if result.execution == "int8" and result.emit == "graph":
+        raise InvalidArgumentError("--execution int8 needs the session form; leave --emit graph out")
     if result.min_size < 0:
         raise InvalidArgumentError(f"min-size {result.min_size} is not valid; give 0 or more")
     if not 0 <= result.seed < 2**63:
         raise InvalidArgumentError(f"seed {result.seed} is not valid; give 0 or more")
-    return _with_shortcuts(result, density, bits)
+    result = _with_shortcuts(result, density, bits)
+    return _for_int8(result) if result.execution == "int8" else result
+
+
+def _for_int8(recipe: Recipe) -> Recipe:
+    """Grids with so few points that they fit int8, where the pipeline does not say how many."""
+
+    def with_few_points(text: str) -> str:
+        passes = parse_pipeline(text)
+        grids = [p for p in passes if p.name == "cluster" and "mode=grid" in p.text() and "points=" not in p.text()]
+        return PassManager([p.with_options({"points": str(INT8_POINTS)}) if p in grids else p for p in passes]).text()
+
+    return replace(
+        recipe,
+        pipeline=with_few_points(recipe.pipeline),
+        uncalibrated=None if recipe.uncalibrated is None else with_few_points(recipe.uncalibrated),
+        fallback=None if recipe.fallback is None else with_few_points(recipe.fallback),
+        passes=(),
+    )
 
 
 def _from_text(preset: str | None, pipeline: str | None, has_data: bool, can_measure: bool) -> Recipe:
@@ -253,7 +282,8 @@ def parse_override(text: str) -> Override:
 
 
 def _from_file(path: Path, has_data: bool, can_measure: bool) -> Recipe:
-    """Read a TOML recipe: ``pipeline`` or ``preset``, ``emit``, ``min_size``, ``seed``, ``skip``, ``[layers."GLOB"]``.
+    """Read a TOML recipe: ``pipeline`` or ``preset``, ``emit``, ``execution``, ``min_size``, ``seed``, ``skip``,
+    ``[layers."GLOB"]``.
 
     Raises:
         InvalidArgumentError: unreadable, not TOML, unknown keys, or wrong types.
@@ -265,7 +295,8 @@ def _from_file(path: Path, has_data: bool, can_measure: bool) -> Recipe:
     except tomllib.TOMLDecodeError as e:
         raise InvalidArgumentError(f"recipe {path} is not valid TOML: {e}") from None
     kinds: dict[str, type] = {
-        "pipeline": str, "preset": str, "emit": str, "min_size": int, "seed": int, "skip": list, "layers": dict,
+        "pipeline": str, "preset": str, "emit": str, "execution": str, "min_size": int, "seed": int, "skip": list,
+        "layers": dict,
     }  # fmt: skip
     for key, value in content.items():
         if key not in kinds:
@@ -280,6 +311,7 @@ def _from_file(path: Path, has_data: bool, can_measure: bool) -> Recipe:
         overrides=tuple(_layer(path, glob, options) for glob, options in content.get("layers", {}).items()),
         skip=tuple(map(str, content.get("skip", []))),
         emit=content.get("emit", base.emit),
+        execution=content.get("execution", base.execution),
         min_size=content.get("min_size", base.min_size),
         seed=content.get("seed", base.seed),
     )

@@ -155,6 +155,22 @@ def decode_indices(frame: Buffer, threads: int = 0) -> npt.NDArray[np.uint16]:
     return out
 
 
+def decode_points(frame: Buffer, threads: int = 0) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
+    """The points of a scaled grid of float32 that fit int8, in the shape of the tensor, and its (channels,) scales.
+
+    An element is its point times the scale of its channel, rounded to float32. Raises CorruptFrameError, and
+    InvalidArgumentError for a frame of another kind.
+    """
+    view = _bytes_view(frame)
+    info = frame_info(view)
+    points: npt.NDArray[np.int8] = _allocate(info.dims, np.dtype(np.int8))
+    scales: npt.NDArray[np.float32] = np.empty(info.channels, np.float32)
+    _require(scales.size > 0, "the frame has no scales")
+    arguments = (_pointer(view), view.size, _pointer(points), points.size, _pointer(scales), scales.size, threads)
+    _call_for(_decode_seconds(view, points.size), "dcc_frame_decode_points", *arguments)
+    return points, scales
+
+
 def check_topology(topology: Buffer, payloads: int, stored_bytes: int, most_bytes: int) -> None:
     """Check a decoded topology as the operator does when it loads (FORMAT.md 9.2): manifest and inner model.
 

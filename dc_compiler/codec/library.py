@@ -155,6 +155,7 @@ def _declare(loaded: ctypes.CDLL) -> None:
         "dcc_frame_parse": (number, [pointer, size, out(FrameInfoStruct), text, size]),
         "dcc_frame_decode": (number, [pointer, size, pointer, size, number, text, size]),
         "dcc_frame_decode_indices": (number, [pointer, size, pointer, size, number, text, size]),
+        "dcc_frame_decode_points": (number, [pointer, size, pointer, size, pointer, size, number, text, size]),
         "dcc_frame_encode": (number, [out(EncodeRequest), out(pointer), out(size), text, size]),
         "dcc_free": (None, [pointer]),
         "dcc_isa": (text, []),

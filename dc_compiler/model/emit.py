@@ -12,8 +12,9 @@ from onnx import TensorProto, helper
 
 from dc_compiler import ir
 from dc_compiler.codec import binding, load_time
-from dc_compiler.model import packed
+from dc_compiler.model import integer, packed
 from dc_compiler.model.importer import DOMAIN
+from dc_compiler.model.names import default_opset, defined_names, unused_name
 from dc_compiler.recipe import Form
 
 SHORT_METADATA = 1024  # bytes of a graph's own metadata that a compiled model shows; names of an exporter can be many
@@ -76,7 +77,7 @@ def emit(program: ir.Program, form: Form, provenance: Mapping[str, str]) -> onnx
 
 def _place_weights(program: ir.Program) -> list[PlacedWeight]:
     """Take packed tensors out of their sites, hoisting them to the main graph; give the others their data back."""
-    names = Counter(_defined_names(program.proto.graph))
+    names = Counter(defined_names(program.proto.graph))
     placed = []
     emptied: list[ir.Site] = []
     moved: dict[int, tuple[str, list[str]]] = {}  # by body: its name and those of its weights
@@ -119,7 +120,7 @@ def _graph_form(program: ir.Program, placed: list[PlacedWeight]) -> onnx.ModelPr
         return model
     model.ir_version = max(model.ir_version, 4)
     model.opset_import.add(domain=DOMAIN, version=1)
-    names = Counter([*_defined_names(graph), *(w.name for w in placed)])
+    names = Counter([*defined_names(graph), *(w.name for w in placed)])
     described = {v.name for v in [*graph.value_info, *graph.output]}
     producers: list[onnx.NodeProto] = []
     opset = default_opset(model)
@@ -230,9 +231,14 @@ def _session_form(program: ir.Program, placed: list[PlacedWeight]) -> onnx.Model
     graph.initializer.extend(defaults)
     _remove_where(inner.graph.initializer, lambda t: t.name in inputs)
 
+    inside = Counter([*defined_names(inner.graph), *(w.name for w in placed)])
+    scales = {w.name: unused_name(f"{w.name}.scale", inside) for w in placed if w.record.execution == ir.INT8}
+    if scales:
+        integer.run_in_int8(inner.graph, scales, inside)
     names = Counter([*inputs, *(o.name for o in graph.output)])
     topology = unused_name("t" if program.is_terse else f"{DOMAIN}.topology", names)
-    manifest = packed.write_manifest([*([(w.name, w.record)] for w in placed), *(p.weights for p in pools)])
+    pooled = [[packed.PackedWeight(name, r.elem_type, r.shape) for name, r in p.weights] for p in pools]
+    manifest = packed.write_manifest([*(_entry(w, scales.get(w.name)) for w in placed), *pooled])
     content = manifest + inner.SerializeToString(deterministic=True)
     frame = _topology_frame(content, program, sum(len(w.frame()) for w in placed) + sum(len(p.frame) for p in pools))
     graph.initializer.append(_payload(topology, frame))
@@ -256,6 +262,18 @@ def _session_form(program: ir.Program, placed: list[PlacedWeight]) -> onnx.Model
     return outer
 
 
+def _entry(weight: PlacedWeight, scale: str | None) -> list[packed.PackedWeight]:
+    """What the payload of a weight decodes to; ``scale`` is the name of the scales of an int8 one."""
+    record = weight.record
+    if scale is None:
+        return [packed.PackedWeight(weight.name, record.elem_type, record.shape, record.execution)]
+    channels = binding.frame_info(weight.frame()).channels
+    return [
+        packed.PackedWeight(weight.name, TensorProto.INT8, record.shape, ir.INT8),
+        packed.PackedWeight(scale, TensorProto.FLOAT, (channels,), ir.INT8_SCALE),
+    ]
+
+
 def _topology_frame(content: bytes, program: ir.Program, other_bytes: int) -> bytes:
     """The packed graph; of a terse program with a slow coder, where that is worth its time at load."""
     data = np.frombuffer(content, np.uint8)
@@ -269,33 +287,8 @@ def _topology_frame(content: bytes, program: ir.Program, other_bytes: int) -> by
     return smaller if is_worth_it else frame
 
 
-def default_opset(model: onnx.ModelProto) -> int:
-    """Version of the default operator set the model imports (0 when none)."""
-    return next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
-
-
-def unused_name(wanted: str, names: Counter[str]) -> str:
-    """``wanted``, or with a number when the name is taken; the result is then taken too."""
-    name, number = wanted, 2
-    while names[name]:
-        name = f"{wanted}.{number}"
-        number += 1
-    names[name] += 1
-    return name
-
-
 def _payload(name: str, frame: bytes) -> onnx.TensorProto:
     return TensorProto(name=name, data_type=TensorProto.UINT8, dims=[len(frame)], raw_data=frame)
-
-
-def _defined_names(graph: onnx.GraphProto) -> list[str]:
-    """Names of values that the graph and its bodies define, with repeats."""
-    names: list[str] = []
-    for g in ir.walk_graphs(graph):
-        names += {i.name for i in g.input} | {t.name for t in g.initializer}
-        names += [t.values.name for t in g.sparse_initializer]
-        names += [o for n in g.node for o in n.output if o]
-    return names
 
 
 def _rename(graph: onnx.GraphProto, old: str, new: str) -> None:

@@ -7,12 +7,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import onnx
 from onnx import TensorProto
 
 from dc_compiler import ir
 from dc_compiler.codec import binding
-from dc_compiler.errors import CorruptFrameError, ModelError
+from dc_compiler.errors import CorruptFrameError, InvalidArgumentError, ModelError
 from dc_compiler.model import files
 from dc_compiler.model.importer import DOMAIN
 
@@ -35,7 +36,7 @@ class PackedWeight:
 
 @dataclass(frozen=True)
 class Payload:
-    """A frame and the weights it decodes to, one after another; usually one."""
+    """A frame and the weights it decodes to, one after another, usually one; or an int8 weight and its scales."""
 
     frame: bytes
     weights: tuple[PackedWeight, ...]
@@ -43,8 +44,13 @@ class Payload:
     @property
     def label(self) -> str:
         """The weight's name; several weights share the name of the first."""
-        more = f" and {len(self.weights) - 1} more" if len(self.weights) > 1 else ""
+        more = f" and {len(self.weights) - 1} more" if len(self.weights) > 1 and not self.is_int8 else ""
         return self.weights[0].name + more
+
+    @property
+    def is_int8(self) -> bool:
+        """Whether it gives the points of a grid, as int8, and the scales."""
+        return self.weights[0].execution == ir.INT8
 
 
 @dataclass(frozen=True)
@@ -129,19 +135,19 @@ def unpack(model: onnx.ModelProto, label: str, max_decoded_bytes: int | None = N
     return result
 
 
-def write_manifest(payloads: Sequence[Sequence[tuple[str, ir.WeightRecord]]]) -> bytes:
-    """The list of weights in front of the inner model (FORMAT.md 9.2): for each payload, its weights' names."""
-    tells_execution = any(r.execution != ir.DECODE for weights in payloads for _, r in weights)
+def write_manifest(payloads: Sequence[Sequence[PackedWeight]]) -> bytes:
+    """The list of weights in front of the inner model (FORMAT.md 9.2), by payload."""
+    tells_execution = any(w.execution != ir.DECODE for weights in payloads for w in weights)
     out = bytearray(_varint(MANIFEST_VERSIONS[tells_execution]) + _varint(len(payloads)))
     for weights in payloads:
         out += _varint(len(weights))
-        for name, record in weights:
-            out += _text(name)
-            out += bytes([record.elem_type, len(record.shape)])
-            for extent in record.shape:
+        for weight in weights:
+            out += _text(weight.name)
+            out += bytes([weight.elem_type, len(weight.dims)])
+            for extent in weight.dims:
                 out += _varint(extent)
             if tells_execution:
-                out += _text(record.execution)
+                out += _text(weight.execution)
     return bytes(out)
 
 
@@ -277,17 +283,35 @@ def _decode(payload: Payload, label: str) -> list[onnx.TensorProto]:
     info = binding.frame_info(payload.frame)
     weights = payload.weights
     sizes = [math.prod(w.dims) for w in weights]
-    dims = weights[0].dims if len(weights) == 1 else (sum(sizes),)
-    if info.dims != dims or any(info.elem_type != w.elem_type for w in weights):
+    dims = weights[0].dims if len(weights) == 1 or payload.is_int8 else (sum(sizes),)
+    stored = TensorProto.FLOAT if payload.is_int8 else weights[0].elem_type
+    if info.dims != dims or info.elem_type != stored:
         raise CorruptFrameError(f"{label}: weight '{payload.label}' is packed with another type or shape than declared")
     try:
+        if payload.is_int8:
+            return _decode_int8(payload)
         data = binding.decode(payload.frame).reshape(-1)
-    except CorruptFrameError as e:
+    except (CorruptFrameError, InvalidArgumentError) as e:
         raise CorruptFrameError(f"{label}: weight '{payload.label}': {e}") from None
     ends = itertools.accumulate(sizes)
     return [
         TensorProto(name=w.name, data_type=w.elem_type, dims=w.dims, raw_data=data[end - size : end].tobytes())
         for w, size, end in zip(weights, sizes, ends, strict=True)
+    ]
+
+
+def _decode_int8(payload: Payload) -> list[onnx.TensorProto]:
+    """The points and the scales.
+
+    Raises:
+        CorruptFrameError, InvalidArgumentError: the frame is damaged, or of another kind.
+    """
+    arrays: tuple[np.ndarray, ...] = binding.decode_points(payload.frame)
+    if arrays[1].shape != payload.weights[1].dims:
+        raise CorruptFrameError("the frame has another number of scales")
+    return [
+        TensorProto(name=w.name, data_type=w.elem_type, dims=w.dims, raw_data=a.tobytes())
+        for w, a in zip(payload.weights, arrays, strict=True)
     ]
 
 

@@ -47,6 +47,14 @@ int dcc_frame_decode_indices(const uint8_t* frame, size_t size, uint16_t* indice
   return report(code, sentence, error, error_size);
 }
 
+int dcc_frame_decode_points(const uint8_t* frame, size_t size, int8_t* points, size_t elements, float* scales,
+                            size_t channels, int threads, char* error, size_t error_size) {
+  const dcc::DecodeJob job{frame, size, points, elements, scales, channels};
+  std::string sentence;
+  size_t failed = 0;
+  return report(dcc::decode_all(&job, 1, threads, sentence, &failed), sentence, error, error_size);
+}
+
 int dcc_frame_encode(const dcc_encode_request* request, uint8_t** frame, size_t* size, char* error, size_t error_size) {
   std::string sentence;
   const int code = dcc::guarded(sentence, [&] {

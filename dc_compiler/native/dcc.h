@@ -77,6 +77,11 @@ DCC_EXPORT int dcc_frame_decode(const uint8_t* frame, size_t size, void* out, si
 DCC_EXPORT int dcc_frame_decode_indices(const uint8_t* frame, size_t size, uint16_t* indices, size_t capacity,
                                         int threads, char* error, size_t error_size);
 
+// Decodes the points of a scaled grid of f32 that fit int8, and its scales: an element is its point times the scale of
+// its channel, rounded to f32. `elements` and `channels` must be those of the frame.
+DCC_EXPORT int dcc_frame_decode_points(const uint8_t* frame, size_t size, int8_t* points, size_t elements,
+                                       float* scales, size_t channels, int threads, char* error, size_t error_size);
+
 // One tensor to encode. Fields that do not apply to the coder are zero / null.
 typedef struct dcc_encode_request {
   uint8_t dtype, coder, codebook_kind, scale_kind;

@@ -40,7 +40,7 @@ from dc_compiler.training.parameters import Parameters
 # Codebook bits when none are asked for: the paper's choice (section 5)
 CONV_BITS, OTHER_BITS = 8, 5
 FEW = 256  # distinct values that a codebook takes as they are
-MAX_MULTIPLE = 30_000  # grid points on each side of zero; with the rounding of scales this stays below 65,536 entries
+MOST_POINTS = 30_000  # of a grid on each side of zero; with the rounding of scales this stays below 65,536 entries
 # Steps grow with size to this power: 1/2 by theory, a little less on the models measured
 SIZE_EXPONENT = 0.375
 # Share of the training that raises the price of bits and moves the codebook; in the rest only the weights move
@@ -68,6 +68,8 @@ class Cluster(TrainingPass):
         step: *grid*: step in standard deviations, for a weight of typical size; smaller weights get a finer grid and
             larger ones a coarser grid. Every layer adds relative noise ``step**2`` and costs ``size * log(1/step)``
             bits, so the least noise for a number of bits has ``step**2`` grow with ``size``.
+        points: *grid*: about the most points on each side of zero; a channel with weights further out gets a coarser
+            grid. With 120 and less, onnxruntime's int8 kernels can multiply by the weight.
         calibrate: *grid*: round so that errors make up for each other on the inputs that the weight is multiplied with,
             which takes samples: see :mod:`dc_compiler.passes.cluster.compensate`. Weights whose inputs are not known,
             such as embeddings, are rounded as without. A bias that is added to what a weight makes takes up what
@@ -102,13 +104,16 @@ class Cluster(TrainingPass):
     establishes: ClassVar[frozenset[str]] = frozenset({"clustered"})
     forbids: ClassVar[frozenset[str]] = frozenset({"clustered", "encoded"})
     positional: ClassVar[str | None] = "mode"
-    per_weight: ClassVar[frozenset[str]] = frozenset({"mode", "bits", "init", "scales", "step", "rate", "price"})
+    per_weight: ClassVar[frozenset[str]] = frozenset(
+        {"mode", "bits", "init", "scales", "step", "points", "rate", "price"}
+    )
 
     mode: Literal["kmeans", "grid", "rd"] = "kmeans"
     bits: int | None = None
     init: Literal["linear", "density", "forgy"] = "linear"
     scales: Literal["none", "channel"] = "none"
     step: float = DEFAULT_STEP
+    points: int = MOST_POINTS
     calibrate: bool = False
     rate: float = 0.0
     allocate: bool = False
@@ -123,6 +128,7 @@ class Cluster(TrainingPass):
         super().__post_init__()
         self.check(self.bits is None or 1 <= self.bits <= 16, "bits", "give a number from 1 to 16")
         self.check(0 < self.step <= 16, "step", "give a number above 0, at most 16")
+        self.check(1 <= self.points <= MOST_POINTS, "points", f"give a number from 1 to {MOST_POINTS}")
         self.check(self.mode != "rd" or (self.bits or 0) <= 10, "bits", "mode=rd has at most 10 bits")
         self.check(0 <= self.price < float("inf"), "price", "give 0 or more")
         self.check(0 <= self.rate <= 100, "rate", "give a number from 0 to 100")
@@ -363,7 +369,7 @@ class Job:
         step *= self.coarser * (record.size / self.typical) ** SIZE_EXPONENT
         channels, inner = ir.channel_layout(record.shape, record.uses)
         deviation, largest = channel_statistics(record.values.reshape(-1), channels, inner)
-        steps = np.maximum(deviation * step, largest / MAX_MULTIPLE)
+        steps = np.maximum(deviation * step, largest / self.cluster.points)
         return ir.Scales(within_range(ir.nearest_log_step(steps), steps > 0), inner)
 
 

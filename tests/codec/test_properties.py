@@ -21,7 +21,7 @@ from native_encoder import encode
 
 from dc_compiler.codec import binding, reference
 from dc_compiler.codec.reference import DTYPES, Array
-from dc_compiler.errors import InvalidArgumentError
+from dc_compiler.errors import CorruptFrameError, InvalidArgumentError
 
 CODERS = {"fixed": 1, "huffman": 2, "rans": 3, "context": 6}  # of section 2
 SLOW = 3000  # elements that the reference decoder of context takes a second for
@@ -62,7 +62,8 @@ def quantized(draw: st.DrawFn) -> Quantized:
             exponent = float(rng.integers(-38, 3))
             more["scales"] = ((rng.random(channels) + 1e-3) * 10.0**exponent).astype(compute)
     if draw(st.booleans()):
-        lo = draw(st.sampled_from([1, -5, -(1 << 24), (1 << 24) - k + 1])) if zero_index is None else -zero_index
+        lows = [1, -5, -128, 128 - k, -(1 << 24), (1 << 24) - k + 1]
+        lo = draw(st.sampled_from(lows)) if zero_index is None else -zero_index
         return Quantized(indices.reshape(dims), dtype, lo=lo, k=k, zero=zero, **more)
     entry = DTYPES[dtype] if axis is None else np.dtype(np.float64 if dtype == 11 else np.float32)
     codebook = rng.standard_normal(k).astype(entry)
@@ -91,6 +92,7 @@ def test_codebook_round_trip(q: Quantized, coder: str, position_bits: int, chunk
     if header.coder != CODERS["context"] or header.n <= SLOW:
         assert_same(reference.decode(frame), wanted)
         np.testing.assert_array_equal(reference.decode_indices(frame), q.indices)
+        assert_points(frame, q)
     if coder == "smallest":
         assert len(frame) <= min(len(encode(q, other, chunk=chunk)) for other in ("auto", "context"))
 
@@ -102,6 +104,21 @@ def test_codebook_round_trip(q: Quantized, coder: str, position_bits: int, chunk
         assert header.coder == CODERS[coder]
         assert coder == "fixed" or not chunk or header.chunk == chunk
         assert positions == 0 or header.position_bits == positions
+
+
+def assert_points(frame: bytes, q: Quantized) -> None:
+    """Both decoders give the int8 points of a scaled grid of f32, and refuse anything else."""
+    has_scales = q.scales is not None or q.log_scales is not None
+    if q.dtype != 1 or q.codebook is not None or not has_scales or q.lo < -128 or q.lo + q.k > 128:
+        with pytest.raises(InvalidArgumentError):
+            binding.decode_points(frame)
+        with pytest.raises(CorruptFrameError):
+            reference.decode_points(frame)
+        return
+    for points, scales in (binding.decode_points(frame, threads=2), reference.decode_points(frame)):
+        assert_same(points, (q.indices.astype(np.int32) + q.lo).astype(np.int8))
+        channel = np.arange(points.size) // q.inner % len(scales)
+        assert_same(points.reshape(-1).astype(np.float32) * scales[channel], binding.decode(frame).reshape(-1))
 
 
 @PROFILE

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from models.graphs import GRAPHS
 
-from dc_compiler import InferenceSession, compile_model, inspect_model, ir, unpack_model
+from dc_compiler import InferenceSession, compile_model, inspect_model, unpack_model
 from dc_compiler.codec import binding
 from dc_compiler.model import emit, packed
 from dc_compiler.model.files import read_model
@@ -19,10 +19,9 @@ from dc_compiler.recipe import parse_pipeline
 from dc_compiler.report import cells, frame_row
 
 
-def weights(**executions: str) -> list[list[tuple[str, ir.WeightRecord]]]:
+def weights(**executions: str) -> list[list[packed.PackedWeight]]:
     """One payload for each weight."""
-    values = np.zeros((300, 2), np.float32)
-    return [[(name, ir.WeightRecord(name, values, 1, execution=how))] for name, how in executions.items()]
+    return [[packed.PackedWeight(name, 1, (300, 2), how)] for name, how in executions.items()]
 
 
 def test_the_manifest_tells_executions_only_where_one_is_not_decoding() -> None:

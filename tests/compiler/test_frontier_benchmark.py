@@ -60,7 +60,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_table_and_a_plot(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(frontier, "NAIVE", ((None, 8), (0.5, 4)))
-    frontier.main(["net.onnx", "data.npz", "eval.py", "--steps", "0.1", "1", "--results", "results"])
+    frontier.main(
+        ["net.onnx", "data.npz", "eval.py", "--steps", "0.1", "1", "--budget", "0.01", "--results", "results"]
+    )
     lines = capsys.readouterr().out.splitlines()
     assert lines[1] == "net: agreement"
     table = [line for line in lines[3 : lines.index("", 1)] if "%" in line[49:]]
@@ -71,7 +73,7 @@ def test_a_table_and_a_plot(folder: Path, monkeypatch: pytest.MonkeyPatch, capsy
         "original/", "int8 static/", "int8 static, xz/", "int8 dynamic/", "int8 dynamic, xz/",
         *(["MatMulNBits 4 bits/"] if importlib.util.find_spec("onnx_ir") else []),
         "dcc, no data/step 0.1", "dcc, no data/step 1", "dcc, data/step 0.1", "dcc, data/step 1",
-        "naive k-means/8 bits", "naive pruning, k-means/4 bits, 50 % kept",
+        "dcc, data, budget/0.01 minutes", "naive k-means/8 bits", "naive pruning, k-means/4 bits, 50 % kept",
     ]  # fmt: skip
     scores = {name: float(row[2]) for name, row in rows.items()}
     assert min(scores.values()) > 0.2, scores  # by chance it would be a tenth
@@ -89,7 +91,7 @@ def test_a_table_and_a_plot(folder: Path, monkeypatch: pytest.MonkeyPatch, capsy
     named = {t.text for t in plot.iter("{http://www.w3.org/2000/svg}text")}
     assert {"original", "dcc, data", "int8 static", "agreement", "original bytes / file bytes"} <= named
     kept = frontier_page.read(folder / "results" / "net.csv")
-    assert kept.command == "python benchmarks/frontier.py net.onnx data.npz eval.py --steps 0.1 1"
+    assert kept.command == "python benchmarks/frontier.py net.onnx data.npz eval.py --steps 0.1 1 --budget 0.01"
     assert list(kept.lines()) == lines[2 : lines.index("", 1)]
 
 

@@ -172,7 +172,7 @@ def test_only_what_may_differ_from_weight_to_weight_is_overridden() -> None:
     free = {name: set(kind.per_weight) for name, kind in passes.items()}
     assert free == {
         "prune": {"density", "scope", "threshold"},
-        "cluster": {"mode", "bits", "init", "scales", "step", "rate", "price"},
+        "cluster": {"mode", "bits", "init", "scales", "step", "points", "rate", "price"},
         "finetune": set(), "shrink": set(), "slim": set(), "encode": {"coder", "position_bits"},
     }  # fmt: skip
     net, _ = GRAPHS["matmul"]()

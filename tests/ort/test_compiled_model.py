@@ -295,6 +295,90 @@ def test_executions_that_the_library_does_not_know_are_refused(execution: bytes,
     assert complaint in refusal(with_executions(w0=b"decode", w1=execution))
 
 
+def int8_model(weights: bytes, frame: bytes, model: onnx.ModelProto | None = None, count: int = 1) -> onnx.ModelProto:
+    """x [n, 8] times a weight of 8 x 8 in integers, as ``weights`` list what the frame holds."""
+    product = models.make_model(
+        [
+            helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "qs", "qz"]),
+            helper.make_node("MatMulInteger", ["q", "w", "qz"], ["i"]),
+            helper.make_node("Cast", ["i"], ["f"], to=FLOAT),
+            helper.make_node("Mul", ["qs", "s"], ["both"]),
+            helper.make_node("Mul", ["f", "both"], ["y"]),
+        ],
+        [models.value("x", FLOAT, ["n", 8])],
+        [models.value("y", FLOAT, ["n", 8])],
+    )
+    inner = model or product
+    topology = b"\2\1" + models.varint(count) + weights + inner.SerializeToString()
+    return models.wrap(inner, lz(topology), {"w": frame})
+
+
+def entry(name: str, dtype: int, dims: tuple[int, ...], execution: bytes) -> bytes:
+    """A weight of a manifest of version 2."""
+    return models.manifest({name: (dtype, dims)}, {name: execution})[3:]
+
+
+def grid_frame(shape: tuple[int, ...] = (8, 8), lo: int = -100, k: int = 200, dtype: Any = np.float32) -> bytes:
+    """Points from ``lo`` on with a scale a column."""
+    indices = np.random.default_rng(3).integers(0, k, shape)
+    steps = np.arange(-40, -40 + shape[-1])
+    scales = {"log_scales": steps, "channels": shape[-1], "inner": 1}
+    return binding.encode_codebook(indices, shape, dtype, grid_lo=lo, k=k, **scales)  # type: ignore[arg-type]
+
+
+PAIR = entry("w", TensorProto.INT8, (8, 8), b"int8") + entry("s", FLOAT, (8,), b"int8.scale")
+
+
+def test_a_weight_may_be_run_in_int8() -> None:
+    frame = grid_frame()
+    session = models.open_session(int8_model(PAIR, frame, count=2))
+    x = np.random.default_rng(0).standard_normal((5, 8)).astype(np.float32)
+    result = np.asarray(session.run(None, {"x": x})[0])
+    np.testing.assert_allclose(result, x @ binding.decode(frame), atol=0.02 * np.abs(result).max())
+
+
+@pytest.mark.parametrize(
+    ("weights", "count", "complaint"),
+    [
+        (entry("w", TensorProto.INT8, (8, 8), b"int8"), 1, "not an int8 tensor with a float vector"),
+        (entry("w", TensorProto.INT8, (8, 8), b"int8") + entry("s", FLOAT, (8,), b"decode"), 2, "not an int8 tensor"),
+        (entry("w", TensorProto.UINT8, (8, 8), b"int8") + entry("s", FLOAT, (8,), b"int8.scale"), 2, "not an int8"),
+        (entry("w", TensorProto.INT8, (8, 8), b"int8") + entry("s", FLOAT, (8, 1), b"int8.scale"), 2, "not an int8"),
+        (
+            entry("w", TensorProto.INT8, (8, 8), b"int8") + entry("s", TensorProto.DOUBLE, (8,), b"int8.scale"),
+            2,
+            "not an int8 tensor",
+        ),
+        (PAIR + entry("t", FLOAT, (8,), b"int8.scale"), 3, "not an int8 tensor"),
+        (entry("s", FLOAT, (8,), b"int8.scale"), 1, "another execution than its payload"),
+        (entry("v", FLOAT, (8, 8), b"decode") + PAIR, 3, "another execution than its payload"),
+        (entry("w", TensorProto.INT8, (4, 8), b"int8") + entry("s", FLOAT, (8,), b"int8.scale"), 2, "the payload"),
+        (entry("w", TensorProto.INT8, (8, 8), b"int8") + entry("s", FLOAT, (7,), b"int8.scale"), 2, "number of scales"),
+        (entry("w", TensorProto.INT8, (8, 8), b"int8") + entry("w", FLOAT, (8,), b"int8.scale"), 2, "twice"),
+    ],
+)
+def test_int8_weights_that_are_no_pair_are_refused(weights: bytes, count: int, complaint: str) -> None:
+    assert complaint in refusal(int8_model(weights, grid_frame(), count=count))
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        grid_frame(lo=-129),
+        grid_frame(lo=0, k=129),
+        grid_frame(lo=-(1 << 24), k=2),
+        binding.encode_data(np.zeros((8, 8), np.float32), "raw"),
+        binding.encode_codebook(np.zeros(64, int), (8, 8), np.float32, grid_lo=0, k=1),
+        binding.encode_codebook(np.zeros(64, int), (8, 8), np.float32, codebook=np.ones(1, np.float32)),
+        grid_frame(dtype=np.float64),
+        grid_frame(dtype=np.float16),
+    ],
+    ids=["low", "high", "far", "elements", "no scales", "codebook", "double", "half"],
+)
+def test_frames_without_int8_points_are_refused(frame: bytes) -> None:
+    assert "weight 'w': " in refusal(int8_model(PAIR, frame, count=2))
+
+
 def test_damaged_topology_is_refused() -> None:
     model, payloads, topology = parts(models.random_weights(2))
     frame = lz(topology)

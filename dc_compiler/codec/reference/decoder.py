@@ -6,7 +6,7 @@ import numpy as np
 
 from dc_compiler.codec.reference.header import open_frame
 from dc_compiler.codec.reference.readers import ByteReader, require
-from dc_compiler.codec.reference.spec import NO_CODEBOOK, NO_SCALES, Array, Header
+from dc_compiler.codec.reference.spec import GRID, NO_CODEBOOK, NO_SCALES, Array, Header
 from dc_compiler.codec.reference.table import CODERS
 from dc_compiler.codec.reference.values import dequantize, nonzero_bits, read_codebook, read_scales
 
@@ -40,6 +40,22 @@ def decode_indices(frame: bytes, max_bytes: int = 1 << 31) -> Array:
     indices = _read_indexed(header, reader)[2]
     reader.finish("the frame")
     return indices.astype(np.uint16).reshape(header.dims)
+
+
+def decode_points(frame: bytes, max_bytes: int = 1 << 31) -> tuple[Array, Array]:
+    """The points of a scaled grid of f32 as int8 in the shape of the tensor, and its (channels,) scales.
+
+    Raises as `decode` does, and where the frame is of another kind or a point does not fit.
+    """
+    header, reader = open_frame(frame)
+    _check_size(header, max_bytes)
+    require(header.codebook_kind == GRID and header.element == np.float32, "the frame holds no grid of f32")
+    codebook, scales, indices = _read_indexed(header, reader)
+    require(scales is not None, "the frame has no scales")
+    require(codebook[0] >= -128 and codebook[-1] <= 127, "a point does not fit int8")
+    reader.finish("the frame")
+    assert scales is not None
+    return codebook[indices].astype(np.int8).reshape(header.dims), scales.astype(np.float32)
 
 
 def _check_size(header: Header, max_bytes: int) -> None:

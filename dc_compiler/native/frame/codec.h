@@ -12,11 +12,15 @@
 namespace dcc {
 
 // One frame to decode, and the buffer for its elements. `out_bytes` must be exactly elements * element size.
+//
+// With `scales`, the points of a scaled grid are wanted instead of f32 elements, int8 each, and its `channels` scales.
 struct DecodeJob {
   const uint8_t* frame;
   size_t size;
   void* out;
   size_t out_bytes;
+  float* scales = nullptr;
+  size_t channels = 0;
 };
 
 // Decodes all jobs, the chunks of all frames spread over `threads` threads (<= 0: one per processor this process may

@@ -47,23 +47,43 @@ void check_data(const Frame& frame) {
   if (!frame.header.is_chunked()) frame.header.coder->check_data(checked(frame.data[0]), frame.header);
 }
 
+// What a frame is decoded to.
+enum class Wanted {
+  kElements,
+  kIndices,  // uint16; codebook and scales are left alone
+  kPoints,   // int8, of a scaled grid of f32
+};
+
+// Refuses a frame whose elements are not points of a grid times scales.
+void check_points(const Header& header) {
+  require_argument(header.codebook_kind == DCC_CODEBOOK_GRID && header.has_scales() && header.dtype == kFloat32,
+                   "the frame holds no scaled grid of f32");
+  require_argument(header.lo >= INT8_MIN && header.lo + static_cast<int64_t>(header.k) - 1 <= INT8_MAX,
+                   "the points of the frame's grid do not fit int8");
+}
+
 // A frame made ready, then decoded task by task from any thread.
 class FrameDecoder {
  public:
-  // `indices_only`: codebook and scales are left alone.
-  FrameDecoder(Span bytes, bool indices_only) : frame_(read_frame(bytes)), indices_only_(indices_only) {}
+  FrameDecoder(Span bytes, Wanted wanted) : frame_(read_frame(bytes)), wanted_(wanted) {
+    if (wanted == Wanted::kPoints) check_points(frame_.header);
+  }
 
+  const Frame& frame() const { return frame_; }
   const Header& header() const { return frame_.header; }
+  size_t width() const {
+    return wanted_ == Wanted::kIndices ? sizeof(uint16_t) : wanted_ == Wanted::kPoints ? 1 : header().element_size();
+  }
   uint64_t tasks() const { return (header().n + task_elements() - 1) / task_elements(); }
 
   // What remains to be checked and built once the caller's buffer is known to hold all elements.
   void prepare() {
     check_data(frame_);
     tables_ = read_tables(frame_);
-    if (header().has_codebook() && !indices_only_) dequantizer_.emplace(frame_);
+    if (header().has_codebook() && wanted_ == Wanted::kElements) dequantizer_.emplace(frame_);
   }
 
-  // Decodes into `out`, the buffer of the whole tensor (elements, or uint16 indices).
+  // Decodes into `out`, the buffer of the whole tensor.
   void run(uint64_t task, uint8_t* out) {
     const uint64_t first = task * task_elements();
     const size_t count = static_cast<size_t>(std::min(task_elements(), header().n - first));
@@ -88,18 +108,18 @@ class FrameDecoder {
 
   uint64_t run_indexed(Span bytes, uint64_t first, size_t count, uint8_t* out) const {
     const std::unique_ptr<IndexReader> reader = header().coder->open(tables_.get(), bytes, first, count, header());
-    const size_t width = indices_only_ ? sizeof(uint16_t) : header().element_size();
     alignas(64) uint16_t block[kBlockElements];
     uint64_t nonzero = 0;
     for (size_t at = 0; at < count; at += kBlockElements) {
       const size_t now = std::min(kBlockElements, count - at);
       reader->read(block, now);
       nonzero += header().zero == 0 ? now : kernels().count_other(block, now, static_cast<uint16_t>(header().zero - 1));
-      uint8_t* const to = out + (first + at) * width;
-      if (indices_only_) {
-        std::memcpy(to, block, now * width);
-      } else {
-        dequantizer_->run(block, first + at, now, to);
+      uint8_t* const to = out + (first + at) * width();
+      switch (wanted_) {
+        case Wanted::kElements: dequantizer_->run(block, first + at, now, to); break;
+        case Wanted::kIndices: std::memcpy(to, block, now * sizeof(uint16_t)); break;
+        case Wanted::kPoints:  // modulo 256, which is exact for numbers that fit
+          for (size_t i = 0; i < now; ++i) to[i] = static_cast<uint8_t>(block[i] + static_cast<unsigned>(header().lo));
       }
     }
     reader->finish();
@@ -107,7 +127,7 @@ class FrameDecoder {
   }
 
   Frame frame_;
-  bool indices_only_;
+  Wanted wanted_;
   std::unique_ptr<CoderTables> tables_;
   std::optional<Dequantizer> dequantizer_;
   std::atomic<uint64_t> nonzero_{0};
@@ -154,10 +174,16 @@ void decode_jobs(const DecodeJob* jobs, size_t count, int threads, size_t* faile
     std::rethrow_exception(failure.error);
   };
   const TaskFailure unprepared = try_parallel(count, threads, [&](size_t j) {
-    decoders[j] = std::make_unique<FrameDecoder>(Span{jobs[j].frame, jobs[j].size}, false);
-    const Header& header = decoders[j]->header();
-    require_argument(jobs[j].out_bytes == header.n * header.element_size(),
+    const DecodeJob& job = jobs[j];
+    const Wanted wanted = job.scales ? Wanted::kPoints : Wanted::kElements;
+    decoders[j] = std::make_unique<FrameDecoder>(Span{job.frame, job.size}, wanted);
+    const FrameDecoder& decoder = *decoders[j];
+    require_argument(job.out_bytes == decoder.header().n * decoder.width(),
                      "the output buffer has not the size of the decoded tensor");
+    if (job.scales) {
+      require_argument(job.channels == decoder.header().channels, "the frame has another number of scales");
+      copy_scales(decoder.frame(), job.scales);
+    }
     decoders[j]->prepare();
   });
   rethrow(unprepared, unprepared.task);
@@ -197,7 +223,7 @@ int parse_frame(const uint8_t* frame, size_t size, dcc_frame_info& info, std::st
 }
 
 void decode_indices(const uint8_t* frame, size_t size, uint16_t* indices, size_t capacity, int threads) {
-  FrameDecoder decoder({frame, size}, true);
+  FrameDecoder decoder({frame, size}, Wanted::kIndices);
   require_argument(decoder.header().has_codebook(), "the frame has no codebook, so it has no indices");
   require_argument(decoder.header().n <= capacity, "the output buffer is smaller than the tensor");
   decoder.prepare();

@@ -101,6 +101,11 @@ Span checked_scales(const Frame& frame) {
   return bytes;
 }
 
+void copy_scales(const Frame& frame, float* out) {
+  const std::vector<uint64_t> scales = read_scales<float>(frame);
+  std::memcpy(out, scales.data(), static_cast<size_t>(frame.header.channels) * sizeof(float));
+}
+
 Dequantizer::Dequantizer(const Frame& frame) : header_(frame.header) {
   const Bytes codebook = checked_codebook(frame);
   if (header_.has_codebook_section()) {

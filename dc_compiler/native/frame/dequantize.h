@@ -13,6 +13,9 @@ constexpr size_t kBlockElements = 4096;  // elements handled at a time, so that 
 // Checks the SCALES section as far as it can be without decoding a byte stream, and returns its bytes.
 Span checked_scales(const Frame& frame);
 
+// Writes the scales of a frame of f32, of which there are some, to `out` (channels).
+void copy_scales(const Frame& frame, float* out);
+
 // Codebook and scales of one frame, ready for use from any number of threads.
 class Dequantizer {
  public:

@@ -56,12 +56,20 @@ std::vector<PayloadFrame> read_payloads(const Context& context, const OrtKernelI
   return frames;
 }
 
-// Decodes every payload to where its weights lie; payloads of several weights go through a buffer.
+// Decodes every payload to where its weights lie; payloads of several weights go through a buffer, but for an int8
+// weight and its scales.
 void decode_weights(const std::vector<PayloadFrame>& frames, const std::vector<Payload>& payloads, int threads) {
   std::vector<MappedBytes> buffers;
   std::vector<DecodeJob> jobs;
   for (size_t i = 0; i < frames.size(); ++i) {
-    uint8_t* out = payloads[i].weights.front().data;
+    const Weight& first = payloads[i].weights.front();
+    if (payloads[i].is_int8()) {
+      const Weight& scales = payloads[i].weights[1];
+      jobs.push_back({frames[i].data, frames[i].size, first.data, first.bytes, reinterpret_cast<float*>(scales.data),
+                      scales.bytes / sizeof(float)});
+      continue;
+    }
+    uint8_t* out = first.data;
     if (payloads[i].weights.size() > 1) {
       buffers.push_back(map_bytes(frames[i].bytes));
       out = buffers.back().get();
@@ -70,7 +78,7 @@ void decode_weights(const std::vector<PayloadFrame>& frames, const std::vector<P
   }
   decode(jobs, threads, &payloads);
   for (size_t i = 0; i < frames.size(); ++i) {
-    if (payloads[i].weights.size() == 1) continue;
+    if (payloads[i].weights.size() == 1 || payloads[i].is_int8()) continue;
     const auto* next = static_cast<const uint8_t*>(jobs[i].out);
     for (const Weight& weight : payloads[i].weights) {
       std::memcpy(weight.data, next, weight.bytes);

@@ -30,11 +30,30 @@ bool is_utf8(const std::string& text) {
   return following == 0;
 }
 
-// Refuses a weight that is to be run by a kernel which this library lacks; so far it has none.
-void check_execution(const std::string& name, const std::string& execution) {
-  if (execution != "decode")
-    refuse("weight '" + name + "' is to be run by '" + execution +
-           "', which this library does not know; a newer one may");
+// Refuses a weight that is to be run in a way which this library does not know.
+Execution execution_of(const std::string& name, const std::string& text) {
+  if (text == "decode") return Execution::kDecode;
+  if (text == "int8") return Execution::kInt8;
+  if (text == "int8.scale") return Execution::kInt8Scale;
+  refuse("weight '" + name + "' is to be run by '" + text + "', which this library does not know; a newer one may");
+}
+
+// An int8 weight comes with its scales and nothing else, and no other weight does.
+void check_executions(const Payload& payload) {
+  const std::vector<Weight>& weights = payload.weights;
+  if (payload.is_int8()) {
+    const bool is_pair = weights.size() == 2 && weights[1].execution == Execution::kInt8Scale;
+    if (!is_pair || weights[0].type.element != kElementInt8 || weights[1].type.element != kElementFloat ||
+        weights[1].type.dims.size() != 1)
+      refuse("weight '" + weights[0].name + "' is to be run by 'int8', but is not an int8 tensor with a float vector");
+    return;
+  }
+  for (const Weight& weight : weights) {
+    if (weight.execution != Execution::kDecode)
+      refuse("weight '" + weight.name + "' has another execution than its payload");
+    if (weight.type.element != weights[0].type.element)
+      refuse("weight '" + weight.name + "' has another type than its payload");
+  }
 }
 
 // Every read is checked against the end.
@@ -65,12 +84,12 @@ class ManifestReader {
     for (uint64_t parts = varint(); parts; --parts) {
       if (weights_left_-- == 0) refuse("the manifest lists more weights than the file has bytes");
       payload.weights.push_back(weight());
-      if (version > 1) check_execution(payload.weights.back().name, text("a weight's execution is not UTF-8"));
+      if (version < 2) continue;
+      Weight& last = payload.weights.back();
+      last.execution = execution_of(last.name, text("a weight's execution is not UTF-8"));
     }
     if (payload.weights.empty()) refuse("a payload without weights");
-    for (const Weight& weight : payload.weights)
-      if (weight.type.element != payload.weights[0].type.element)
-        refuse("weight '" + weight.name + "' has another type than its payload");
+    check_executions(payload);
     return payload;
   }
   size_t left() const { return static_cast<size_t>(end_ - next_); }
@@ -84,7 +103,7 @@ class ManifestReader {
     return text;
   }
   Weight weight() {
-    Weight weight{{}, {}, 0, nullptr, false};
+    Weight weight{{}, {}, 0, nullptr, false, Execution::kDecode};
     weight.name = text("a weight's name is not UTF-8");
     weight.type.element = *take(1);
     weight.bytes = element_size(weight.type.element);
@@ -113,11 +132,13 @@ void check_names_differ(const std::vector<Payload>& payloads) {
 }  // namespace
 
 std::string Payload::label() const {
-  const std::string more = weights.size() > 1 ? " and " + std::to_string(weights.size() - 1) + " more" : "";
+  const std::string more =
+      weights.size() > 1 && !is_int8() ? " and " + std::to_string(weights.size() - 1) + " more" : "";
   return "weight '" + weights.front().name + "'" + more;
 }
 
 TensorType Payload::type() const {
+  if (is_int8()) return {kElementFloat, weights[0].type.dims};
   if (weights.size() == 1) return weights[0].type;
   const size_t element = element_size(weights[0].type.element);
   size_t count = 0;

@@ -9,6 +9,13 @@
 
 namespace dcc::ort {
 
+// How operators get a weight from the frame.
+enum class Execution {
+  kDecode,     // the dense tensor
+  kInt8,       // the points of its grid as int8
+  kInt8Scale,  // the scales that belong to the int8 weight before it
+};
+
 // A weight as the manifest declares it, and, once the model is serialized, where its decoded bytes belong.
 struct Weight {
   std::string name;
@@ -16,13 +23,15 @@ struct Weight {
   size_t bytes;
   uint8_t* data;
   bool external;  // handed over beside the message, not in it
+  Execution execution;
 };
 
-// The weights that one payload decodes to, one after another.
+// The weights that one payload decodes to, one after another; or an int8 weight and its scales.
 struct Payload {
   std::vector<Weight> weights;
   std::string label() const;  // "weight 'name'", for errors
   TensorType type() const;    // what the payload's frame must hold
+  bool is_int8() const { return weights[0].execution == Execution::kInt8; }
 };
 
 struct Manifest {

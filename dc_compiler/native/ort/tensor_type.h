@@ -12,7 +12,9 @@ namespace dcc::ort {
 // TensorProto.DataType; a frame's dtype has the same values, and so does ONNXTensorElementDataType up to 23.
 using ElementType = int;
 constexpr ElementType kElementUndefined = 0;
+constexpr ElementType kElementFloat = 1;
 constexpr ElementType kElementUint8 = 2;
+constexpr ElementType kElementInt8 = 3;
 
 struct ElementTypeInfo {
   const char* name;

@@ -1,0 +1,201 @@
+"""--execution int8: layers that multiply do so in integers, by onnxruntime's own kernels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from dc_compiler import InferenceSession, compile_model, inspect_model, unpack_model
+from dc_compiler.cli import main
+from dc_compiler.errors import InvalidArgumentError
+
+Array = np.ndarray
+FLOAT = TensorProto.FLOAT
+ROWS, COLUMNS = 256, 320
+
+
+def weight(*shape: int, seed: int = 0) -> Array:
+    """Normal values with an outlier, which a grid of few points has to reach."""
+    values = np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+    values.reshape(-1)[7] = 40
+    return values
+
+
+def net(
+    nodes: list[onnx.NodeProto], weights: dict[str, Array], *, opset: int = 17, inputs: tuple[str, ...] = ("x",)
+) -> onnx.ModelProto:
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info(name, FLOAT, ["n", ROWS]) for name in inputs],
+        [helper.make_tensor_value_info("y", FLOAT, None)],
+        [numpy_helper.from_array(a, name) for name, a in weights.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+
+
+def node(op_type: str, *inputs: str, **attributes: Any) -> onnx.NodeProto:
+    return helper.make_node(op_type, list(inputs), ["y"], **attributes)
+
+
+B = {"b": np.linspace(-3, 3, COLUMNS).astype(np.float32)}
+LAYERS: dict[str, tuple[onnx.NodeProto, dict[str, Array]]] = {
+    "matmul": (node("MatMul", "x", "w"), {"w": weight(ROWS, COLUMNS)}),
+    "gemm": (node("Gemm", "x", "w"), {"w": weight(ROWS, COLUMNS)}),
+    "gemm with bias": (node("Gemm", "x", "w", "b"), {"w": weight(ROWS, COLUMNS)} | B),
+    "gemm transposed": (node("Gemm", "x", "w", "b", transB=1), {"w": weight(COLUMNS, ROWS)} | B),
+}
+
+
+def in_integers(x: Array, w: Array, scales: Array) -> Array:
+    """What DynamicQuantizeLinear, MatMulInteger and two scales make of x [n, k] and w int8 [k, m]."""
+    low, high = min(0.0, float(x.min())), max(0.0, float(x.max()))
+    scale = np.float32((np.float32(high) - np.float32(low)) / np.float32(255))
+    zero = np.clip(np.rint(-np.float32(low) / scale), 0, 255)
+    rounded = np.clip(np.rint(x / scale) + zero, 0, 255) - zero
+    return np.asarray((rounded @ w.astype(np.float64)).astype(np.float32) * (scale * scales))
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_layers_run_in_integers(name: str, tmp_path: Path) -> None:
+    """As a slow reference says, and to the bit as the standard model that the file unpacks to."""
+    layer, weights = LAYERS[name]
+    model = net([layer], weights)
+    path = tmp_path / "m.onnx"
+    result = compile_model(model, path, execution="int8", pipeline="cluster(grid),encode")
+    (row,) = [t for t in result.report.tensors if t.name == "w"]
+    assert row.execution == "int8"
+    assert "int8: 1 weight runs in integers" in result.report.notes
+    x = np.random.default_rng(1).standard_normal((9, ROWS)).astype(np.float32)
+    (got,) = InferenceSession(path).run(None, {"x": x})
+    plain = unpack_model(path)
+    stored = {t.name: numpy_helper.to_array(t) for t in plain.graph.initializer}
+    assert stored["w"].dtype == np.int8
+    assert np.abs(stored["w"].astype(int)).max() <= 127
+    (standard,) = ort.InferenceSession(plain.SerializeToString()).run(None, {"x": x})
+    np.testing.assert_array_equal(got, standard)
+    w = stored["w"].T if "transposed" in name else stored["w"]
+    wanted = in_integers(x, w, stored["w.scale"]) + stored.get("b", np.float32(0))
+    np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-4)
+    (original,) = ort.InferenceSession(model.SerializeToString()).run(None, {"x": x})
+    assert np.sum(got * original) > 0.999 * np.linalg.norm(got) * np.linalg.norm(original)
+
+
+def test_a_value_is_rounded_once() -> None:
+    """Three products of one input share what rounds it, as query, key and value do."""
+    products = [helper.make_node("MatMul", ["x", f"w{i}"], [f"v{i}"]) for i in range(3)]
+    model = net([*products, node("Sum", "v0", "v1", "v2")], {f"w{i}": weight(ROWS, COLUMNS, seed=i) for i in range(3)})
+    plain = unpack_model(compile_model(model, execution="int8", pipeline="cluster(grid),encode").model)
+    kinds = [n.op_type for n in plain.graph.node]
+    assert (kinds.count("DynamicQuantizeLinear"), kinds.count("MatMulInteger")) == (1, 3)
+
+
+def test_one_weight_of_two_layers() -> None:
+    square = weight(ROWS, ROWS)
+    model = net([helper.make_node("MatMul", ["x", "w"], ["v"]), node("MatMul", "v", "w")], {"w": square})
+    result = compile_model(model, execution="int8", pipeline="cluster(grid),encode")
+    plain = unpack_model(result.model)
+    assert [n.op_type for n in plain.graph.node].count("MatMulInteger") == 2
+    assert len([t for t in plain.graph.initializer if t.data_type == TensorProto.INT8]) == 1
+
+
+LARGE = weight(ROWS, COLUMNS)
+OBSTACLES: dict[str, tuple[onnx.ModelProto, str, str]] = {
+    "first factor": (net([node("MatMul", "w", "x")], {"w": weight(300, 256)}), "cluster(grid)", "read by MatMul"),
+    "turned": (
+        net(
+            [
+                helper.make_node("MatMul", ["x", "w"], ["v"]),
+                helper.make_node("Transpose", ["w"], ["t"]),
+                node("MatMul", "v", "t"),
+            ],
+            {"w": LARGE},
+        ),
+        "cluster(grid)",
+        "read by Transpose",
+    ),
+    "alpha": (net([node("Gemm", "x", "w", alpha=0.5)], {"w": LARGE}), "cluster(grid)", "read by Gemm"),
+    "small": (net([node("MatMul", "x", "w")], {"w": weight(ROWS, 20)}), "cluster(grid)", "too small to gain"),
+    "three axes": (net([node("MatMul", "x", "w")], {"w": LARGE[None]}), "cluster(grid)", "3 axes"),
+    "codebook": (net([node("MatMul", "x", "w")], {"w": LARGE}), "cluster(bits=4)", "not on a scaled grid of float32"),
+    "many points": (
+        net([node("MatMul", "x", "w")], {"w": LARGE}),
+        "cluster(grid,points=200)",
+        "points of more than 8 bits",
+    ),
+    "lossless": (net([node("MatMul", "x", "w")], {"w": LARGE}), "", "not on a scaled grid of float32"),
+    "old operators": (
+        net([node("MatMul", "x", "w")], {"w": LARGE}, opset=10),
+        "cluster(grid)",
+        "operator set 10 has no DynamicQuantizeLinear (11 has)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OBSTACLES)
+def test_what_cannot_stays_dense_and_says_why(name: str) -> None:
+    model, clusters, reason = OBSTACLES[name]
+    pipeline = ",".join(filter(None, [clusters, "encode"]))
+    result = compile_model(model, execution="int8", pipeline=pipeline, min_size=1024)
+    assert {t.execution for t in result.report.tensors} <= {"decode", "kept"}
+    assert f"int8: 0 weights run in integers; 1 not: {reason}" in result.report.notes
+
+
+def test_a_preset_makes_its_grids_fit() -> None:
+    """Outliers ask for more than 127 points of the default's grid; its channels get a coarser one."""
+    model = net([node("MatMul", "x", "w")], {"w": LARGE})
+    dense, integer = (compile_model(model, execution=how).report for how in ("dense", "int8"))
+    assert "points=120" in integer.pipeline
+    assert "points" not in dense.pipeline
+    assert [t.execution for t in integer.tensors] == ["int8"]
+
+
+def test_auto_keeps_numbers_exact() -> None:
+    model = net([node("MatMul", "x", "w")], {"w": LARGE})
+    same = [compile_model(model, execution=how).model.SerializeToString(deterministic=True) for how in ("auto", None)]
+    assert same[0] == same[1]
+    assert b"int8" not in same[0]
+
+
+def test_bad_choices(tmp_path: Path) -> None:
+    model = net([node("MatMul", "x", "w")], {"w": LARGE})
+    with pytest.raises(InvalidArgumentError, match="execution fast is not valid; give auto, dense, int8"):
+        compile_model(model, execution="fast")
+    with pytest.raises(InvalidArgumentError, match="--execution int8 needs the session form"):
+        compile_model(model, execution="int8", emit="graph")
+    recipe = tmp_path / "r.toml"
+    recipe.write_text('execution = "int8"\n')
+    assert [t.execution for t in compile_model(model, recipe=recipe).report.tensors] == ["int8"]
+
+
+def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, target, plain = (tmp_path / f"{n}.onnx" for n in ("in", "out", "plain"))
+    onnx.save(net([node("Gemm", "x", "w", "b")], {"w": LARGE} | B), source)
+    assert main(["compile", str(source), "-o", str(target), "--execution", "int8"]) == 0
+    assert "run by int8" in capsys.readouterr().out
+    assert [t.execution for t in inspect_model(target).tensors if t.name == "w"] == ["int8"]
+    assert main(["verify", str(source), str(target), "--min-cosine", "0.99"]) == 0
+    assert main(["unpack", str(target), "-o", str(plain)]) == 0
+    onnx.checker.check_model(onnx.load(plain), full_check=True)
+
+
+def test_the_same_bytes_from_any_number_of_threads() -> None:
+    model = net([node("MatMul", "x", "w")], {"w": LARGE})
+    one, two = (compile_model(model, execution="int8", jobs=jobs).model for jobs in (1, 2))
+    assert one.SerializeToString(deterministic=True) == two.SerializeToString(deterministic=True)
+
+
+def test_graph_form_where_it_must_be() -> None:
+    """A model that no operator can carry is decoded, and a note tells that nothing runs in int8."""
+    graph = net([helper.make_node("MatMul", ["x", "w"], ["v"]), node("Identity", "v")], {"w": LARGE})
+    graph.graph.output.append(helper.make_tensor_sequence_value_info("s", FLOAT, None))
+    graph.graph.node.append(helper.make_node("SequenceConstruct", ["v"], ["s"]))
+    report = compile_model(graph, execution="int8").report
+    assert report.form == "graph"
+    assert any(n.startswith("graph form instead of session form, in which nothing runs in int8") for n in report.notes)
