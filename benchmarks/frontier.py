@@ -188,7 +188,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--nncodec", default=sys.executable, metavar="PYTHON", help=f"interpreter that has {NNCODEC}")
     parser.add_argument("--qps", type=int, nargs="+", default=QPS, help=f"{NNCODEC}'s quantization parameters")
     parser.add_argument("--steps", type=float, nargs="+", default=STEPS, help="of dcc's grid")
-    parser.add_argument("--budget", type=float, default=BUDGET, metavar="MINUTES", help="of training on the data; 0: none")
+    parser.add_argument(
+        "--budget", type=float, default=BUDGET, metavar="MINUTES", help="of training on the data; 0: none"
+    )
     parser.add_argument("--training", type=Path, metavar="FILE", help="samples to train on")
     parser.add_argument("--labels", metavar="NAME", help="its array of labels")
     arguments = parser.parse_args(argv)

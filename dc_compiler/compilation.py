@@ -21,9 +21,10 @@ from dc_compiler.calibration.tuning import Tuned, tune
 from dc_compiler.codec import binding
 from dc_compiler.errors import InvalidArgumentError, ModelError
 from dc_compiler.model import emit as emitter
-from dc_compiler.model import files, integer, packed
+from dc_compiler.model import files, int8, packed
 from dc_compiler.model.outputs import Shape, declare_shapes
 from dc_compiler.ort import metrics, verify
+from dc_compiler.ort.ranges import Ranges
 from dc_compiler.ort.samples import Samples
 from dc_compiler.ort.sessions import Sessions
 from dc_compiler.pass_manager import Context, Pass, PassManager, PassReport
@@ -56,6 +57,7 @@ class Compilation:
     Attributes:
         recipe: it may become the one without calibration on the way.
         original: what results are compared with. shapes: of its outputs. obstacle: why it cannot be run, or None.
+        ranges: of values, where samples tell them and layers may run in int8.
     """
 
     recipe: Recipe
@@ -67,6 +69,7 @@ class Compilation:
     original: files.SourceModel
     shapes: dict[str, Shape]
     obstacle: str | None
+    ranges: Ranges | None = None
 
     def share_out(self, program: ir.Program, data: Any, labels: str | None) -> None:
         """Read the samples, share them out for what the recipe does, and get ready to judge on them.
@@ -76,7 +79,7 @@ class Compilation:
         """
         passes, drop = self.recipe.manager().passes, self.targets.drop
         trains = self.budget is not None or any(p.needs_samples for p in passes)
-        by_passes = any(p.calibrates for p in passes)
+        by_passes = any(p.calibrates for p in passes) or self.recipe.execution == "int8"
         by_passes |= self.budget is not None and self.recipe.fallback is None
         calibrates = by_passes or drop is not None
         samples = Samples(
@@ -89,6 +92,8 @@ class Compilation:
             samples.only_check()
         samples.read()
         self.context.samples = samples
+        if self.recipe.execution == "int8" and samples.sizes()["train"]:
+            self.ranges = Ranges(samples)
         if calibrates:
             is_scored = labels is not None or self.measure is not None
             judged = metrics.Scorer(self.measure, larger_is_better=True) if is_scored else None
@@ -134,7 +139,7 @@ class Compilation:
     def emitted(self, made: Made) -> tuple[CompileReport, onnx.ModelProto, bool]:
         """What is known about the compiled model, the model, and whether onnxruntime runs the very same graph."""
         program, text = made.program, PassManager(made.passes).text()
-        form = _choose_form(program, self.recipe)
+        form = _choose_form(program, self.recipe, self.ranges)
         runs_int8 = any(r.execution == ir.INT8 for r in program.records)
         provenance = _provenance(program, self.recipe, text)
         report = _report(program, self.recipe, text, form, made.reports)
@@ -180,7 +185,7 @@ class Compilation:
         return Made(found.program, found.passes, found.reports, None if found.is_met else UNREACHED)
 
     def _size_of(self) -> Callable[[ir.Program, Sequence[Pass]], int]:
-        return partial(bytes_of, recipe=self.recipe, shapes=self.shapes)
+        return partial(bytes_of, recipe=self.recipe, shapes=self.shapes, ranges=self.ranges)
 
     def _identity(self, program: ir.Program) -> dict[str, str] | None:
         """What a checkpoint must agree with; None where nothing is trained."""
@@ -214,10 +219,13 @@ def _provenance(program: ir.Program, recipe: Recipe, pipeline: str) -> dict[str,
     return facts | {"original_bytes": str(program.original_bytes)}
 
 
-def bytes_of(program: ir.Program, passes: Sequence[Pass], *, recipe: Recipe, shapes: dict[str, Shape]) -> int:
+def bytes_of(
+    program: ir.Program, passes: Sequence[Pass], *, recipe: Recipe, shapes: dict[str, Shape],
+    ranges: Ranges | None = None,
+) -> int:  # fmt: skip
     """Bytes of the file that a program makes."""
     copy = program.copy()
-    form = _choose_form(copy, recipe)
+    form = _choose_form(copy, recipe, ranges)
     declare_shapes(copy.proto.graph, shapes)
     return files.message_size(emitter.emit(copy, form, _provenance(program, recipe, PassManager(passes).text())))
 
@@ -264,7 +272,7 @@ def measure_of(metric: str | None, data: Any) -> metrics.Metric | None:
     return None if metric is None else metrics.make_metric(metric)
 
 
-def _choose_form(program: ir.Program, recipe: Recipe) -> Form:
+def _choose_form(program: ir.Program, recipe: Recipe, ranges: Ranges | None) -> Form:
     """The form that the model can have, and how its weights are executed; notes of the program tell."""
     obstacle = emitter.session_obstacle(program) if recipe.emit == "session" else None
     if obstacle is not None:
@@ -272,7 +280,7 @@ def _choose_form(program: ir.Program, recipe: Recipe) -> Form:
         program.notes.append(f"graph form instead of session form{lost}: {obstacle}")
         return "graph"
     if recipe.execution == "int8":
-        integer.choose_int8(program)
+        int8.choose_int8(program, None if ranges is None else ranges.of)
     return recipe.emit
 
 

@@ -15,6 +15,7 @@ from dc_compiler.ir.numeric import BLOCK, blocks, exact_std, largest, ordered_su
 from dc_compiler.ir.patterns import find_pattern
 from dc_compiler.ir.program import Program
 from dc_compiler.ir.quantized import Clustered, Scales, log_step_values, nearest_log_step, without_unused
+from dc_compiler.ir.ranges import Range
 from dc_compiler.ir.record import DECODE, INT8, INT8_SCALE, Use, WeightRecord, add_change, rebuild
 from dc_compiler.ir.roles import Roles
 from dc_compiler.ir.site import (
@@ -41,6 +42,7 @@ __all__ = [
     "ElementType",
     "InitializerSite",
     "Program",
+    "Range",
     "Roles",
     "Scales",
     "Site",

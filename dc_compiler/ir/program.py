@@ -9,6 +9,7 @@ from pathlib import Path
 import onnx
 from onnx import helper
 
+from dc_compiler.ir.ranges import Range
 from dc_compiler.ir.record import WeightRecord
 from dc_compiler.ir.site import Site, attribute_sites, weight_sites
 
@@ -32,6 +33,7 @@ class Program:
     notes: list[str] = field(default_factory=list)
     rounding: list[str] = field(default_factory=list)  # why outputs may differ by float rounding although no weight did
     named: frozenset[str] = frozenset()  # weights because the user gave them options of their own by name
+    ranges: dict[str, Range] = field(default_factory=dict)  # of values that are rounded where layers run in int8
     is_terse: bool = False  # the file shall tell nothing that running it does not need
 
     def eligible(self) -> list[WeightRecord]:

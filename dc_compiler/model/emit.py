@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 
 from dc_compiler import ir
 from dc_compiler.codec import binding, load_time
-from dc_compiler.model import integer, packed
+from dc_compiler.model import int8, packed
 from dc_compiler.model.importer import DOMAIN
 from dc_compiler.model.names import default_opset, defined_names, unused_name
 from dc_compiler.recipe import Form
@@ -232,9 +232,13 @@ def _session_form(program: ir.Program, placed: list[PlacedWeight]) -> onnx.Model
     _remove_where(inner.graph.initializer, lambda t: t.name in inputs)
 
     inside = Counter([*defined_names(inner.graph), *(w.name for w in placed)])
-    scales = {w.name: unused_name(f"{w.name}.scale", inside) for w in placed if w.record.execution == ir.INT8}
+    scales = {
+        w.name: (unused_name(f"{w.name}.scale", inside), binding.frame_info(w.frame()).channels)
+        for w in placed
+        if w.record.execution == ir.INT8
+    }
     if scales:
-        integer.run_in_int8(inner.graph, scales, inside)
+        int8.run_in_int8(inner, scales, program.ranges, inside)
     names = Counter([*inputs, *(o.name for o in graph.output)])
     topology = unused_name("t" if program.is_terse else f"{DOMAIN}.topology", names)
     pooled = [[packed.PackedWeight(name, r.elem_type, r.shape) for name, r in p.weights] for p in pools]
@@ -262,12 +266,12 @@ def _session_form(program: ir.Program, placed: list[PlacedWeight]) -> onnx.Model
     return outer
 
 
-def _entry(weight: PlacedWeight, scale: str | None) -> list[packed.PackedWeight]:
-    """What the payload of a weight decodes to; ``scale`` is the name of the scales of an int8 one."""
+def _entry(weight: PlacedWeight, scales: tuple[str, int] | None) -> list[packed.PackedWeight]:
+    """What the payload of a weight decodes to; ``scales`` are the name and the number of those of an int8 one."""
     record = weight.record
-    if scale is None:
+    if scales is None:
         return [packed.PackedWeight(weight.name, record.elem_type, record.shape, record.execution)]
-    channels = binding.frame_info(weight.frame()).channels
+    scale, channels = scales
     return [
         packed.PackedWeight(weight.name, TensorProto.INT8, record.shape, ir.INT8),
         packed.PackedWeight(scale, TensorProto.FLOAT, (channels,), ir.INT8_SCALE),

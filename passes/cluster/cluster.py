@@ -96,8 +96,8 @@ class Cluster(TrainingPass):
 
     Where training cannot move a weight (it stands in a body, or before integer arithmetic), it gets a grid instead.
 
-    A weight that already has few distinct values (2**bits, or 256 for a grid) keeps them exactly. So does what is to
-    stay exact: it gets a codebook where 256 entries are enough, and none otherwise.
+    A weight that already has few distinct values (2**bits, or 256 for a grid unless ``points`` are given) keeps them
+    exactly. So does what is to stay exact: it gets a codebook where 256 entries are enough, and none otherwise.
     """
 
     name: ClassVar[str] = "cluster"
@@ -280,7 +280,7 @@ class Cluster(TrainingPass):
         return facts | {"codebook entries": books.store()}
 
     def _cluster(self, record: ir.WeightRecord, seed: int, job: Job) -> ir.Clustered:
-        limit = FEW if self.mode == "grid" else 1 << self._bits(record)
+        limit = (FEW if self.points == MOST_POINTS else 1) if self.mode == "grid" else 1 << self._bits(record)
         flat = record.values.reshape(-1)
         exact = _exact(flat, limit)
         if exact is not None:

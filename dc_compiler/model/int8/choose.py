@@ -1,0 +1,118 @@
+"""Which weights run in int8, and why others do not."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+
+import onnx
+from onnx import TensorProto
+
+from dc_compiler import ir
+from dc_compiler.codec import binding
+from dc_compiler.model.int8.convolutions import output_of, rounded_values
+from dc_compiler.model.names import default_opset
+
+LEAST_OPSET = 11  # that has DynamicQuantizeLinear, and Round
+# Below, rounding the other factor takes about as long as integers save: benchmarks/layers.py measures it
+LEAST_SIZE = 1 << 16
+LEAST_EXTENT = 32
+GRID = 2  # codebook kind of a frame (FORMAT.md 2)
+
+Readers = Mapping[str, Sequence[onnx.NodeProto | None]]
+RangesOf = Callable[[ir.Program, Sequence[str]], dict[str, ir.Range]]
+
+
+def choose_int8(program: ir.Program, ranges_of: RangesOf | None) -> None:
+    """Let every layer that can, and is large enough to gain, run in int8; a note tells how many cannot, and why.
+
+    Looked at are products with a constant second factor (MatMul, Gemm) and convolutions of the main graph.
+
+    Args:
+        ranges_of: finds how values are rounded that convolutions read and make; None leaves convolutions alone.
+    """
+    graph, opset = program.proto.graph, default_opset(program.proto)
+    readers, outputs = _readers(graph), {o.name for o in graph.output}
+    chosen: list[ir.WeightRecord] = []
+    convolutions: list[onnx.NodeProto] = []
+    others = Counter[str]()
+    for record, site in zip(program.records, program.sites, strict=True):
+        if record.frame is None or record.is_vector or record.exact is not None:
+            continue
+        name = site.value_name
+        if site.graph is not graph or name in outputs:
+            others["stored in a body, or an output"] += 1
+            continue
+        obstacle = _obstacle(record, name, readers.get(name, []), opset, ranges_of is not None)
+        if obstacle is not None:
+            others[obstacle] += 1
+            continue
+        chosen.append(record)
+        convolutions += [n for n in readers[name] if n is not None and n.op_type == "Conv"]
+    if convolutions and ranges_of is not None:
+        program.ranges = ranges_of(program, rounded_values(convolutions, lambda n: output_of(n, readers)))
+    for record in chosen:
+        record.execution = ir.INT8
+    reasons = "".join(f"; {count} not: {reason}" for reason, count in others.most_common())
+    count = f"{len(chosen)} {'weight runs' if len(chosen) == 1 else 'weights run'}"
+    program.notes.append(f"int8: {count} in integers{reasons}")
+
+
+def _readers(graph: onnx.GraphProto) -> dict[str, list[onnx.NodeProto | None]]:
+    """Who reads each value; None stands for a node of a body."""
+    readers: dict[str, list[onnx.NodeProto | None]] = {}
+    for g in ir.walk_graphs(graph):
+        for node in g.node:
+            for name in set(node.input):
+                readers.setdefault(name, []).append(node if g is graph else None)
+    return readers
+
+
+def _obstacle(
+    record: ir.WeightRecord, name: str, readers: Sequence[onnx.NodeProto | None], opset: int, has_ranges: bool
+) -> str | None:
+    """Why a weight of the main graph does not run in int8, or None."""
+    assert record.frame is not None
+    info = binding.frame_info(record.frame)
+    if info.elem_type != TensorProto.FLOAT or info.codebook_kind != GRID or info.channels == 0:
+        return "not on a scaled grid of float32"
+    if info.grid_lo < -128 or info.grid_lo + info.codebook_entries > 128:
+        return "points of more than 8 bits"
+    kinds = {node.op_type if node is not None else "a body" for node in readers}
+    is_alike = kinds <= {"MatMul", "Gemm"} or kinds == {"Conv"}
+    for node in readers:
+        if node is None or not is_alike or not _multiplies(node, name):
+            return f"read by {' and '.join(sorted(kinds))}"
+        if opset < LEAST_OPSET:
+            return f"operator set {opset} cannot round values to 8 bits ({LEAST_OPSET} can)"
+        if node.op_type == "Conv" and not has_ranges:
+            return "Conv, whose inputs need ranges: give --data, three batches or more"
+        layout = _layout(node, info.dims)
+        if layout is None:
+            return f"{len(info.dims)} axes"
+        if (info.channels, info.inner) != layout:
+            return "scales along another axis"
+    is_small = record.size < LEAST_SIZE or min(record.shape) < LEAST_EXTENT
+    return "too small to gain" if is_small and kinds != {"Conv"} else None
+
+
+def _layout(node: onnx.NodeProto, dims: Sequence[int]) -> tuple[int, int] | None:
+    """Channels and inner extent of scales by output channel; None where the weight has too many axes or too few."""
+    if node.op_type == "Conv":
+        size = 1
+        for extent in dims[1:]:
+            size *= extent
+        return (dims[0], size) if 3 <= len(dims) <= 5 else None
+    if len(dims) != 2:
+        return None
+    return (dims[0], dims[1]) if ir.attribute(node, "transB", 0) else (dims[1], 1)
+
+
+def _multiplies(node: onnx.NodeProto, name: str) -> bool:
+    """Whether a node is x times the value, or a convolution of x with it, plus something at most."""
+    if node.domain not in ("", "ai.onnx") or list(node.input).count(name) != 1 or node.input[1:2] != [name]:
+        return False
+    if node.op_type == "Gemm":
+        plain = {"alpha": 1.0, "beta": 1.0, "transA": 0}
+        return all(ir.attribute(node, key, value) == value for key, value in plain.items())
+    return node.op_type in ("MatMul", "Conv")
