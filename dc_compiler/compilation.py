@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from dc_compiler import ir
 from dc_compiler.calibration import tolerance
 from dc_compiler.calibration.calibration import Calibration
 from dc_compiler.calibration.goals import Targets
-from dc_compiler.calibration.tuning import Tuned, tune
+from dc_compiler.calibration.tuning import Tuned, keeps, tune
 from dc_compiler.codec import binding
 from dc_compiler.errors import InvalidArgumentError, ModelError
 from dc_compiler.model import emit as emitter
@@ -92,7 +92,8 @@ class Compilation:
             samples.only_check()
         samples.read()
         self.context.samples = samples
-        if self.recipe.execution == "int8" and samples.sizes()["train"]:
+        may_run_int8 = self.recipe.execution == "int8" or (self.recipe.execution == "auto" and drop is not None)
+        if may_run_int8 and samples.sizes()["train"]:
             self.ranges = Ranges(samples)
         if calibrates:
             is_scored = labels is not None or self.measure is not None
@@ -165,10 +166,37 @@ class Compilation:
         )  # fmt: skip
 
     def _tuned(self, program: ir.Program) -> tuple[Tuned | None, str]:
-        """What is found for the targets; None and why, where the default preset cannot calibrate on the samples."""
-        passes = self.recipe.manager().passes
+        """What is found for the targets; None and why, where the default preset cannot calibrate on the samples.
+
+        A drop that is allowed holds for the model as it runs. Where int8 is asked for, all results are judged in int8;
+        where it is only allowed, the smallest in floats is found, and runs in int8 if it keeps within the drop so, too.
+        """
+        drop, calibration, wanted = self.targets.drop, self.context.calibration, self.recipe.execution
+        may_run = wanted != "dense" and self.recipe.emit == "session" and emitter.session_obstacle(program) is None
+        if drop is None or calibration is None or not may_run:
+            return self._searched(program)
+
+        def in_int8(result: ir.Program) -> onnx.ModelProto | None:
+            return int8_model(result, self.ranges)
+
+        if wanted == "int8":
+            calibration.run_as(in_int8)
+            return self._searched(program)
+        tuned, refusal = self._searched(program)
+        if tuned is None or not tuned.is_met or in_int8(tuned.program) is None:
+            return tuned, refusal
+        calibration.run_as(in_int8)
+        if all(keeps(judge, tuned.program, drop) for judge in (calibration.judge, calibration.final_judge)):
+            self.recipe = replace(self.recipe, execution="int8")
+        else:
+            tuned.notes.append(f"in int8, the samples show a larger drop than {drop:g}, so numbers stay exact")
+        return tuned, refusal
+
+    def _searched(self, program: ir.Program) -> tuple[Tuned | None, str]:
+        """As :meth:`_tuned`, judged as they are."""
         try:
-            return tune(program.copy(), passes, self.context, self.targets, self._size_of(), self.budget), ""
+            passes, size_of = self.recipe.manager().passes, self._size_of()
+            return tune(program.copy(), passes, self.context, self.targets, size_of, self.budget), ""
         except ModelError as e:
             if self.recipe.uncalibrated is None or self.targets.drop is not None:
                 raise
@@ -270,6 +298,15 @@ def measure_of(metric: str | None, data: Any) -> metrics.Metric | None:
     if metric is not None and data is None:
         raise InvalidArgumentError("--metric needs --data")
     return None if metric is None else metrics.make_metric(metric)
+
+
+def int8_model(program: ir.Program, ranges: Ranges | None) -> onnx.ModelProto | None:
+    """The standard model that a program is when it runs in int8; None where nothing can."""
+    copy = program.copy()
+    int8.choose_int8(copy, None if ranges is None else ranges.of)
+    if all(r.execution != ir.INT8 for r in copy.records):
+        return None
+    return packed.unpack(emitter.emit(copy, "session", {}), program.label)
 
 
 def _choose_form(program: ir.Program, recipe: Recipe, ranges: Ranges | None) -> Form:

@@ -98,6 +98,17 @@ class Recipe:
         finds_step = self.preset is not None and PRESETS[self.preset].finds_step
         return replace(self, pipeline=self.uncalibrated, uncalibrated=None, finds_step=finds_step, passes=())
 
+    def in_int8(self) -> Recipe:
+        """The recipe for layers that run in int8: with grids that fit it."""
+        return replace(
+            self,
+            execution="int8",
+            pipeline=_with_few_points(self.pipeline),
+            uncalibrated=None if self.uncalibrated is None else _with_few_points(self.uncalibrated),
+            fallback=None if self.fallback is None else _with_few_points(self.fallback),
+            passes=(),
+        )
+
     def manager(self) -> PassManager:
         """The pipeline ready to run.
 
@@ -161,24 +172,14 @@ def make_recipe(
     if not 0 <= result.seed < 2**63:
         raise InvalidArgumentError(f"seed {result.seed} is not valid; give 0 or more")
     result = _with_shortcuts(result, density, bits)
-    return _for_int8(result) if result.execution == "int8" else result
+    return result.in_int8() if result.execution == "int8" else result
 
 
-def _for_int8(recipe: Recipe) -> Recipe:
-    """Grids with so few points that they fit int8, where the pipeline does not say how many."""
-
-    def with_few_points(text: str) -> str:
-        passes = parse_pipeline(text)
-        grids = [p for p in passes if p.name == "cluster" and "mode=grid" in p.text() and "points=" not in p.text()]
-        return PassManager([p.with_options({"points": str(INT8_POINTS)}) if p in grids else p for p in passes]).text()
-
-    return replace(
-        recipe,
-        pipeline=with_few_points(recipe.pipeline),
-        uncalibrated=None if recipe.uncalibrated is None else with_few_points(recipe.uncalibrated),
-        fallback=None if recipe.fallback is None else with_few_points(recipe.fallback),
-        passes=(),
-    )
+def _with_few_points(text: str) -> str:
+    """A pipeline whose grids have so few points that they fit int8, where it does not say how many."""
+    passes = parse_pipeline(text)
+    grids = [p for p in passes if p.name == "cluster" and "mode=grid" in p.text() and "points=" not in p.text()]
+    return PassManager([p.with_options({"points": str(INT8_POINTS)}) if p in grids else p for p in passes]).text()
 
 
 def _from_text(preset: str | None, pipeline: str | None, has_data: bool, can_measure: bool) -> Recipe:

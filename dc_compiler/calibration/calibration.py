@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 
 from dc_compiler import ir
-from dc_compiler.calibration.divergence import Judge
+from dc_compiler.calibration.divergence import AsRun, Judge
 from dc_compiler.calibration.grams import Gram, collect
 from dc_compiler.ort.metrics import Scorer
 from dc_compiler.ort.samples import Samples
@@ -46,6 +46,11 @@ class Calibration:
     def final_judge(self) -> Judge:
         """Compares programs with the original on the check part, which nothing was chosen by."""
         return Judge(self._original, self.samples, self.samples.parts().check, self._metric)
+
+    def run_as(self, as_run: AsRun | None) -> None:
+        """Judge programs as they run in another way than in floats; None for floats again."""
+        for judge in (self.judge, self.final_judge):
+            judge.as_run = as_run
 
     def grams(self, program: ir.Program) -> dict[str, list[Gram]]:
         """Gram matrices of the inputs of the program's weights, by the record's name.

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import onnx
 
 from dc_compiler import ir
 from dc_compiler.errors import ModelError
@@ -52,6 +53,9 @@ class Distance:
     typical: float = 0.0
 
 
+AsRun = Callable[[ir.Program], onnx.ModelProto | None]
+
+
 class Judge:
     """Runs programs on some of the samples and compares what they give with the original's outputs.
 
@@ -64,6 +68,8 @@ class Judge:
     Attributes:
         outputs: what the original gives for each output that is compared, by its number.
         before: the original's score, or None.
+        as_run: makes the model that a program is when it runs in another way than in floats, or None for one that does
+            not; None where all run in floats.
 
     Raises:
         ModelError: the original does not run, or none of its outputs can be compared.
@@ -84,6 +90,7 @@ class Judge:
         if metric is not None and samples.labels is None:
             self._labels = metric.answers([o[0] for o in outputs])
         self.before = self._score(outputs)
+        self.as_run: AsRun | None = None
         if not self.outputs:
             raise ModelError(f"{original.label} has no output of floats, so nothing tells how far a change moves it")
 
@@ -98,7 +105,10 @@ class Judge:
         Raises:
             ModelError: it does not run.
         """
-        return self._distance(self._run(program))
+        model = None if self.as_run is None else self.as_run(program)
+        if model is None:
+            return self._distance(self._run(program))
+        return self._distance(self._outputs(self._samples.sessions.open(model, 1), {}))
 
     def changes(self, program: ir.Program, records: Sequence[ir.WeightRecord]) -> Changes:
         """Compares the program with other values for some of ``records``, in a single session."""
