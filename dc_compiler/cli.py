@@ -377,7 +377,7 @@ def _add_compile(commands: Any) -> None:
     p.add_argument("--set", metavar="GLOB:key=value,...", action="append", default=[], help="options for some weights")
     p.add_argument("--skip", metavar="GLOB", action="append", default=[], help="weights to leave alone")
     p.add_argument("--emit", metavar="FORM", help="session (default) or graph")
-    execution_help = "auto (default: numbers stay exact), dense, or int8: layers that multiply do so in integers"
+    execution_help = "auto (default), dense, sparse: from what is kept of weights, or int8: in integers"
     p.add_argument("--execution", metavar="MODE", help=execution_help)
     p.add_argument("--min-size", metavar="N", type=int, help="element floor (default: 16 for default, 0 for smallest)")
     p.add_argument("--seed", metavar="N", type=int)

@@ -21,7 +21,7 @@ from dc_compiler.calibration.tuning import Tuned, keeps, tune
 from dc_compiler.codec import binding
 from dc_compiler.errors import InvalidArgumentError, ModelError
 from dc_compiler.model import emit as emitter
-from dc_compiler.model import files, int8, packed
+from dc_compiler.model import files, int8, packed, sparse
 from dc_compiler.model.outputs import Shape, declare_shapes
 from dc_compiler.ort import metrics, verify
 from dc_compiler.ort.ranges import Ranges
@@ -141,7 +141,7 @@ class Compilation:
         """What is known about the compiled model, the model, and whether onnxruntime runs the very same graph."""
         program, text = made.program, PassManager(made.passes).text()
         form = _choose_form(program, self.recipe, self.ranges)
-        runs_int8 = any(r.execution == ir.INT8 for r in program.records)
+        all_decoded = all(r.execution == ir.DECODE for r in program.records)
         provenance = _provenance(program, self.recipe, text)
         report = _report(program, self.recipe, text, form, made.reports)
         if self.context.samples is not None:
@@ -153,7 +153,7 @@ class Compilation:
         report.output_bytes = files.message_size(model)
         if form == "session":
             report.topology_bytes = packed.open_packed(model, "the compiled model").topology_bytes
-        return report, model, form == "session" and not program.rounding and not runs_int8
+        return report, model, form == "session" and not program.rounding and all_decoded
 
     def verified(self, model: onnx.ModelProto) -> verify.Verification:
         """The compiled model compared with the original, on the check part or made-up inputs."""
@@ -313,11 +313,14 @@ def _choose_form(program: ir.Program, recipe: Recipe, ranges: Ranges | None) -> 
     """The form that the model can have, and how its weights are executed; notes of the program tell."""
     obstacle = emitter.session_obstacle(program) if recipe.emit == "session" else None
     if obstacle is not None:
-        lost = ", in which nothing runs in int8" if recipe.execution == "int8" else ""
+        lost = f", in which nothing runs in {recipe.execution}" if recipe.execution in ("sparse", "int8") else ""
         program.notes.append(f"graph form instead of session form{lost}: {obstacle}")
         return "graph"
-    if recipe.execution == "int8":
-        int8.choose_int8(program, None if ranges is None else ranges.of)
+    if recipe.emit == "session":
+        if recipe.execution == "int8":
+            int8.choose_int8(program, None if ranges is None else ranges.of)
+        elif recipe.execution == "sparse" or (recipe.execution == "auto" and recipe.preset != "lossless"):
+            sparse.choose_sparse(program, all_of_them=recipe.execution == "sparse")
     return recipe.emit
 
 

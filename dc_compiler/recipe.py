@@ -16,9 +16,9 @@ DEFAULT_MIN_SIZE = 1024
 MEASURED_MIN_SIZE = 16  # where a step is found by what rounding does to the outputs, that of small weights counts too
 Form = Literal["session", "graph"]
 FORMS = ("session", "graph")
-# auto may take int8 only where a drop is allowed and can be measured
-Execution = Literal["auto", "dense", "int8"]
-EXECUTIONS = ("auto", "dense", "int8")
+# auto takes sparse where layers gain, and int8 only where a drop is allowed and can be measured
+Execution = Literal["auto", "dense", "sparse", "int8"]
+EXECUTIONS = ("auto", "dense", "sparse", "int8")
 INT8_POINTS = 120  # of a grid on each side of zero: rounding of its scale and of sums of errors takes a few more
 
 
@@ -165,8 +165,8 @@ def make_recipe(
         raise InvalidArgumentError(f"emit {result.emit} is not valid; give session or graph")
     if result.execution not in EXECUTIONS:
         raise InvalidArgumentError(f"execution {result.execution} is not valid; give {', '.join(EXECUTIONS)}")
-    if result.execution == "int8" and result.emit == "graph":
-        raise InvalidArgumentError("--execution int8 needs the session form; leave --emit graph out")
+    if result.execution in ("sparse", "int8") and result.emit == "graph":
+        raise InvalidArgumentError(f"--execution {result.execution} needs the session form; leave --emit graph out")
     if result.min_size < 0:
         raise InvalidArgumentError(f"min-size {result.min_size} is not valid; give 0 or more")
     if not 0 <= result.seed < 2**63:

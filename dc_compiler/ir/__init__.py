@@ -16,7 +16,7 @@ from dc_compiler.ir.patterns import find_pattern
 from dc_compiler.ir.program import Program
 from dc_compiler.ir.quantized import Clustered, Scales, log_step_values, nearest_log_step, without_unused
 from dc_compiler.ir.ranges import Range
-from dc_compiler.ir.record import DECODE, INT8, INT8_SCALE, Use, WeightRecord, add_change, rebuild
+from dc_compiler.ir.record import DECODE, INT8, INT8_SCALE, SPARSE, Use, WeightRecord, add_change, rebuild
 from dc_compiler.ir.roles import Roles
 from dc_compiler.ir.site import (
     InitializerSite,
@@ -26,6 +26,8 @@ from dc_compiler.ir.site import (
     constant_tensor,
     defined,
     find_uses,
+    multiplies,
+    readers,
     remove_sites,
     subgraphs,
     walk_graphs,
@@ -38,6 +40,7 @@ __all__ = [
     "ELEMENT_TYPES",
     "INT8",
     "INT8_SCALE",
+    "SPARSE",
     "Clustered",
     "ElementType",
     "InitializerSite",
@@ -66,9 +69,11 @@ __all__ = [
     "largest",
     "log_step_values",
     "mark_exact",
+    "multiplies",
     "nearest_log_step",
     "ordered_sum",
     "quantized_note",
+    "readers",
     "rebuild",
     "remove_sites",
     "subgraphs",

@@ -208,6 +208,26 @@ def attribute_sites(graph: onnx.GraphProto, least: int) -> Iterator[AttributeSit
                     yield AttributeSite(g, None, node, attribute)
 
 
+def readers(graph: onnx.GraphProto) -> dict[str, list[onnx.NodeProto | None]]:
+    """Nodes that read each value, of the graph itself; None stands for a node of a body."""
+    found: dict[str, list[onnx.NodeProto | None]] = {}
+    for g in walk_graphs(graph):
+        for node in g.node:
+            for name in set(node.input):
+                found.setdefault(name, []).append(node if g is graph else None)
+    return found
+
+
+def multiplies(node: onnx.NodeProto, name: str) -> bool:
+    """Whether a node is x times the value, or a convolution of x with it, plus something at most."""
+    if node.domain not in ("", "ai.onnx") or list(node.input).count(name) != 1 or node.input[1:2] != [name]:
+        return False
+    if node.op_type == "Gemm":
+        plain = {"alpha": 1.0, "beta": 1.0, "transA": 0}
+        return all(attribute(node, key, value) == value for key, value in plain.items())
+    return node.op_type in ("MatMul", "Conv")
+
+
 def find_uses(graph: onnx.GraphProto, names: Container[str]) -> dict[str, list[Use]]:
     """Consumers of values of these names, in the graph and in its bodies.
 

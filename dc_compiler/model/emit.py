@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 
 from dc_compiler import ir
 from dc_compiler.codec import binding, load_time
-from dc_compiler.model import int8, packed
+from dc_compiler.model import int8, packed, sparse
 from dc_compiler.model.importer import DOMAIN
 from dc_compiler.model.names import default_opset, defined_names, unused_name
 from dc_compiler.recipe import Form
@@ -241,6 +241,9 @@ def _session_form(program: ir.Program, placed: list[PlacedWeight]) -> onnx.Model
         int8.run_in_int8(inner, scales, program.ranges, inside)
     names = Counter([*inputs, *(o.name for o in graph.output)])
     topology = unused_name("t" if program.is_terse else f"{DOMAIN}.topology", names)
+    from_kept = {w.name for w in placed if w.record.execution == ir.SPARSE}
+    if from_kept:
+        sparse.run_sparse(inner, from_kept)
     pooled = [[packed.PackedWeight(name, r.elem_type, r.shape) for name, r in p.weights] for p in pools]
     manifest = packed.write_manifest([*(_entry(w, scales.get(w.name)) for w in placed), *pooled])
     content = manifest + inner.SerializeToString(deterministic=True)

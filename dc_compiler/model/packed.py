@@ -16,6 +16,7 @@ from dc_compiler.codec import binding
 from dc_compiler.errors import CorruptFrameError, InvalidArgumentError, ModelError
 from dc_compiler.model import files
 from dc_compiler.model.importer import DOMAIN
+from dc_compiler.model.sparse import RUN_DOMAIN, run_dense
 
 # Version 2 tells how each weight is executed; it is written where that is not plainly decoding it
 MANIFEST_VERSIONS = (1, 2)
@@ -127,6 +128,7 @@ def unpack(model: onnx.ModelProto, label: str, max_decoded_bytes: int | None = N
     tensors = [t for p in opened.payloads for t in _decode(p, label)]
     result = _unpack_session(model, opened.inner) if opened.form == "session" else _without_decoders(opened.inner)
     result.graph.initializer.extend(tensors)
+    run_dense(result)
     _remove_imports(result)
     kept = [p for p in result.metadata_props if not p.key.startswith(f"{DOMAIN}.")]
     del result.metadata_props[:]
@@ -353,7 +355,7 @@ def _without_decoders(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _remove_imports(model: onnx.ModelProto) -> None:
-    kept = [o for o in model.opset_import if o.domain != DOMAIN]
+    kept = [o for o in model.opset_import if o.domain not in (DOMAIN, RUN_DOMAIN)]
     del model.opset_import[:]
     model.opset_import.extend(kept)
 

@@ -2,18 +2,34 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <memory>
 #include <new>
 
 #include "base/cancel.h"
 #include "base/failure.h"
+#include "base/parallel.h"
 #include "coders/coder.h"
 #include "frame/codec.h"
 #include "kernels/isa.h"
 #include "kernels/kernels.h"
+#include "kernels/sparse_conv.h"
+#include "kernels/sparse_matmul.h"
 #include "ort/manifest.h"
 #include "ort/model_check.h"
 
+struct dcc_sparse_matmul {
+  dcc::SparseMatMul matrix;
+};
+
+struct dcc_sparse_conv {
+  dcc::SparseConv conv;
+};
+
 namespace {
+
+dcc::Bounds bounds_of(const float* bounds) {
+  return bounds != nullptr ? dcc::Bounds{bounds[0], bounds[1]} : dcc::Bounds{};
+}
 
 // Passes a result on, and its sentence, cut to the caller's buffer.
 int report(int code, const std::string& sentence, char* error, size_t error_size) {
@@ -120,5 +136,75 @@ const char* dcc_runnable_isa(size_t index) { return dcc::runnable_isa(index); }
 int dcc_select_isa(const char* name) { return dcc::select_isa(name) ? DCC_OK : DCC_BAD_ARGUMENT; }
 
 const int32_t* dcc_set_cancel_flag(const int32_t* flag) { return dcc::set_cancel_flag(flag); }
+
+int dcc_sparse_matmul_make(const float* dense, size_t k, size_t n, int transposed, size_t usual_m,
+                           dcc_sparse_matmul** made, char* error, size_t error_size) {
+  std::string sentence;
+  const int code = dcc::guarded(sentence, [&] {
+    *made = new dcc_sparse_matmul{dcc::SparseMatMul(dcc::kept_weights(dense, k, n, transposed != 0), usual_m)};
+  });
+  return report(code, sentence, error, error_size);
+}
+
+int dcc_sparse_matmul_run(const dcc_sparse_matmul* matrix, const float* x, size_t m, const float* bias,
+                          const float bounds[2], float* y, int threads, char* error, size_t error_size) {
+  std::string sentence;
+  const int code = dcc::guarded(sentence, [&] {
+    const dcc::SparseMatMul& layer = matrix->matrix;
+    dcc::parallel_for(layer.tasks(m), threads, [&](size_t task) { layer.run(task, x, m, bias, y, bounds_of(bounds)); });
+  });
+  return report(code, sentence, error, error_size);
+}
+
+size_t dcc_sparse_matmul_bytes(const dcc_sparse_matmul* matrix) { return matrix->matrix.bytes(); }
+
+void dcc_sparse_matmul_free(dcc_sparse_matmul* matrix) { delete matrix; }
+
+int dcc_sparse_conv_make(const float* dense, size_t outputs, size_t channels, const size_t attributes[10],
+                         dcc_sparse_conv** made, char* error, size_t error_size) {
+  std::string sentence;
+  const int code = dcc::guarded(sentence, [&] {
+    dcc::ConvAttributes a;
+    a.outputs = outputs;
+    a.channels = channels;
+    std::copy_n(attributes, 2, a.kernel);
+    std::copy_n(attributes + 2, 2, a.strides);
+    std::copy_n(attributes + 4, 2, a.dilations);
+    std::copy_n(attributes + 6, 4, a.pads);
+    *made = new dcc_sparse_conv{dcc::SparseConv(dense, a)};
+  });
+  return report(code, sentence, error, error_size);
+}
+
+int dcc_sparse_conv_shape(const dcc_sparse_conv* conv, size_t height, size_t width, size_t out_shape[2], char* error,
+                          size_t error_size) {
+  std::string sentence;
+  const int code = dcc::guarded(sentence, [&] { conv->conv.out_shape(height, width, out_shape); });
+  return report(code, sentence, error, error_size);
+}
+
+int dcc_sparse_conv_run(const dcc_sparse_conv* conv, const float* x, size_t images, size_t height, size_t width,
+                        const float* bias, const float bounds[2], float* y, int threads, char* error,
+                        size_t error_size) {
+  std::string sentence;
+  const int code = dcc::guarded(sentence, [&] {
+    const dcc::SparseConv& layer = conv->conv;
+    const dcc::ConvPlan plan = layer.plan(height, width);
+    const std::unique_ptr<char[]> memory(new char[plan.scratch_bytes + 64]);
+    char* const scratch = memory.get() + (64 - reinterpret_cast<uintptr_t>(memory.get()) % 64) % 64;
+    const size_t image = layer.attributes().channels * height * width;
+    const size_t out = layer.attributes().outputs * plan.out_height * plan.out_width;
+    for (size_t i = 0; i < images; ++i, x += image, y += out) {
+      dcc::parallel_for(plan.prepare_tasks, threads, [&](size_t task) { layer.prepare(plan, task, x, scratch); });
+      dcc::parallel_for(plan.tasks, threads,
+                        [&](size_t task) { layer.run(plan, task, scratch, bias, y, bounds_of(bounds)); });
+    }
+  });
+  return report(code, sentence, error, error_size);
+}
+
+size_t dcc_sparse_conv_bytes(const dcc_sparse_conv* conv) { return conv->conv.bytes(); }
+
+void dcc_sparse_conv_free(dcc_sparse_conv* conv) { delete conv; }
 
 const char* dcc_version(void) { return DCC_VERSION; }

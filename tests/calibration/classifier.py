@@ -6,8 +6,8 @@ import functools
 
 import numpy as np
 import onnx
-from layers import normal
 from onnx import TensorProto, helper, numpy_helper
+from single_layers import normal
 
 Array = np.ndarray
 

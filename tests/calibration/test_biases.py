@@ -10,8 +10,8 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from layers import network, normal
 from onnx import helper
+from single_layers import network, normal
 
 import dc_compiler
 from dc_compiler.calibration.biases import find_biases

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from layers import normal
+from single_layers import normal
 
 from dc_compiler.passes.cluster import compensate as module
 from dc_compiler.passes.cluster.compensate import DAMPING, compensated

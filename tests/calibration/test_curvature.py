@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from layers import network, normal
 from onnx import TensorProto, helper
+from single_layers import network, normal
 
 from dc_compiler import ir
 from dc_compiler.calibration.allocation import COARSER, FINER, relative_steps

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 import pytest
-from layers import layer, network, normal, numbers, opened
 from onnx import helper
+from single_layers import layer, network, normal, numbers, opened
 
 from dc_compiler.calibration import grams as module
 from dc_compiler.calibration.grams import collect

@@ -8,8 +8,8 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from layers import network, normal, numbers, opened
 from onnx import TensorProto, helper, numpy_helper
+from single_layers import network, normal, numbers, opened
 
 from dc_compiler import InferenceSession, compile_model
 from dc_compiler.calibration import grams as module

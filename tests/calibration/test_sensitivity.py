@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from layers import normal
 from models.graphs import GRAPHS
 from onnx import TensorProto, helper, numpy_helper
+from single_layers import normal
 
 import dc_compiler
 from dc_compiler import ir

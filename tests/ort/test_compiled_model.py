@@ -379,6 +379,118 @@ def test_frames_without_int8_points_are_refused(frame: bytes) -> None:
     assert "weight 'w': " in refusal(int8_model(PAIR, frame, count=2))
 
 
+def run_node(op_type: str = "MatMul", weight: str = "w", domain: str = "dcc.run", **more: Any) -> onnx.NodeProto:
+    return helper.make_node(op_type, ["x", weight], ["y"], domain=domain, **more)
+
+
+def sparse_model(
+    nodes: list[onnx.NodeProto],
+    dtype: int = FLOAT,
+    dims: tuple[int, ...] = (8, 8),
+    stored: Any = None,
+    functions: tuple[onnx.FunctionProto, ...] = (),
+    executions: bytes = b"sparse",
+) -> onnx.ModelProto:
+    """x [n, 8] and a packed weight in nodes that run from it."""
+    x = models.value("x", FLOAT, None if nodes[-1].op_type == "Conv" else ["n", 8])
+    inner = models.make_model(nodes, [x], [models.value("y", FLOAT, None)])
+    inner.opset_import.add(domain="dcc.run", version=1)
+    inner.functions.extend(functions)
+    listed = models.manifest({"w": (dtype, dims)}, {"w": executions})
+    values = np.eye(8, dtype=np.float32) if stored is None else stored
+    return models.wrap(inner, lz(listed + inner.SerializeToString()), {"w": binding.encode_data(values, "raw")})
+
+
+def test_a_layer_may_run_from_its_frame() -> None:
+    x = np.random.default_rng(0).standard_normal((5, 8)).astype(np.float32)
+    for execution in ("auto", "sparse", "dense"):
+        session = models.open_session(sparse_model([run_node()]), models.options(entries={"dcc.execution": execution}))
+        np.testing.assert_array_equal(np.asarray(session.run(None, {"x": x})[0]), x)
+
+
+IN_A_BODY = helper.make_node(
+    "If",
+    ["c"],
+    ["y"],
+    then_branch=helper.make_graph([run_node()], "t", [], [models.value("y", FLOAT, None)]),
+    else_branch=helper.make_graph(
+        [helper.make_node("Identity", ["x"], ["z"])], "e", [], [models.value("z", FLOAT, None)]
+    ),
+)
+CONDITION = helper.make_node("Constant", [], ["c"], value=numpy_helper.from_array(np.array(True)))
+CALLED = onnx.FunctionProto(
+    domain="f", name="f", input=["x", "w"], output=["y"], node=[run_node()],
+    opset_import=[helper.make_opsetid("dcc.run", 1)],
+)  # fmt: skip
+DEFINED = onnx.FunctionProto(
+    domain="dcc.run", name="MatMul", input=["x", "w"], output=["y"],
+    node=[helper.make_node("Identity", ["x"], ["y"])], opset_import=[helper.make_opsetid("", 17)],
+)  # fmt: skip
+DOUBLES = np.eye(8)
+SPARSE_LIES: dict[str, tuple[onnx.ModelProto, str]] = {
+    "of no weight": (sparse_model([run_node(weight="x")]), "which is no sparse weight"),
+    "of a weight that is decoded": (sparse_model([run_node()], executions=b"decode"), "which is no sparse weight"),
+    "without a weight": (
+        sparse_model([helper.make_node("MatMul", ["x"], ["y"], domain="dcc.run")]),
+        "which is no sparse weight",
+    ),
+    "other operator": (sparse_model([run_node("Relu")]), "no MatMul, Gemm or Conv of the main graph"),
+    "in a body": (sparse_model([CONDITION, IN_A_BODY]), "no MatMul, Gemm or Conv of the main graph"),
+    "in a function": (
+        sparse_model([run_node(domain="f", op_type="f")], functions=(CALLED,)),
+        "no MatMul, Gemm or Conv of the main graph",
+    ),
+    "own function": (sparse_model([run_node()], functions=(DEFINED,)), "uses the operator domain 'dcc'"),
+    "double": (sparse_model([run_node()], TensorProto.DOUBLE, stored=DOUBLES), "not a float tensor alone"),
+    "read by another": (
+        sparse_model([helper.make_node("MatMul", ["x", "w"], ["v"]), run_node()]),
+        "Type",
+    ),
+    "no matrix": (sparse_model([run_node()], dims=(64,), stored=np.zeros(64, np.float32)), "2 axes of floats belong"),
+    "no kernel": (sparse_model([run_node("Conv")]), "4 axes of floats belong"),
+    "negative pads": (
+        sparse_model(
+            [run_node("Conv", pads=[-1, 0, 0, 0])], dims=(1, 1, 1, 1), stored=np.ones((1, 1, 1, 1), np.float32)
+        ),
+        "attribute pads is not 4 sizes",
+    ),
+    "strides of zero": (
+        sparse_model([run_node("Conv", strides=[0, 1])], dims=(1, 1, 1, 1), stored=np.ones((1, 1, 1, 1), np.float32)),
+        "",
+    ),
+    "three strides": (
+        sparse_model(
+            [run_node("Conv", strides=[1, 1, 1])], dims=(1, 1, 1, 1), stored=np.ones((1, 1, 1, 1), np.float32)
+        ),
+        "attribute strides is not 2 sizes",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SPARSE_LIES)
+def test_layers_that_cannot_run_from_frames_are_refused(name: str) -> None:
+    model, complaint = SPARSE_LIES[name]
+    assert complaint in refusal(model)
+
+
+@pytest.mark.parametrize("attributes", [{"pads": [2**62] * 4}, {"pads": [2**40] * 4}, {"dilations": [2**62, 1]}])
+def test_convolutions_of_impossible_sizes_are_refused_when_run(attributes: dict[str, Any]) -> None:
+    """Sizes are known then."""
+    kernel = np.ones((1, 1, 3, 3), np.float32)
+    model = sparse_model([run_node("Conv", **attributes)], dims=kernel.shape, stored=kernel)
+    session = models.open_session(model)
+    with pytest.raises(Exception, match=r"convolution|shape|memory|fit"):
+        session.run(None, {"x": np.ones((1, 1, 4, 4), np.float32)})
+
+
+def test_damaged_frames_of_sparse_layers_are_refused() -> None:
+    model = sparse_model([run_node()])
+    for tensor in model.graph.initializer:
+        if tensor.name == "w.dcc":
+            tensor.raw_data = tensor.raw_data[:-9] + bytes([tensor.raw_data[-9] ^ 1]) + tensor.raw_data[-8:]
+    assert refusal(model)
+
+
 def test_damaged_topology_is_refused() -> None:
     model, payloads, topology = parts(models.random_weights(2))
     frame = lz(topology)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import onnx
 from onnx import TensorProto
@@ -19,7 +19,6 @@ LEAST_SIZE = 1 << 16
 LEAST_EXTENT = 32
 GRID = 2  # codebook kind of a frame (FORMAT.md 2)
 
-Readers = Mapping[str, Sequence[onnx.NodeProto | None]]
 RangesOf = Callable[[ir.Program, Sequence[str]], dict[str, ir.Range]]
 
 
@@ -32,7 +31,7 @@ def choose_int8(program: ir.Program, ranges_of: RangesOf | None) -> None:
         ranges_of: finds how values are rounded that convolutions read and make; None leaves convolutions alone.
     """
     graph, opset = program.proto.graph, default_opset(program.proto)
-    readers, outputs = _readers(graph), {o.name for o in graph.output}
+    readers, outputs = ir.readers(graph), {o.name for o in graph.output}
     chosen: list[ir.WeightRecord] = []
     convolutions: list[onnx.NodeProto] = []
     others = Counter[str]()
@@ -58,16 +57,6 @@ def choose_int8(program: ir.Program, ranges_of: RangesOf | None) -> None:
     program.notes.append(f"int8: {count} in integers{reasons}")
 
 
-def _readers(graph: onnx.GraphProto) -> dict[str, list[onnx.NodeProto | None]]:
-    """Who reads each value; None stands for a node of a body."""
-    readers: dict[str, list[onnx.NodeProto | None]] = {}
-    for g in ir.walk_graphs(graph):
-        for node in g.node:
-            for name in set(node.input):
-                readers.setdefault(name, []).append(node if g is graph else None)
-    return readers
-
-
 def _obstacle(
     record: ir.WeightRecord, name: str, readers: Sequence[onnx.NodeProto | None], opset: int, has_ranges: bool
 ) -> str | None:
@@ -81,7 +70,7 @@ def _obstacle(
     kinds = {node.op_type if node is not None else "a body" for node in readers}
     is_alike = kinds <= {"MatMul", "Gemm"} or kinds == {"Conv"}
     for node in readers:
-        if node is None or not is_alike or not _multiplies(node, name):
+        if node is None or not is_alike or not ir.multiplies(node, name):
             return f"read by {' and '.join(sorted(kinds))}"
         if opset < LEAST_OPSET:
             return f"operator set {opset} cannot round values to 8 bits ({LEAST_OPSET} can)"
@@ -106,13 +95,3 @@ def _layout(node: onnx.NodeProto, dims: Sequence[int]) -> tuple[int, int] | None
     if len(dims) != 2:
         return None
     return (dims[0], dims[1]) if ir.attribute(node, "transB", 0) else (dims[1], 1)
-
-
-def _multiplies(node: onnx.NodeProto, name: str) -> bool:
-    """Whether a node is x times the value, or a convolution of x with it, plus something at most."""
-    if node.domain not in ("", "ai.onnx") or list(node.input).count(name) != 1 or node.input[1:2] != [name]:
-        return False
-    if node.op_type == "Gemm":
-        plain = {"alpha": 1.0, "beta": 1.0, "transA": 0}
-        return all(ir.attribute(node, key, value) == value for key, value in plain.items())
-    return node.op_type in ("MatMul", "Conv")

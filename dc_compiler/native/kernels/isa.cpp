@@ -36,7 +36,11 @@ constexpr Choice kChoices[] = {
               __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
               __builtin_cpu_supports("avx512vbmi2") && __builtin_cpu_supports("bmi2") && have_f16c();
      }},
-    {&kAvx2Kernels, [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2") && have_f16c(); }},
+    {&kAvx2Kernels,
+     [] {
+       return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2") &&
+              have_f16c();
+     }},
 #endif
     {&kPortableKernels, [] { return true; }},
 };

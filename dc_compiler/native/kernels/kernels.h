@@ -10,6 +10,8 @@
 
 namespace dcc {
 
+struct SparseKernels;
+
 // FORMAT.md 5.2. For a slot: `frequency - 1`, `slot - start` and the symbol, in one word where they fit in 32 bits:
 // `packed` = symbol << 2s | (slot - start) << s | frequency - 1. Otherwise `packed` is null, `steps` holds
 // (slot - start) << 16 | frequency - 1 and `symbols` the symbols, with one more entry at the end for wide loads.
@@ -70,6 +72,9 @@ struct Kernels {
 
   // Number of indices that are not `value`.
   size_t (*count_other)(const uint16_t* indices, size_t count, uint16_t value);
+
+  // Layers that run from their kept weights (sparse_kernels.h).
+  const SparseKernels* sparse;
 };
 
 extern const Kernels kPortableKernels;

@@ -2,6 +2,7 @@
 #include <immintrin.h>
 
 #include "kernels/kernels_common.h"
+#include "kernels/sparse_kernels.h"
 
 namespace dcc {
 namespace {
@@ -106,6 +107,7 @@ const Kernels kAvx2Kernels = {"avx2",
                               scale_loop<double>,
                               float16_avx2,
                               bfloat16_loop,
-                              count_other_loop};
+                              count_other_loop,
+                              &kAvx2Sparse};
 
 }  // namespace dcc

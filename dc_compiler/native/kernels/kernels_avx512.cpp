@@ -2,6 +2,7 @@
 #include <immintrin.h>
 
 #include "kernels/kernels_common.h"
+#include "kernels/sparse_kernels.h"
 
 namespace dcc {
 namespace {
@@ -77,6 +78,7 @@ const Kernels kAvx512Kernels = {"avx512",
                                 scale_loop<double>,
                                 float16_avx512,
                                 bfloat16_loop,
-                                count_other_loop};
+                                count_other_loop,
+                                &kAvx512Sparse};
 
 }  // namespace dcc

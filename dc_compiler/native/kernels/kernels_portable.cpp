@@ -1,5 +1,6 @@
 // kernels_portable.cpp: the kernel set that runs everywhere.
 #include "kernels/kernels_common.h"
+#include "kernels/sparse_kernels.h"
 
 namespace dcc {
 
@@ -13,6 +14,7 @@ const Kernels kPortableKernels = {"portable",
                                   scale_loop<double>,
                                   float16_loop,
                                   bfloat16_loop,
-                                  count_other_loop};
+                                  count_other_loop,
+                                  &kPortableSparse};
 
 }  // namespace dcc

@@ -99,6 +99,8 @@ struct OrtApiBase {
   X(99, ReleaseTensorTypeAndShapeInfo, void, (OrtTensorTypeAndShapeInfo * info))                                   \
   X(100, ReleaseSessionOptions, void, (OrtSessionOptions * options))                                               \
   X(130, AddSessionConfigEntry, OrtStatus*, (OrtSessionOptions * options, const char* key, const char* value))     \
+  X(163, KernelInfoGetAttributeArray_int64, OrtStatus*,                                                            \
+    (const OrtKernelInfo* info, const char* name, int64_t* out, size_t* size))                                     \
   X(210, AddExternalInitializers, OrtStatus*,                                                                      \
     (OrtSessionOptions * options, const char* const* names, const OrtValue* const* values, size_t count))          \
   X(230, KernelInfo_GetInputCount, OrtStatus*, (const OrtKernelInfo* info, size_t* out))                           \
@@ -122,6 +124,9 @@ struct OrtApiBase {
 
 // Functions that came later: the API version that has them first, then as above. Null in older runtimes.
 #define DCC_ORT_LATER_FUNCTIONS(X)                                                                                   \
+  X(17, 274, KernelContext_ParallelFor, OrtStatus*,                                                                  \
+    (const OrtKernelContext* context, void (*body)(void* data, size_t index), size_t total, size_t batches,          \
+     void* data))                                                                                                    \
   X(22, 298, GetKeyValuePairs, void,                                                                                 \
     (const OrtKeyValuePairs* pairs, const char* const** keys, const char* const** values, size_t* count))            \
   X(22, 300, ReleaseKeyValuePairs, void, (OrtKeyValuePairs * pairs))                                                 \

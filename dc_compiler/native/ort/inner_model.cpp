@@ -140,6 +140,7 @@ InnerModel::Serialized InnerModel::serialize() {
   }
   MappedBytes message = map_bytes(position);
   std::memcpy(message.get(), manifest_.model, manifest_.model_size);
+  for (const auto& [offset, text] : texts_) std::memcpy(message.get() + offset, text.data(), text.size());
   std::memcpy(message.get() + manifest_.model_size, kReleaseNode, kReleaseNodeSize);
   std::string head(1, kModelGraph);
   put_varint(head, position - graph_start, kGraphLengthSize);

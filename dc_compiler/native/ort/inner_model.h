@@ -2,7 +2,9 @@
 #ifndef DCC_INNER_MODEL_H_
 #define DCC_INNER_MODEL_H_
 
+#include <string_view>
 #include <utility>
+#include <vector>
 
 #include "ort/manifest.h"
 #include "ort/mapped_bytes.h"
@@ -15,8 +17,12 @@ class InnerModel {
   explicit InnerModel(Manifest manifest) : manifest_(std::move(manifest)) {}
 
   const std::vector<Payload>& payloads() const { return manifest_.payloads; }
+  std::vector<Payload>& payloads() { return manifest_.payloads; }
   const uint8_t* message() const { return manifest_.model; }  // as it is in the file, without the weights
   size_t message_size() const { return manifest_.model_size; }
+
+  // Puts a text over one of the same length that begins at `offset` of the message.
+  void put_domain(size_t offset, std::string_view text) { texts_.emplace_back(offset, text); }
 
   // The ModelProto with a node dcc:ReleaseModel and an initializer for every weight, whose bytes are still to be
   // written to Weight::data. While onnxruntime parses the message, every byte in it is in memory twice; then every
@@ -32,6 +38,7 @@ class InnerModel {
 
  private:
   Manifest manifest_;
+  std::vector<std::pair<size_t, std::string_view>> texts_;
   size_t serialized_size_ = 0;
 };
 

@@ -2,7 +2,11 @@
 #include "ort/inner_session.h"
 
 #include <cstring>
+#include <string_view>
+#include <unordered_set>
 
+#include "kernels/isa.h"
+#include "kernels/kernels.h"
 #include "ort/inner_model.h"
 #include "ort/model_check.h"
 #include "ort/payload_frame.h"
@@ -11,11 +15,12 @@
 namespace dcc::ort {
 namespace {
 
-void decode(const std::vector<DecodeJob>& jobs, int threads, const std::vector<Payload>* payloads) {
+// `owners` are those of the jobs, as far as there are any.
+void decode(const std::vector<DecodeJob>& jobs, int threads, const std::vector<const Payload*>& owners) {
   std::string error;
   size_t failed = 0;
   if (decode_all(jobs.data(), jobs.size(), threads, error, &failed) == DCC_OK) return;
-  refuse(payloads && failed < payloads->size() ? (*payloads)[failed].label() + ": " + error : error);
+  refuse(failed < owners.size() ? owners[failed]->label() + ": " + error : error);
 }
 
 MappedBytes decode_topology(const Context& context, const PayloadFrame& frame) {
@@ -23,7 +28,7 @@ MappedBytes decode_topology(const Context& context, const PayloadFrame& frame) {
     refuse("topology: the frame is not a uint8 vector");
   context.budget->spend(frame.bytes, "the topology");
   MappedBytes bytes = map_bytes(frame.bytes);
-  decode({{frame.data, frame.size, bytes.get(), frame.bytes}}, context.settings.threads, nullptr);
+  decode({{frame.data, frame.size, bytes.get(), frame.bytes}}, context.settings.threads, {});
   return bytes;
 }
 
@@ -56,31 +61,69 @@ std::vector<PayloadFrame> read_payloads(const Context& context, const OrtKernelI
   return frames;
 }
 
+// Whether the kernels of this processor make layers of few weights faster than dense ones.
+bool runs_faster_sparse() { return std::string_view(kernels().name) != kPortableKernels.name; }
+
+// Lets layers run from packed weights where they gain by it: their weights become the frames themselves. All others
+// get dense weights, and their nodes ONNX's domain in the place of ours.
+void choose_execution(InnerModel& model, const std::vector<RunNode>& nodes, const std::vector<PayloadFrame>& frames,
+                      const std::string& wanted) {
+  std::unordered_set<std::string_view> sparse, dense;
+  for (size_t i = 0; i < frames.size(); ++i) {
+    Payload& payload = model.payloads()[i];
+    if (!payload.is_sparse()) continue;
+    Weight& weight = payload.weights.front();
+    if (wanted == "sparse" || (wanted == "auto" && runs_faster_sparse())) {
+      weight.type = {kElementUint8, {static_cast<int64_t>(frames[i].size)}};
+      weight.bytes = frames[i].size;
+      sparse.insert(weight.name);
+    } else {
+      weight.execution = Execution::kDecode;
+      dense.insert(weight.name);
+    }
+  }
+  for (const RunNode& node : nodes) {
+    if (sparse.count(node.weight)) continue;
+    if (!dense.count(node.weight))
+      refuse("a node of the domain 'dcc.run' reads '" + std::string(node.weight) + "', which is no sparse weight");
+    model.put_domain(node.domain, kOnnxDomain);
+  }
+}
+
 // Decodes every payload to where its weights lie; payloads of several weights go through a buffer, but for an int8
-// weight and its scales.
+// weight and its scales. What runs from the packed weight gets a copy of the frame.
 void decode_weights(const std::vector<PayloadFrame>& frames, const std::vector<Payload>& payloads, int threads) {
   std::vector<MappedBytes> buffers;
   std::vector<DecodeJob> jobs;
+  std::vector<const Payload*> owners;
   for (size_t i = 0; i < frames.size(); ++i) {
-    const Weight& first = payloads[i].weights.front();
-    if (payloads[i].is_int8()) {
-      const Weight& scales = payloads[i].weights[1];
-      jobs.push_back({frames[i].data, frames[i].size, first.data, first.bytes, reinterpret_cast<float*>(scales.data),
+    const Payload& payload = payloads[i];
+    const Weight& first = payload.weights.front();
+    const PayloadFrame& frame = frames[i];
+    if (payload.is_sparse()) {
+      std::memcpy(first.data, frame.data, frame.size);
+      continue;
+    }
+    owners.push_back(&payload);
+    if (payload.is_int8()) {
+      const Weight& scales = payload.weights[1];
+      jobs.push_back({frame.data, frame.size, first.data, first.bytes, reinterpret_cast<float*>(scales.data),
                       scales.bytes / sizeof(float)});
       continue;
     }
     uint8_t* out = first.data;
-    if (payloads[i].weights.size() > 1) {
-      buffers.push_back(map_bytes(frames[i].bytes));
+    if (payload.weights.size() > 1) {
+      buffers.push_back(map_bytes(frame.bytes));
       out = buffers.back().get();
     }
-    jobs.push_back({frames[i].data, frames[i].size, out, frames[i].bytes});
+    jobs.push_back({frame.data, frame.size, out, frame.bytes});
   }
-  decode(jobs, threads, &payloads);
-  for (size_t i = 0; i < frames.size(); ++i) {
-    if (payloads[i].weights.size() == 1 || payloads[i].is_int8()) continue;
-    const auto* next = static_cast<const uint8_t*>(jobs[i].out);
-    for (const Weight& weight : payloads[i].weights) {
+  decode(jobs, threads, owners);
+  for (size_t j = 0; j < jobs.size(); ++j) {
+    const std::vector<Weight>& weights = owners[j]->weights;
+    if (weights.size() == 1 || owners[j]->is_int8()) continue;
+    const auto* next = static_cast<const uint8_t*>(jobs[j].out);
+    for (const Weight& weight : weights) {
       std::memcpy(weight.data, next, weight.bytes);
       next += weight.bytes;
     }
@@ -155,7 +198,8 @@ Owned<OrtSession> open_inner_session(const Context& context, const OrtKernelInfo
   const MappedBytes topology = decode_topology(context, topology_frame);
   InnerModel model(read_manifest(topology.get(), topology_frame.bytes, payload_count, stored));
   const std::vector<PayloadFrame> frames = read_payloads(context, info, model_inputs + 1, model.payloads());
-  check_inner_model(model.message(), model.message_size(), *context.budget);
+  const std::vector<RunNode> nodes = check_inner_model(model.message(), model.message_size(), *context.budget);
+  choose_execution(model, nodes, frames, context.settings.execution);
 
   const OpeningModel memory(model.serialize());
   decode_weights(frames, model.payloads(), context.settings.threads);

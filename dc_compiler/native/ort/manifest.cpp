@@ -35,10 +35,11 @@ Execution execution_of(const std::string& name, const std::string& text) {
   if (text == "decode") return Execution::kDecode;
   if (text == "int8") return Execution::kInt8;
   if (text == "int8.scale") return Execution::kInt8Scale;
+  if (text == "sparse") return Execution::kSparse;
   refuse("weight '" + name + "' is to be run by '" + text + "', which this library does not know; a newer one may");
 }
 
-// An int8 weight comes with its scales and nothing else, and no other weight does.
+// An int8 weight comes with its scales and nothing else, a sparse one alone.
 void check_executions(const Payload& payload) {
   const std::vector<Weight>& weights = payload.weights;
   if (payload.is_int8()) {
@@ -46,6 +47,11 @@ void check_executions(const Payload& payload) {
     if (!is_pair || weights[0].type.element != kElementInt8 || weights[1].type.element != kElementFloat ||
         weights[1].type.dims.size() != 1)
       refuse("weight '" + weights[0].name + "' is to be run by 'int8', but is not an int8 tensor with a float vector");
+    return;
+  }
+  if (payload.is_sparse()) {
+    if (weights.size() > 1 || weights[0].type.element != kElementFloat)
+      refuse("weight '" + weights[0].name + "' is to be run by 'sparse', but is not a float tensor alone");
     return;
   }
   for (const Weight& weight : weights) {

@@ -14,6 +14,7 @@ enum class Execution {
   kDecode,     // the dense tensor
   kInt8,       // the points of its grid as int8
   kInt8Scale,  // the scales that belong to the int8 weight before it
+  kSparse,     // the frame itself, for operators that keep what is not zero; or the dense tensor, for their like
 };
 
 // A weight as the manifest declares it, and, once the model is serialized, where its decoded bytes belong.
@@ -32,6 +33,7 @@ struct Payload {
   std::string label() const;  // "weight 'name'", for errors
   TensorType type() const;    // what the payload's frame must hold
   bool is_int8() const { return weights[0].execution == Execution::kInt8; }
+  bool is_sparse() const { return weights[0].execution == Execution::kSparse; }
 };
 
 struct Manifest {

@@ -2,6 +2,7 @@
 #include "ort/model_check.h"
 
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "ort/function_calls.h"
@@ -118,11 +119,13 @@ struct Level {
   Kind kind;
   const uint8_t* end;
   OperatorName name;  // of a node or a function, as far as read
+  size_t inputs = 0;  // of a node
+  std::string_view second = {};
 };
 
 class ModelWalk {
  public:
-  ModelWalk(const uint8_t* model, size_t size, Budget& budget) : at_(model), budget_(budget) {
+  ModelWalk(const uint8_t* model, size_t size, Budget& budget) : model_(model), at_(model), budget_(budget) {
     levels_.reserve(kMostMessages);
     levels_.push_back({Kind::kModel, model + size, {}});
   }
@@ -140,6 +143,8 @@ class ModelWalk {
              std::to_string(kMostDepth) + " are read");
     spend_total(whole.nodes);
   }
+
+  std::vector<RunNode>& run_nodes() { return run_nodes_; }
 
  private:
   [[noreturn]] static void malformed() { refuse("the inner model is not a well-formed ONNX model (protobuf)"); }
@@ -208,6 +213,7 @@ class ModelWalk {
     levels_.pop_back();
     switch (left.kind) {
       case Kind::kNode: {
+        if (left.name.domain == kRunDomain) add_run_node(left);
         if (left.name.name == "EPContext") refuse("the inner model holds an EPContext node, which can name files");
         const size_t outside = in_function_ ? 0 : 1;  // graphs that are no bodies
         current().nodes.push_back({left.name, graphs_ - outside});
@@ -222,6 +228,14 @@ class ModelWalk {
     }
   }
 
+  void add_run_node(const Level& node) {
+    const std::string_view op = node.name.name;
+    if (in_function_ || graphs_ != 1 || (op != "MatMul" && op != "Gemm" && op != "Conv"))
+      refuse("a node of the domain 'dcc.run' is no MatMul, Gemm or Conv of the main graph");
+    const auto* domain = reinterpret_cast<const uint8_t*>(node.name.domain.data());
+    run_nodes_.push_back({node.second, static_cast<size_t>(domain - model_)});
+  }
+
   NodeList& current() { return in_function_ ? functions_.back() : main_; }
 
   void check_text(uint32_t number, std::string_view text) {
@@ -229,13 +243,14 @@ class ModelWalk {
     switch (level.kind) {
       case Kind::kNode:
         if (number <= 2) refuse_own_value(text);
+        if (number == 1 && ++level.inputs == 2) level.second = text;
         if (number == 4) level.name.name = text;
         if (number == 7) level.name.domain = checked_domain(text);
         if (number == 8) level.name.overload = text;
         return;
       case Kind::kFunction:
         if (number == 1) level.name.name = text;
-        if (number == 10) level.name.domain = checked_domain(text);
+        if (number == 10) level.name.domain = checked_domain(text == kRunDomain ? kOwnDomain : text);
         if (number == 13) level.name.overload = text;
         return;
       case Kind::kValueInfo:
@@ -279,8 +294,10 @@ class ModelWalk {
   }
 
   static constexpr uint64_t kPortion = 1 << 16;
+  const uint8_t* model_;
   const uint8_t* at_;
   Budget& budget_;
+  std::vector<RunNode> run_nodes_;
   std::vector<Level> levels_;
   NodeList main_;
   std::vector<NodeList> functions_;
@@ -291,6 +308,10 @@ class ModelWalk {
 
 }  // namespace
 
-void check_inner_model(const uint8_t* model, size_t size, Budget& budget) { ModelWalk(model, size, budget).run(); }
+std::vector<RunNode> check_inner_model(const uint8_t* model, size_t size, Budget& budget) {
+  ModelWalk walk(model, size, budget);
+  walk.run();
+  return std::move(walk.run_nodes());
+}
 
 }  // namespace dcc::ort

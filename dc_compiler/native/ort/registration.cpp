@@ -7,6 +7,7 @@
 
 #include "dcc.h"
 #include "kernels/isa.h"
+#include "ort/model_check.h"
 #include "ort/session_options.h"
 
 namespace dcc::ort {
@@ -17,6 +18,7 @@ constexpr uint32_t kNewestVersion = 24;    // kernels that see the entries of th
 constexpr uint32_t kOperatorVersion = 18;  // alias maps
 constexpr char kRegisteredKey[] = "dcc.registered";
 constexpr char kThreadsKey[] = "dcc.decode_threads";
+constexpr char kExecutionKey[] = "dcc.execution";
 constexpr char kBorrowKey[] = "session.use_ort_model_bytes_for_initializers";
 
 // A decimal number of at most `most`, or nothing.
@@ -43,6 +45,11 @@ Settings settings_of(const Entries& entries) {
       refuse(std::string(kThreadsKey) + " must be a number from 0 (all processors) to 4096, not '" + *threads + "'");
     settings.threads = static_cast<int>(*number);
   }
+  if (const std::string* execution = find_entry(entries, kExecutionKey)) {
+    settings.execution = *execution;
+    if (*execution != "auto" && *execution != "dense" && *execution != "sparse")
+      refuse(std::string(kExecutionKey) + " must be auto, dense or sparse, not '" + *execution + "'");
+  }
   if (const std::string* bytes = find_entry(entries, kMaxDecodedKey)) {
     settings.max_decoded = parse_number(*bytes, UINT64_MAX);
     if (!settings.max_decoded) refuse(std::string(kMaxDecodedKey) + " must be a number of bytes, not '" + *bytes + "'");
@@ -55,7 +62,7 @@ Settings settings_of(const Entries& entries) {
 // The settings in options at hand, of runtimes that cannot list entries, too.
 Settings settings_in(const Api& api, const OrtSessionOptions* options) {
   Entries entries;
-  for (const char* key : {kThreadsKey, kMaxDecodedKey, kBorrowKey})
+  for (const char* key : {kThreadsKey, kExecutionKey, kMaxDecodedKey, kBorrowKey})
     if (get<int>(api, api.HasSessionConfigEntry, options, key)) entries[key] = entry_of(api, options, key);
   return settings_of(entries);
 }
@@ -148,7 +155,7 @@ void register_operators(OrtSessionOptions* options, const Api& api, uint32_t ver
   const Settings settings = settings_in(api, options);
   // a copy of registered options has the domain already, and a second one of its name would be refused
   const Registration& registration = all.at(api, version, runtime, options);
-  if (mark.empty()) check(api, api.AddCustomOpDomain(options, registration.domain()));
+  if (mark.empty()) registration.add_domains(api, options);
   const std::string new_mark = all.new_mark();
   check(api, api.AddSessionConfigEntry(options, kRegisteredKey, new_mark.c_str()));
   const OrtSessionOptions* registered = options;
@@ -169,12 +176,19 @@ Operator::Operator(const Registration& owner, const char* (*name)(const OrtCusto
 
 struct Registration::Operators {
   explicit Operators(const Registration& owner)
-      : all{decode_weights_operator(owner), compiled_model_operator(owner), release_model_operator(owner)} {
-    domain = get<OrtCustomOpDomain*>(owner.api, owner.api.CreateCustomOpDomain, "dcc");
-    for (const Operator& op : all) check(owner.api, owner.api.CustomOpDomain_Add(domain, &op));
+      : own{decode_weights_operator(owner), compiled_model_operator(owner), release_model_operator(owner)},
+        run{sparse_matmul_operator(owner), sparse_gemm_operator(owner), sparse_conv_operator(owner)},
+        domains{domain_of(owner.api, "dcc", own), domain_of(owner.api, kRunDomain.data(), run)} {}
+
+  using Group = std::array<Operator, 3>;
+  static OrtCustomOpDomain* domain_of(const Api& api, const char* name, const Group& group) {
+    auto* domain = get<OrtCustomOpDomain*>(api, api.CreateCustomOpDomain, name);
+    for (const Operator& op : group) check(api, api.CustomOpDomain_Add(domain, &op));
+    return domain;
   }
-  std::array<Operator, 3> all;
-  OrtCustomOpDomain* domain = nullptr;
+
+  Group own, run;
+  std::array<OrtCustomOpDomain*, 2> domains;
 };
 
 Registration::Registration(const Api& table, uint32_t api_version, std::string runtime_version, const void* options)
@@ -184,7 +198,9 @@ Registration::Registration(const Api& table, uint32_t api_version, std::string r
       address(options),
       operators_(new Operators(*this), [](const Operators* operators) { delete operators; }) {}
 
-OrtCustomOpDomain* Registration::domain() const { return operators_->domain; }
+void Registration::add_domains(const Api& table, OrtSessionOptions* options) const {
+  for (OrtCustomOpDomain* domain : operators_->domains) check(table, table.AddCustomOpDomain(options, domain));
+}
 
 Context kernel_context(const Registration& owner, const OrtKernelInfo* info) {
   const Api& api = owner.api;

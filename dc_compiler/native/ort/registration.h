@@ -21,6 +21,7 @@ namespace dcc::ort {
 // What session options say to this library.
 struct Settings {
   int threads = 0;                      // for decoding; 0 = all processors
+  std::string execution = "auto";       // of layers that can run from packed weights: auto, dense or sparse
   std::optional<uint64_t> max_decoded;  // the host's limit (budget.h)
   bool borrows_model_bytes = false;     // onnxruntime's own: constants may stay in the bytes that the host gave
 };
@@ -52,7 +53,7 @@ class Registration {
   const std::string runtime;  // onnxruntime's own version
   const void* const address;  // of the options; null where operators are shared
 
-  OrtCustomOpDomain* domain() const;  // of the operators, to add to options
+  void add_domains(const Api& api, OrtSessionOptions* options) const;  // of the operators
 
  private:
   struct Operators;
@@ -91,6 +92,10 @@ void use_kernel(Operator& op) {
 Operator decode_weights_operator(const Registration& owner);  // decode_weights.cpp
 Operator compiled_model_operator(const Registration& owner);  // compiled_model.cpp
 Operator release_model_operator(const Registration& owner);   // inner_session.cpp; in inner models only
+// sparse_layers.cpp; in inner models only, in the domain "dcc.run"
+Operator sparse_matmul_operator(const Registration& owner);
+Operator sparse_gemm_operator(const Registration& owner);
+Operator sparse_conv_operator(const Registration& owner);
 
 }  // namespace dcc::ort
 #endif  // DCC_REGISTRATION_H_

@@ -1,0 +1,79 @@
+"""Layers that run from the weights that were kept: which do, and their operators in the inner graph.
+
+A layer whose weight is mostly zeros is faster when only what is not zero multiplies. The inner graph keeps its node, in
+a domain of our own: the library runs it from the frame, or puts ONNX's domain in its place and decodes the weight
+(FORMAT.md 9.2). Weights are the same; sums are taken in another order than onnxruntime's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import onnx
+
+from dc_compiler import ir
+from dc_compiler.codec import binding
+
+RUN_DOMAIN = "dcc.run"
+# Kept shares up to which layers gain, and elements from which on: benchmarks/layers.py measures it
+MOST_KEPT = {"MatMul": 0.3, "Gemm": 0.3, "Conv": 0.2}
+LEAST_SIZE = 1 << 12
+
+
+def choose_sparse(program: ir.Program, *, all_of_them: bool = False) -> None:
+    """Let layers run from what is kept of their weights where they gain by it; a note tells how many do.
+
+    Args:
+        all_of_them: whether they gain or not.
+    """
+    graph = program.proto.graph
+    readers, outputs = ir.readers(graph), {o.name for o in graph.output}
+    shapes = {t.name: tuple(t.dims) for t in graph.initializer}
+    count = 0
+    for record, site in zip(program.records, program.sites, strict=True):
+        name = site.value_name
+        if record.frame is None or record.is_vector or site.graph is not graph or name in outputs:
+            continue
+        nodes = readers.get(name, [])
+        if nodes and all(n is not None and can_run(n, name, record, shapes) for n in nodes):
+            info = binding.frame_info(record.frame)
+            kept = info.nonzero / max(1, info.elements)
+            gains = all(kept <= MOST_KEPT[n.op_type] for n in nodes if n is not None) and record.size >= LEAST_SIZE
+            if gains or all_of_them:
+                record.execution = ir.SPARSE
+                count += 1
+    if count:
+        program.notes.append(f"sparse: {count} {'weight runs' if count == 1 else 'weights run'} from what is kept")
+
+
+def can_run(node: onnx.NodeProto, name: str, record: ir.WeightRecord, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    """Whether the library has an operator for a node that reads a weight; ``shapes`` are those of stored tensors."""
+    if not ir.multiplies(node, name) or record.values.dtype != "float32":
+        return False
+    if node.op_type != "Conv":
+        columns = record.shape[0 if ir.attribute(node, "transB", 0) else -1] if len(record.shape) == 2 else 0
+        return columns > 0 and _has_plain_bias(node, columns, shapes)
+    plain = {"group": 1, "auto_pad": "NOTSET"}
+    return len(record.shape) == 4 and all(ir.attribute(node, key, value) == value for key, value in plain.items())
+
+
+def _has_plain_bias(node: onnx.NodeProto, columns: int, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    """Whether what a Gemm adds is a vector of as many numbers as there are outputs, or nothing."""
+    if len(node.input) < 3 or not node.input[2]:
+        return True
+    return shapes.get(node.input[2]) in ((columns,), (1, columns))
+
+
+def run_sparse(model: onnx.ModelProto, weights: Collection[str]) -> None:
+    """Put the nodes that read these weights into the library's domain."""
+    for node in model.graph.node:
+        if len(node.input) > 1 and node.input[1] in weights:
+            node.domain = RUN_DOMAIN
+    model.opset_import.add(domain=RUN_DOMAIN, version=1)
+
+
+def run_dense(model: onnx.ModelProto) -> None:
+    """The opposite, for all nodes."""
+    for node in model.graph.node:
+        if node.domain == RUN_DOMAIN:
+            node.ClearField("domain")

@@ -1,0 +1,31 @@
+// kept_weights.h: the weights of a matrix that are not zero, from which the layouts of sparse kernels are made.
+#ifndef DCC_KEPT_WEIGHTS_H_
+#define DCC_KEPT_WEIGHTS_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+namespace dcc {
+
+// Weights by output, each output's by input.
+struct KeptWeights {
+  size_t k = 0, n = 0;           // inputs, outputs
+  std::vector<size_t> starts;    // [n + 1]: the first weight of an output
+  std::vector<uint32_t> inputs;  // of a weight
+  std::vector<float> values;
+};
+
+// `dense` is [k, n], or [n, k] if `transposed`. -0.0 is zero. Throws Failure when the sizes are those of no array.
+KeptWeights kept_weights(const float* dense, size_t k, size_t n, bool transposed);
+
+// Values as a number each: values[i] = table[of[i]]. All empty when there are more than `most` (up to 256) different
+// ones.
+struct Codes {
+  std::vector<float> table;
+  std::vector<uint8_t> of;
+};
+Codes find_codes(const std::vector<float>& values, size_t most);
+
+}  // namespace dcc
+#endif  // DCC_KEPT_WEIGHTS_H_

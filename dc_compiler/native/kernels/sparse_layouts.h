@@ -1,0 +1,56 @@
+// sparse_layouts.h: owners of the layouts that sparse kernels read (sparse_kernels.h).
+#ifndef DCC_SPARSE_LAYOUTS_H_
+#define DCC_SPARSE_LAYOUTS_H_
+
+#include <limits>
+#include <vector>
+
+#include "kernels/kept_weights.h"
+#include "kernels/sparse_kernels.h"
+
+namespace dcc {
+
+// What outputs are brought into at last, NaN excepted: Relu and Clip of ONNX.
+struct Bounds {
+  float low = -std::numeric_limits<float>::infinity();
+  float high = std::numeric_limits<float>::infinity();
+};
+
+// 2 bytes a weight if there are at most 256 different ones, otherwise 5; and 2 for every visit.
+class RowLayout {
+ public:
+  RowLayout() = default;
+  explicit RowLayout(const KeptWeights& kept);
+  RowWeights view() const;
+  size_t bytes() const;
+
+ private:
+  size_t k_ = 0, n_ = 0;
+  std::vector<size_t> starts_;
+  std::vector<uint8_t> counts_, outputs_, positions_, codes_;
+  std::vector<float> table_, values_;
+};
+
+// 4/3 byte for every slot of a lane if there are at most 31 different weights, otherwise 4/5 and 4 a weight. There are
+// 1.2 (30 % kept) to 2.3 (5 %) slots a weight.
+class LaneLayout {
+ public:
+  LaneLayout() = default;
+  explicit LaneLayout(const KeptWeights& kept);
+  LaneWeights view() const;
+  size_t bytes() const;
+  bool is_coded() const { return !table_.empty(); }
+
+ private:
+  void add_group(const KeptWeights& kept, const Codes& codes, const uint32_t* outputs, size_t used);
+  void add_round(const KeptWeights& kept, const Codes& codes, size_t at, size_t* next, const size_t* ends);
+
+  size_t k_ = 0, n_ = 0;
+  std::vector<uint32_t> outputs_, words_;
+  std::vector<size_t> starts_, value_starts_;
+  std::vector<uint16_t> advances_, positions_, masks_;
+  std::vector<float> table_, values_;
+};
+
+}  // namespace dcc
+#endif  // DCC_SPARSE_LAYOUTS_H_

@@ -1,0 +1,273 @@
+// sparse_layers.cpp: MatMul, Gemm and Conv of the domain "dcc.run", which multiply by what a frame keeps
+// (FORMAT.md 9.2).
+//
+// Inputs are those of ONNX's operators, but that the second is the frame of a float weight.
+#include <algorithm>
+#include <mutex>
+#include <optional>
+
+#include "frame/codec.h"
+#include "kernels/sparse_conv.h"
+#include "kernels/sparse_matmul.h"
+#include "ort/mapped_bytes.h"
+#include "ort/payload_frame.h"
+#include "ort/registration.h"
+
+namespace dcc::ort {
+namespace {
+
+// The weight of a node as a dense tensor, for as long as it takes to keep what is not zero.
+struct DenseWeight {
+  std::vector<size_t> dims;
+  MappedBytes bytes;
+  const float* values() const { return reinterpret_cast<const float*>(bytes.get()); }
+};
+
+DenseWeight decode_weight(const Context& context, const OrtKernelInfo* info, size_t rank) {
+  const std::string what = node_text(context.owner.api, info);
+  const PayloadFrame frame = read_payload(context, info, 1, what);
+  if (frame.type.element != kElementFloat || frame.type.dims.size() != rank)
+    refuse(what + ": the weight has " + type_text(frame.type) + ", where " + std::to_string(rank) +
+           " axes of floats belong");
+  context.budget->spend(frame.bytes, what);
+  DenseWeight weight{{}, map_bytes(frame.bytes)};
+  for (const int64_t extent : frame.type.dims) weight.dims.push_back(static_cast<size_t>(extent));
+  const DecodeJob job{frame.data, frame.size, weight.bytes.get(), frame.bytes};
+  std::string error;
+  size_t failed = 0;
+  if (decode_all(&job, 1, context.settings.threads, error, &failed) != DCC_OK) refuse(what + ": " + error);
+  return weight;
+}
+
+// An attribute of the node; what is given here where it has none.
+int64_t integer_attribute(const Api& api, const OrtKernelInfo* info, const char* name, int64_t otherwise) {
+  int64_t value = 0;
+  OrtStatus* status = api.KernelInfoGetAttribute_int64(info, name, &value);
+  if (!status) return value;
+  api.ReleaseStatus(status);
+  return otherwise;
+}
+
+template <size_t kCount>
+void integers_attribute(const Api& api, const OrtKernelInfo* info, const char* name, size_t (&values)[kCount]) {
+  size_t count = 0;
+  OrtStatus* missing = api.KernelInfoGetAttributeArray_int64(info, name, nullptr, &count);
+  if (missing) {
+    api.ReleaseStatus(missing);
+    return;
+  }
+  int64_t found[kCount] = {};
+  if (count == kCount) check(api, api.KernelInfoGetAttributeArray_int64(info, name, found, &count));
+  if (count != kCount || std::any_of(found, found + kCount, [](int64_t v) { return v < 0; }))
+    refuse(node_text(api, info) + ": attribute " + name + " is not " + std::to_string(kCount) + " sizes");
+  std::copy(found, found + kCount, values);
+}
+
+struct Input {
+  std::vector<size_t> dims;
+  const float* values = nullptr;  // null where the input is left out
+};
+
+Input float_input(const Api& api, OrtKernelContext* context, size_t index, size_t count) {
+  if (index >= count) return {};
+  const OrtValue* value = nullptr;
+  check(api, api.KernelContext_GetInput(context, index, &value));
+  if (!value) return {};
+  const TensorType type = type_of(api, value);
+  if (type.element != kElementFloat) refuse("an input is no float tensor");
+  Input input{{}, reinterpret_cast<const float*>(data_of(api, value))};
+  for (const int64_t extent : type.dims) input.dims.push_back(static_cast<size_t>(extent));
+  return input;
+}
+
+float* float_output(const Api& api, OrtKernelContext* context, const std::vector<size_t>& dims) {
+  const std::vector<int64_t> extents(dims.begin(), dims.end());
+  OrtValue* output = nullptr;
+  check(api, api.KernelContext_GetOutput(context, 0, extents.data(), extents.size(), &output));
+  return output ? reinterpret_cast<float*>(data_of(api, output)) : nullptr;
+}
+
+size_t product(const std::vector<size_t>& dims, size_t first = 0) {
+  size_t size = 1;
+  for (size_t i = first; i < dims.size(); ++i)
+    if (__builtin_mul_overflow(size, dims[i], &size)) refuse("a tensor has an impossible shape");
+  return size;
+}
+
+// Refuses a bias that is not one number for each output.
+void check_bias(const Input& bias, size_t outputs) {
+  if (bias.values && product(bias.dims) != outputs)
+    refuse("the bias has " + std::to_string(product(bias.dims)) + " elements, not " + std::to_string(outputs));
+}
+
+// Does all tasks on the threads of onnxruntime, where it lends them.
+template <class Task>
+void run_tasks(const Api& api, const OrtKernelContext* context, size_t count, Task task) {
+  const auto body = [](void* data, size_t index) { (*static_cast<Task*>(data))(index); };
+  if (!api.KernelContext_ParallelFor || count < 2) {
+    for (size_t i = 0; i < count; ++i) task(i);
+    return;
+  }
+  check(api, api.KernelContext_ParallelFor(context, body, count, 0, &task));
+}
+
+SparseMatMul matrix_of(const Context& context, const OrtKernelInfo* info, bool transposed) {
+  const DenseWeight weight = decode_weight(context, info, 2);
+  const size_t k = weight.dims[transposed ? 1 : 0], n = weight.dims[transposed ? 0 : 1];
+  return SparseMatMul(kept_weights(weight.values(), k, n, transposed), 0);
+}
+
+class SparseProduct {
+ public:
+  SparseProduct(const Context& context, const OrtKernelInfo* info, bool transposed)
+      : api_(context.owner.api),
+        budget_(context.budget),
+        inputs_(get<size_t>(api_, api_.KernelInfo_GetInputCount, info)),
+        matrix_(matrix_of(context, info, transposed)) {}
+
+  void compute(OrtKernelContext* context) const {
+    const Input x = float_input(api_, context, 0, inputs_);
+    const Input bias = float_input(api_, context, 2, inputs_);
+    if (x.dims.size() < 2 || x.dims.back() != matrix_.k())
+      refuse("an input does not fit a weight of " + std::to_string(matrix_.k()) + " rows");
+    check_bias(bias, matrix_.n());
+    std::vector<size_t> dims = x.dims;
+    dims.back() = matrix_.n();
+    float* y = float_output(api_, context, dims);
+    dims.pop_back();
+    const size_t m = product(dims);
+    if (y && m && matrix_.n())
+      run_tasks(api_, context, matrix_.tasks(m), [&](size_t task) { matrix_.run(task, x.values, m, bias.values, y); });
+  }
+
+ private:
+  const Api& api_;
+  std::shared_ptr<Budget> budget_;  // kept while the session lives
+  size_t inputs_;
+  SparseMatMul matrix_;
+};
+
+struct MatMulKernel : SparseProduct {
+  MatMulKernel(const Context& context, const OrtKernelInfo* info) : SparseProduct(context, info, false) {}
+};
+
+struct GemmKernel : SparseProduct {
+  GemmKernel(const Context& context, const OrtKernelInfo* info)
+      : SparseProduct(context, info, integer_attribute(context.owner.api, info, "transB", 0) != 0) {}
+};
+
+SparseConv convolution_of(const Context& context, const OrtKernelInfo* info) {
+  const Api& api = context.owner.api;
+  const DenseWeight weight = decode_weight(context, info, 4);
+  ConvAttributes attributes;
+  attributes.outputs = weight.dims[0];
+  attributes.channels = weight.dims[1];
+  attributes.kernel[0] = weight.dims[2];
+  attributes.kernel[1] = weight.dims[3];
+  integers_attribute(api, info, "strides", attributes.strides);
+  integers_attribute(api, info, "dilations", attributes.dilations);
+  integers_attribute(api, info, "pads", attributes.pads);
+  return SparseConv(weight.values(), attributes);
+}
+
+// Memory for the copies of an image, kept from run to run: as many as there are runs at a time.
+class ScratchPool {
+ public:
+  struct Scratch {
+    MappedBytes bytes;
+    size_t size = 0;
+  };
+  Scratch take(size_t size) {
+    Scratch scratch;
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      if (!free_.empty()) {
+        scratch = std::move(free_.back());
+        free_.pop_back();
+      }
+    }
+    if (scratch.size < size) scratch = {map_bytes(size), size};
+    return scratch;
+  }
+  void give_back(Scratch scratch) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    free_.push_back(std::move(scratch));
+  }
+
+ private:
+  std::mutex mutex_;
+  std::vector<Scratch> free_;
+};
+
+class ConvKernel {
+ public:
+  ConvKernel(const Context& context, const OrtKernelInfo* info)
+      : api_(context.owner.api),
+        budget_(context.budget),
+        inputs_(get<size_t>(api_, api_.KernelInfo_GetInputCount, info)),
+        convolution_(convolution_of(context, info)) {}
+
+  void compute(OrtKernelContext* context) {
+    const Input x = float_input(api_, context, 0, inputs_);
+    const Input bias = float_input(api_, context, 2, inputs_);
+    const ConvAttributes& attributes = convolution_.attributes();
+    if (x.dims.size() != 4 || x.dims[1] != attributes.channels)
+      refuse("an input does not fit a kernel of " + std::to_string(attributes.channels) + " channels");
+    check_bias(bias, attributes.outputs);
+    const ConvPlan plan = convolution_.plan(x.dims[2], x.dims[3]);
+    size_t shape[2];
+    convolution_.out_shape(x.dims[2], x.dims[3], shape);
+    float* y = float_output(api_, context, {x.dims[0], attributes.outputs, shape[0], shape[1]});
+    if (!y) return;
+    const size_t image = product(x.dims, 1);
+    const size_t result = product({attributes.outputs, shape[0], shape[1]});
+    ScratchPool::Scratch scratch = scratches_.take(plan.scratch_bytes);
+    uint8_t* const memory = scratch.bytes.get();
+    for (size_t i = 0; i < x.dims[0]; ++i) {
+      const float* from = x.values + i * image;
+      run_tasks(api_, context, plan.prepare_tasks,
+                [&](size_t task) { convolution_.prepare(plan, task, from, memory); });
+      run_tasks(api_, context, plan.tasks,
+                [&](size_t task) { convolution_.run(plan, task, memory, bias.values, y + i * result); });
+    }
+    scratches_.give_back(std::move(scratch));
+  }
+
+ private:
+  const Api& api_;
+  std::shared_ptr<Budget> budget_;  // kept while the session lives
+  size_t inputs_;
+  SparseConv convolution_;
+  ScratchPool scratches_;
+};
+
+template <class Kernel>
+Operator layer_operator(const Registration& owner, const char* (*name)(const OrtCustomOp*)) {
+  Operator op(owner, name);
+  op.GetInputTypeCount = [](const OrtCustomOp*) -> size_t { return 3; };
+  op.GetOutputTypeCount = [](const OrtCustomOp*) -> size_t { return 1; };
+  op.GetInputType = [](const OrtCustomOp*, size_t index) { return index == 1 ? kElementUint8 : kElementFloat; };
+  op.GetOutputType = [](const OrtCustomOp*, size_t) { return kElementFloat; };
+  op.GetInputCharacteristic = [](const OrtCustomOp*, size_t index) {
+    return index < 2 ? kCharacteristicRequired : kCharacteristicOptional;
+  };
+  op.GetOutputCharacteristic = [](const OrtCustomOp*, size_t) { return kCharacteristicRequired; };
+  use_kernel<Kernel>(op);
+  return op;
+}
+
+}  // namespace
+
+Operator sparse_matmul_operator(const Registration& owner) {
+  return layer_operator<MatMulKernel>(owner, [](const OrtCustomOp*) { return "MatMul"; });
+}
+
+Operator sparse_gemm_operator(const Registration& owner) {
+  return layer_operator<GemmKernel>(owner, [](const OrtCustomOp*) { return "Gemm"; });
+}
+
+Operator sparse_conv_operator(const Registration& owner) {
+  return layer_operator<ConvKernel>(owner, [](const OrtCustomOp*) { return "Conv"; });
+}
+
+}  // namespace dcc::ort
