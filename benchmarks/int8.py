@@ -43,7 +43,17 @@ def made(model: Path, data: Path, folder: Path) -> Iterator[Result]:
                 yield Result(f"dcc {execution}, {name}", "", note=str(e))
                 continue
             yield Result(f"dcc {execution}, {name}", "", files.file_size(target), target)
-    yield from (r for r in quantized(model, data, folder) if r.way in PEERS)
+    yield from (_loadable(r) for r in quantized(model, data, folder) if r.way in PEERS)
+
+
+def _loadable(result: Result) -> Result:
+    """The result, or why onnxruntime cannot load what its own quantizer wrote."""
+    if result.model is not None:
+        try:
+            InferenceSession(result.model, session_options(log_severity_level=4))
+        except Exception as e:  # onnxruntime's exceptions share no base class
+            return Result(result.way, result.setting, note=f"does not load: {' '.join(str(e).split())[:60]}")
+    return result
 
 
 def speedups(models: Sequence[Path], feed: reading.Feed) -> list[Array]:
