@@ -326,6 +326,8 @@ def _unpack_session(model: onnx.ModelProto, inner: onnx.ModelProto) -> onnx.Mode
     result.graph.doc_string = model.graph.doc_string
     result.graph.metadata_props.extend(model.graph.metadata_props)
     result.functions.extend(inner.functions)
+    known = {o.domain for o in result.opset_import}
+    result.opset_import.extend(o for o in inner.opset_import if o.domain not in known)
     result.graph.initializer.extend(overridable)
     return result
 

@@ -8,18 +8,22 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import onnx
 
 from dc_compiler.errors import DccError, InvalidArgumentError, ModelError
 from dc_compiler.model import files, packed
-from dc_compiler.ort import data, made_up, memory
+from dc_compiler.ort import data, energy, made_up, memory
 from dc_compiler.ort.sessions import Sessions
 
 LOAD_RUNS = 5
 LATENCY_SECONDS = 2.0  # at least this long, and at least LATENCY_RUNS pairs
 LATENCY_RUNS = 10
+ENERGY_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ class BenchRow:
 
 @dataclass(frozen=True)
 class BenchResult:
-    """All rows: size, load time, peak memory, latency."""
+    """All rows: size, load time, peak memory, latency, and energy as far as it is known."""
 
     rows: list[BenchRow]
     threads: int
@@ -61,7 +65,8 @@ def bench(
 ) -> BenchResult:
     """Measure both models with onnxruntime on the CPU.
 
-    Load time and peak memory come from fresh processes, alternating; latency from one process, alternating runs on
+    Energy is modelled (:mod:`dc_compiler.ort.energy`), and counted where processors do. Load time and peak memory come
+    from fresh processes, alternating; latency from one process, alternating runs on
     the same made-up inputs. ``custom_op_libraries`` have operators that the models need beside onnxruntime's own.
 
     Raises:
@@ -75,6 +80,7 @@ def bench(
     registers = [packed.is_compiled(s.proto) for s in sources]
     rows = [_row("file size", "bytes", [float(sources[0].size)], [float(sources[1].size)])]
     proto = sources[0].proto
+    protos = [s.proto for s in sources]
     del sources
     loads = [[_load_in_process(p, r, threads, sessions) for p, r in zip((original, compiled), registers, strict=True)]
              for _ in range(LOAD_RUNS)]  # fmt: skip
@@ -85,7 +91,9 @@ def bench(
     found = made_up.feeds(first, data.input_specs(proto), proto, seed, count=1)
     if found.reason is not None:
         raise ModelError(found.reason)
-    rows.append(_row("latency", "s", *_latencies(first, second, found.feeds[0])))
+    feed = found.feeds[0]
+    rows.append(_row("latency", "s", *_latencies(first, second, feed)))
+    rows += _energy_rows(protos, [first, second], feed)
     return BenchResult(rows, threads)
 
 
@@ -102,6 +110,34 @@ def _latencies(first: object, second: object, feed: data.Feed) -> tuple[list[flo
             (first, second)[side].run(None, feed)  # type: ignore[attr-defined]
             times[side].append(time.perf_counter() - start)
     return times
+
+
+def _energy_rows(protos: Sequence[onnx.ModelProto], sessions: Sequence[Any], feed: data.Feed) -> list[BenchRow]:
+    """Energy of a run as modelled, where the graphs tell, and as the processors count it, where they do."""
+    rows = []
+    shapes = {name: tuple(array.shape) for name, array in feed.items()}
+    modelled = [energy.energy(proto, shapes) for proto in protos]
+    if all(m is not None for m in modelled):
+        before, after = ([m.total] for m in modelled if m is not None)
+        rows.append(_row("energy, model", "J", before, after))
+    counted = [_counted_joules(session, feed) for session in sessions]
+    if all(c is not None for c in counted):
+        before, after = ([c] for c in counted if c is not None)
+        rows.append(_row("energy, counted", "J", before, after))
+    return rows
+
+
+def _counted_joules(session: Any, feed: data.Feed) -> float | None:
+    """Joules a run of all processors together, over a second; None where nobody counts them."""
+    before = energy.counted()
+    if before is None:
+        return None
+    runs, end = 0, time.perf_counter() + ENERGY_SECONDS
+    while time.perf_counter() < end or not runs:
+        session.run(None, feed)
+        runs += 1
+    after = energy.counted()
+    return None if after is None or after < before else (after - before) / runs
 
 
 def _row(name: str, unit: str, original: list[float], compiled: list[float]) -> BenchRow:
@@ -143,4 +179,6 @@ def load_worker(path: str, compiled: str, threads: str, *libraries: str) -> None
 def _text(value: float, unit: str) -> str:
     if unit == "bytes":
         return f"{value:,.0f}"
+    if unit == "J":
+        return f"{1e6 * value:,.2f} uJ"
     return f"{1000 * value:.2f} ms"
