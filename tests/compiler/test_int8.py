@@ -286,7 +286,7 @@ def test_auto_keeps_numbers_exact() -> None:
 
 def test_bad_choices(tmp_path: Path) -> None:
     model = net([node("MatMul", "x", "w")], {"w": LARGE})
-    with pytest.raises(InvalidArgumentError, match="execution fast is not valid; give auto, dense, int8"):
+    with pytest.raises(InvalidArgumentError, match="execution fast is not valid; give auto, dense, sparse, int8"):
         compile_model(model, execution="fast")
     with pytest.raises(InvalidArgumentError, match="--execution int8 needs the session form"):
         compile_model(model, execution="int8", emit="graph")
