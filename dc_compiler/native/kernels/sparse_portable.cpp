@@ -1,9 +1,35 @@
 // sparse_portable.cpp: the sparse kernels that run everywhere.
+#if defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
 #include "kernels/sparse_loops.h"
 
 namespace dcc {
 namespace {
 
+#if defined(__aarch64__)  // where NEON is part of what runs everywhere
+struct Four {
+  static constexpr size_t kSize = 4;
+  float32x4_t value;
+  static Four zero() { return {vdupq_n_f32(0)}; }
+  static Four broadcast(const float* from) { return {vld1q_dup_f32(from)}; }
+  static Four load(const float* from) { return {vld1q_f32(from)}; }
+  void store(float* to) const { vst1q_f32(to, value); }
+  static Four fma(Four a, Four b, Four c) { return {vfmaq_f32(c.value, a.value, b.value)}; }
+  static Four add(Four a, Four b) { return {vaddq_f32(a.value, b.value)}; }
+  static Four clamp(Four a, Four low, Four high) {  // NaN is below and above nothing
+    const float32x4_t above = vbslq_f32(vcltq_f32(a.value, low.value), low.value, a.value);
+    return {vbslq_f32(vcgtq_f32(above, high.value), high.value, above)};
+  }
+  static Four load_some(const float* from, size_t at, size_t first, size_t last) {
+    float some[kSize] = {};
+    for (size_t i = first; i < last; ++i) some[i] = from[at + i];
+    return load(some);
+  }
+};
+constexpr size_t kTileLines = 4;  // 16 sums in 32 registers
+#else
 struct Four {
   static constexpr size_t kSize = 4;
   float value[4];
@@ -34,9 +60,12 @@ struct Four {
     return some;
   }
 };
+constexpr size_t kTileLines = 1;
+#endif
 
 }  // namespace
 
-const SparseKernels kPortableSparse = {keep_loop, rows_loop<Four, 2>, nullptr, conv_of<Four, 1>, plane_rows<Four>, 1};
+const SparseKernels kPortableSparse = {keep_loop,        rows_loop<Four, 2>, nullptr, conv_of<Four, kTileLines>,
+                                       plane_rows<Four>, kTileLines};
 
 }  // namespace dcc
