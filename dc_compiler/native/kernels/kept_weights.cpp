@@ -71,7 +71,7 @@ KeptWeights kept_weights(const float* dense, size_t k, size_t n, bool transposed
   return transposed ? kept_in_order(dense, n, k) : transposed_weights(kept_in_order(dense, k, n));
 }
 
-Codes find_codes(const std::vector<float>& values, size_t most) {
+Codes find_codes(const LargeArray<float>& values, size_t most) {
   constexpr uint32_t kSlots = 1024;          // a table of hashes, a quarter full at most
   std::vector<uint16_t> code_of(kSlots, 0);  // one more than the code; 0: free
   Codes codes;

@@ -4,16 +4,17 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <vector>
+
+#include "base/large_array.h"
 
 namespace dcc {
 
 // Weights by output, each output's by input.
 struct KeptWeights {
-  size_t k = 0, n = 0;           // inputs, outputs
-  std::vector<size_t> starts;    // [n + 1]: the first weight of an output
-  std::vector<uint32_t> inputs;  // of a weight
-  std::vector<float> values;
+  size_t k = 0, n = 0;          // inputs, outputs
+  LargeArray<size_t> starts;    // [n + 1]: the first weight of an output
+  LargeArray<uint32_t> inputs;  // of a weight
+  LargeArray<float> values;
 };
 
 // `dense` is [k, n], or [n, k] if `transposed`. -0.0 is zero. Throws Failure when the sizes are those of no array.
@@ -22,10 +23,10 @@ KeptWeights kept_weights(const float* dense, size_t k, size_t n, bool transposed
 // Values as a number each: values[i] = table[of[i]]. All empty when there are more than `most` (up to 256) different
 // ones.
 struct Codes {
-  std::vector<float> table;
-  std::vector<uint8_t> of;
+  LargeArray<float> table;
+  LargeArray<uint8_t> of;
 };
-Codes find_codes(const std::vector<float>& values, size_t most);
+Codes find_codes(const LargeArray<float>& values, size_t most);
 
 }  // namespace dcc
 #endif  // DCC_KEPT_WEIGHTS_H_

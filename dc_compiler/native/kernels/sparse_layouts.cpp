@@ -9,7 +9,7 @@ namespace dcc {
 namespace {
 
 template <typename T>
-size_t bytes_of(const std::vector<T>& array) {
+size_t bytes_of(const LargeArray<T>& array) {
   return array.capacity() * sizeof(T);
 }
 
@@ -150,7 +150,7 @@ void LaneLayout::add_round(const KeptWeights& kept, const Codes& codes, size_t a
   if (coded) {
     words_.insert(words_.end(), words, words + kLanes);
   } else {
-    positions_.insert(positions_.end(), words, words + kLanes);
+    for (const uint32_t word : words) positions_.push_back(static_cast<uint16_t>(word));
   }
 }
 

@@ -3,8 +3,8 @@
 #define DCC_SPARSE_LAYOUTS_H_
 
 #include <limits>
-#include <vector>
 
+#include "base/large_array.h"
 #include "kernels/kept_weights.h"
 #include "kernels/sparse_kernels.h"
 
@@ -26,9 +26,9 @@ class RowLayout {
 
  private:
   size_t k_ = 0, n_ = 0;
-  std::vector<size_t> starts_;
-  std::vector<uint8_t> counts_, outputs_, positions_, codes_;
-  std::vector<float> table_, values_;
+  LargeArray<size_t> starts_;
+  LargeArray<uint8_t> counts_, outputs_, positions_, codes_;
+  LargeArray<float> table_, values_;
 };
 
 // 4/3 byte for every slot of a lane if there are at most 31 different weights, otherwise 4/5 and 4 a weight. There are
@@ -46,10 +46,10 @@ class LaneLayout {
   void add_round(const KeptWeights& kept, const Codes& codes, size_t at, size_t* next, const size_t* ends);
 
   size_t k_ = 0, n_ = 0;
-  std::vector<uint32_t> outputs_, words_;
-  std::vector<size_t> starts_, value_starts_;
-  std::vector<uint16_t> advances_, positions_, masks_;
-  std::vector<float> table_, values_;
+  LargeArray<uint32_t> outputs_, words_;
+  LargeArray<size_t> starts_, value_starts_;
+  LargeArray<uint16_t> advances_, positions_, masks_;
+  LargeArray<float> table_, values_;
 };
 
 }  // namespace dcc
