@@ -33,8 +33,8 @@ size_t SparseMatMul::units(size_t m) const { return divided_up(n_, by_lanes(m) ?
 
 // Layout `rows` turns 128 x 32 inputs around for each part of the outputs, which pays for many of these alone.
 SparseMatMul::Cut SparseMatMul::cut(size_t m) const {
-  if (by_lanes(m)) return {m >= 8 ? size_t{8} : size_t{4}, 64};
-  return {m > 1 ? size_t{8} : size_t{2}, 64};
+  if (by_lanes(m)) return {m >= 8 ? size_t{8} : size_t{4}, 32};
+  return {m > 1 ? size_t{8} : size_t{2}, 32};
 }
 
 size_t SparseMatMul::tasks(size_t m) const {
