@@ -263,7 +263,10 @@ def test_subnormal_numbers_are_kept_in_a_thread_that_flushes_them(threads: int) 
     assert binding.decode(SUBNORMALS, threads).tobytes() == SUBNORMAL_VALUES.tobytes()
 
 
-FLAGS = {"avx512": {"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vbmi2"}, "avx2": {"avx2", "bmi2", "fma"}}
+FLAGS = {
+    "avx512": {"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vbmi2", "bmi2", "abm", "f16c"},
+    "avx2": {"avx2", "fma", "bmi2", "abm", "f16c"},
+}
 
 
 @pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="asks Linux what the processor can do")

@@ -4,6 +4,8 @@
 #include "base/bit_io.h"
 #include "base/cancel.h"
 #include "coders/coder.h"
+#include "kernels/isa.h"
+#include "kernels/kernels.h"
 
 namespace dcc {
 namespace {
@@ -21,25 +23,27 @@ class FixedReader final : public IndexReader {
       : bytes_(bytes), width_(index_width(header)), at_(first * width_), k_(header.k) {}
 
   void read(uint16_t* out, size_t count) override {
-    const uint64_t wide_end = bytes_.size < 4 ? 0 : bytes_.size - 3;  // up to here 4 bytes can be loaded
-    uint32_t largest = 0;
-    for (size_t i = 0; i < count; ++i, at_ += width_) {
-      const uint64_t byte = at_ >> 3;
-      const uint32_t window = byte < wide_end ? load<uint32_t>(bytes_.data + byte) : last_window(byte);
-      const uint32_t index = (window >> (at_ & 7)) & ((1U << width_) - 1);
-      largest = std::max(largest, index);
-      out[i] = static_cast<uint16_t>(index);
+    size_t i = 0;
+    if (width_ > 0 && at_ % 8 == 0) {
+      const size_t byte = static_cast<size_t>(at_ >> 3);
+      i = kernels().unpack(bytes_.data + byte, bytes_.size - byte, width_, out, count);
+      at_ += i * width_;
     }
+    for (; i < count; ++i, at_ += width_) out[i] = static_cast<uint16_t>(last_window() & ((1U << width_) - 1));
+    uint16_t largest = 0;
+    for (i = 0; i < count; ++i) largest = std::max(largest, out[i]);
     require(largest < k_, "an index is not in the codebook");
   }
 
   void finish() override {}
 
  private:
-  uint32_t last_window(uint64_t byte) const {
+  // From bit `at_` on, with zeros after the end.
+  uint32_t last_window() const {
+    const uint64_t byte = at_ >> 3;
     uint32_t window = 0;
     for (unsigned i = 0; i < 4 && byte + i < bytes_.size; ++i) window |= uint32_t{bytes_.data[byte + i]} << (8 * i);
-    return window;
+    return window >> (at_ & 7);
   }
 
   Span bytes_;

@@ -171,15 +171,9 @@ class SparseHuffmanReader final : public IndexReader {
 
   void read(uint16_t* out, size_t count) override {
     std::fill_n(out, count, zero_index_);
-    const uint64_t end = first_ + count;
-    while (next_ < ready_ || refill()) {
-      const uint64_t element = after_ + gaps_[next_];
-      if (element >= end) break;
-      out[element - first_] = indices_[next_];
-      after_ = element + 1;
-      ++next_;
+    while ((next_ < ready_ || refill()) && place(out, count)) {
     }
-    first_ = end;
+    first_ += count;
   }
 
   void finish() override {
@@ -193,6 +187,22 @@ class SparseHuffmanReader final : public IndexReader {
     uint64_t bytes = 0;
     for (unsigned lane = 0; lane < lanes; ++lane) bytes += (head.bits[lane] + 7) / 8;
     return bytes;
+  }
+
+  // Puts entries where they belong among the `count` elements from `first_` on. False when one lies behind them.
+  bool place(uint16_t* out, size_t count) {
+    uint64_t after = after_ - first_;
+    size_t next = next_;
+    const size_t ready = ready_;
+    for (; next < ready; ++next) {
+      const uint64_t element = after + gaps_[next];
+      if (element >= count) break;
+      out[element] = indices_[next];
+      after = element + 1;
+    }
+    after_ = first_ + after;
+    next_ = next;
+    return next == ready;
   }
 
   bool refill() {

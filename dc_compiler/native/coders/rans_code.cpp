@@ -131,18 +131,21 @@ RansDecoder::RansDecoder(const RansModel& model) {
   // Only the symbols in use matter, so the last of them tells whether all fit in the packed form.
   size_t k = model.frequencies.size();
   while (model.frequencies[k - 1] == 0) --k;
-  const bool packed = 2 * s < 32 && (k - 1) >> (32 - 2 * s) == 0;
+  const uint32_t most = *std::max_element(model.frequencies.begin(), model.frequencies.end());
+  unsigned w = 0;
+  while ((most - 1) >> w != 0) ++w;
+  const bool packed = 2 * w < 32 && (k - 1) >> (32 - 2 * w) == 0;
   steps_.reserve(slots);
   if (!packed) symbols_.reserve(slots + 1);
   for (uint32_t symbol = 0; symbol < k; ++symbol) {
     const uint32_t frequency = model.frequencies[symbol];
     for (uint32_t offset = 0; offset < frequency; ++offset) {
-      steps_.push_back(packed ? symbol << (2 * s) | offset << s | (frequency - 1) : offset << 16 | (frequency - 1));
+      steps_.push_back(packed ? symbol << (2 * w) | offset << w | (frequency - 1) : offset << 16 | (frequency - 1));
       if (!packed) symbols_.push_back(static_cast<uint16_t>(symbol));
     }
   }
   if (!packed) symbols_.push_back(0);
-  table_ = {s, packed ? steps_.data() : nullptr, packed ? nullptr : steps_.data(), symbols_.data()};
+  table_ = {s, w, packed ? steps_.data() : nullptr, packed ? nullptr : steps_.data(), symbols_.data()};
 }
 
 RansReader::RansReader(const RansDecoder& decoder, Span chunk, unsigned lanes)

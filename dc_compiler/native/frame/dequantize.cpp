@@ -18,6 +18,9 @@ constexpr int64_t kMostLogScale = 1015;
 
 std::vector<uint64_t> words_for(size_t bytes) { return std::vector<uint64_t>((bytes + 7) / 8); }
 
+// The same for a table that kernels look up in.
+std::vector<uint64_t> table_for(size_t bytes) { return words_for(std::max(bytes, kTableBytes)); }
+
 void narrow(const Header& header, const float* values, uint16_t* out, size_t count) {
   (header.dtype == kFloat16 ? kernels().to_float16 : kernels().to_bfloat16)(values, out, count);
 }
@@ -29,7 +32,7 @@ void grid_values(const Header& header, T* out) {
 
 // The table of an unscaled grid, in the dtype.
 std::vector<uint64_t> grid_table(const Header& header) {
-  std::vector<uint64_t> table = words_for(header.k * 8);
+  std::vector<uint64_t> table = table_for(header.k * 8);
   switch (header.dtype) {
     case kFloat64: grid_values(header, reinterpret_cast<double*>(table.data())); break;
     case kFloat32: grid_values(header, reinterpret_cast<float*>(table.data())); break;
@@ -109,7 +112,7 @@ void copy_scales(const Frame& frame, float* out) {
 Dequantizer::Dequantizer(const Frame& frame) : header_(frame.header) {
   const Bytes codebook = checked_codebook(frame);
   if (header_.has_codebook_section()) {
-    table_ = words_for(codebook.size());
+    table_ = table_for(codebook.size());
     std::memcpy(table_.data(), codebook.data(), codebook.size());
   } else if (!header_.has_scales()) {
     table_ = grid_table(header_);
@@ -121,8 +124,7 @@ Dequantizer::Dequantizer(const Frame& frame) : header_(frame.header) {
 template <typename T>
 void Dequantizer::scale(const uint16_t* indices, uint64_t first, size_t count, T* out) const {
   const T* const scales = reinterpret_cast<const T*>(scales_.data());
-  const Codebook<T> codebook{table_.empty() ? nullptr : reinterpret_cast<const T*>(table_.data()),
-                             static_cast<int32_t>(header_.lo)};
+  const Codebook<T> codebook = this->codebook<T>();
   const auto kernel = [&](auto... arguments) {
     if constexpr (sizeof(T) == 8) {
       kernels().scale64(codebook, arguments...);
@@ -148,32 +150,39 @@ void Dequantizer::scale(const uint16_t* indices, uint64_t first, size_t count, T
   }
 }
 
+template <typename T>
+Codebook<T> Dequantizer::codebook() const {
+  return {table_.empty() ? nullptr : reinterpret_cast<const T*>(table_.data()), static_cast<size_t>(header_.k),
+          static_cast<int32_t>(header_.lo)};
+}
+
 void Dequantizer::run(const uint16_t* indices, uint64_t first, size_t count, uint8_t* out) const {
-  // `out` is a buffer of the dtype's elements, aligned as the caller's is; blocks are computed in local, aligned
-  // memory.
+  const size_t width = header_.element_size();
+  if (reinterpret_cast<uintptr_t>(out) % width == 0) {
+    run_aligned(indices, first, count, out);
+    return;
+  }
   alignas(64) uint64_t block[kBlockElements];
-  if (!header_.has_scales()) {
-    switch (header_.element_size()) {
-      case 2:
-        kernels().lookup16(reinterpret_cast<const uint16_t*>(table_.data()), indices,
-                           reinterpret_cast<uint16_t*>(block), count);
-        break;
-      case 4:
-        kernels().lookup32(reinterpret_cast<const uint32_t*>(table_.data()), indices,
-                           reinterpret_cast<uint32_t*>(block), count);
-        break;
-      default: kernels().lookup64(table_.data(), indices, block, count);
-    }
-  } else if (header_.dtype == kFloat64) {
-    scale(indices, first, count, reinterpret_cast<double*>(block));
-  } else if (header_.dtype == kFloat32) {
-    scale(indices, first, count, reinterpret_cast<float*>(block));
-  } else {
+  run_aligned(indices, first, count, block);
+  std::memcpy(out, block, count * width);
+}
+
+void Dequantizer::run_aligned(const uint16_t* indices, uint64_t first, size_t count, void* out) const {
+  if (header_.has_scales() && header_.element_size() == 2) {
     alignas(64) float values[kBlockElements];
     scale(indices, first, count, values);
-    narrow(header_, values, reinterpret_cast<uint16_t*>(block), count);
+    narrow(header_, values, static_cast<uint16_t*>(out), count);
+  } else if (header_.has_scales() && header_.dtype == kFloat64) {
+    scale(indices, first, count, static_cast<double*>(out));
+  } else if (header_.has_scales()) {
+    scale(indices, first, count, static_cast<float*>(out));
+  } else if (header_.element_size() == 2) {
+    kernels().lookup16(codebook<uint16_t>(), indices, static_cast<uint16_t*>(out), count);
+  } else if (header_.element_size() == 4) {
+    kernels().lookup32(codebook<uint32_t>(), indices, static_cast<uint32_t*>(out), count);
+  } else {
+    kernels().lookup64(codebook<uint64_t>(), indices, static_cast<uint64_t*>(out), count);
   }
-  std::memcpy(out, block, count * header_.element_size());
 }
 
 }  // namespace dcc

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "frame/frame.h"
+#include "kernels/kernels.h"
 
 namespace dcc {
 
@@ -21,10 +22,15 @@ class Dequantizer {
  public:
   explicit Dequantizer(const Frame& frame);
 
-  // Writes elements `first` to `first + count` (count <= kBlockElements) to `out`.
+  // Writes elements `first` to `first + count` (count <= kBlockElements) to `out`, whatever its alignment.
   void run(const uint16_t* indices, uint64_t first, size_t count, uint8_t* out) const;
 
  private:
+  void run_aligned(const uint16_t* indices, uint64_t first, size_t count, void* out) const;
+
+  template <typename T>
+  Codebook<T> codebook() const;
+
   template <typename T>
   void scale(const uint16_t* indices, uint64_t first, size_t count, T* out) const;
 

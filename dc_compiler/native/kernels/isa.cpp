@@ -15,10 +15,11 @@ namespace dcc {
 namespace {
 
 #if defined(__x86_64__)
-// __builtin_cpu_supports of clang before 18 has no name for it. Its registers are those of AVX.
-bool have_f16c() {
+// F16C and LZCNT: __builtin_cpu_supports of clang before 18 has no names for them. They need no registers but AVX's.
+bool have_unnamed() {
   unsigned a = 0, b = 0, c = 0, d = 0;
-  return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & bit_F16C) != 0;
+  if (__get_cpuid(1, &a, &b, &c, &d) == 0 || (c & bit_F16C) == 0) return false;
+  return __get_cpuid(0x80000001, &a, &b, &c, &d) != 0 && (c & bit_LZCNT) != 0;
 }
 #endif
 
@@ -34,12 +35,12 @@ constexpr Choice kChoices[] = {
      [] {
        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
               __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-              __builtin_cpu_supports("avx512vbmi2") && __builtin_cpu_supports("bmi2") && have_f16c();
+              __builtin_cpu_supports("avx512vbmi2") && __builtin_cpu_supports("bmi2") && have_unnamed();
      }},
     {&kAvx2Kernels,
      [] {
        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2") &&
-              have_f16c();
+              have_unnamed();
      }},
 #endif
     {&kPortableKernels, [] { return true; }},

@@ -22,17 +22,18 @@ inline T load_at(const void* from) {
 template <bool kPacked>
 inline uint16_t rans_step(const RansTable& table, uint32_t& state, const uint8_t*& words) {
   const unsigned s = table.scale_bits;
-  const uint32_t mask = (1U << s) - 1;
-  const uint32_t slot = state & mask;
+  const unsigned field = kPacked ? table.field_bits : 16;
+  const uint32_t mask = (1U << field) - 1;
+  const uint32_t slot = state & ((1U << s) - 1);
   const uint32_t step = kPacked ? table.packed[slot] : table.steps[slot];
-  const uint32_t frequency = (kPacked ? step & mask : step & 0xFFFF) + 1;
-  const uint32_t offset = kPacked ? (step >> s) & mask : step >> 16;
+  const uint32_t frequency = (step & mask) + 1;
+  const uint32_t offset = (step >> field) & mask;
   const uint32_t x = frequency * (state >> s) + offset;
   // No branch: whether a lane needs a word is as good as random.
   const uint32_t refill = 0U - static_cast<uint32_t>(x < 0x10000);
   state = (x << (refill & 16)) | (load_at<uint16_t>(words) & refill);
   words += refill & 2;
-  return static_cast<uint16_t>(kPacked ? step >> (2 * s) : table.symbols[slot]);
+  return static_cast<uint16_t>(kPacked ? step >> (2 * field) : table.symbols[slot]);
 }
 
 // Finds a code longer than the table (see HuffmanTable); returns its entry.

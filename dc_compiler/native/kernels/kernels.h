@@ -13,10 +13,12 @@ namespace dcc {
 struct SparseKernels;
 
 // FORMAT.md 5.2. For a slot: `frequency - 1`, `slot - start` and the symbol, in one word where they fit in 32 bits:
-// `packed` = symbol << 2s | (slot - start) << s | frequency - 1. Otherwise `packed` is null, `steps` holds
-// (slot - start) << 16 | frequency - 1 and `symbols` the symbols, with one more entry at the end for wide loads.
+// `packed` = symbol << 2w | (slot - start) << w | frequency - 1 with w = `field_bits`, enough for the largest
+// frequency. Otherwise `packed` is null, `steps` holds (slot - start) << 16 | frequency - 1 and `symbols` the symbols,
+// with one more entry at the end for wide loads.
 struct RansTable {
   unsigned scale_bits = 0;
+  unsigned field_bits = 0;
   const uint32_t* packed = nullptr;
   const uint32_t* steps = nullptr;
   const uint16_t* symbols = nullptr;
@@ -36,10 +38,15 @@ struct HuffmanTable {
 constexpr uint32_t kLongCode = 0xFF;
 constexpr unsigned kLongestCode = 16;
 
-// Codebook values of the compute type: either `table[index]`, or `lo + index` when `table` is null.
+// Tables of at most this many bytes may be read whole, whatever they hold: they fit in registers.
+constexpr size_t kTableBytes = 1024;
+
+// Codebook values of the compute type: either `table[index]` with `entries` of them, or `lo + index` when `table` is
+// null.
 template <typename T>
 struct Codebook {
   const T* table = nullptr;
+  size_t entries = 0;
   int32_t lo = 0;
 };
 
@@ -55,10 +62,14 @@ struct Kernels {
   size_t (*huffman)(const HuffmanTable& table, uint64_t* positions, unsigned lanes, const uint8_t* bytes, size_t size,
                     uint16_t* out, size_t groups);
 
+  // Numbers of `width` bits (1 to 16) from the first bit of `bytes` on, of which `size` may be read: up to `count`, in
+  // multiples of 8. Returns how many.
+  size_t (*unpack)(const uint8_t* bytes, size_t size, unsigned width, uint16_t* out, size_t count);
+
   // out[i] = table[indices[i]], for elements of 2, 4 and 8 bytes.
-  void (*lookup16)(const uint16_t* table, const uint16_t* indices, uint16_t* out, size_t count);
-  void (*lookup32)(const uint32_t* table, const uint16_t* indices, uint32_t* out, size_t count);
-  void (*lookup64)(const uint64_t* table, const uint16_t* indices, uint64_t* out, size_t count);
+  void (*lookup16)(const Codebook<uint16_t>& codebook, const uint16_t* indices, uint16_t* out, size_t count);
+  void (*lookup32)(const Codebook<uint32_t>& codebook, const uint16_t* indices, uint32_t* out, size_t count);
+  void (*lookup64)(const Codebook<uint64_t>& codebook, const uint16_t* indices, uint64_t* out, size_t count);
 
   // out[i] = codebook(indices[i]) * scales[i * step], step 0 or 1.
   void (*scale32)(const Codebook<float>& codebook, const uint16_t* indices, const float* scales, size_t step,

@@ -1,4 +1,4 @@
-// kernels_avx2.cpp: the kernel set for AVX2, BMI2 and F16C.
+// kernels_avx2.cpp: the kernel set for AVX2, BMI2, LZCNT and F16C.
 #include <immintrin.h>
 
 #include "kernels/kernels_common.h"
@@ -31,14 +31,16 @@ inline const int* as_ints(const void* from) { return static_cast<const int*>(fro
 // One symbol of 8 lanes (FORMAT.md 5.2); returns the symbols as 32-bit numbers.
 template <bool kPacked>
 inline __m256i rans_step8(const RansTable& table, __m256i& state, const uint8_t*& words) {
+  const int field = kPacked ? static_cast<int>(table.field_bits) : 16;
   const __m128i s = _mm_cvtsi32_si128(static_cast<int>(table.scale_bits));
-  const __m256i mask = _mm256_set1_epi32((1 << table.scale_bits) - 1);
-  const __m256i low16 = _mm256_set1_epi32(0xFFFF);
-  const __m256i slot = _mm256_and_si256(state, mask);
+  const __m256i field_mask = _mm256_set1_epi32((1 << field) - 1);
+  const __m256i slot = _mm256_and_si256(state, _mm256_set1_epi32((1 << table.scale_bits) - 1));
   const __m256i step = _mm256_i32gather_epi32(as_ints(kPacked ? table.packed : table.steps), slot, 4);
-  const __m256i frequency = _mm256_add_epi32(_mm256_and_si256(step, kPacked ? mask : low16), _mm256_set1_epi32(1));
-  const __m256i offset = kPacked ? _mm256_and_si256(_mm256_srl_epi32(step, s), mask) : _mm256_srli_epi32(step, 16);
-  const __m256i x = _mm256_add_epi32(_mm256_mullo_epi32(frequency, _mm256_srl_epi32(state, s)), offset);
+  const __m256i rest = _mm256_srl_epi32(state, s);
+  const __m256i less = _mm256_and_si256(step, field_mask);  // frequency - 1
+  const __m256i offset = _mm256_and_si256(_mm256_srl_epi32(step, _mm_cvtsi32_si128(field)), field_mask);
+  // frequency * rest + offset, of which the sum is ready before the product
+  const __m256i x = _mm256_add_epi32(_mm256_mullo_epi32(less, rest), _mm256_add_epi32(rest, offset));
 
   const __m256i refill = _mm256_cmpeq_epi32(_mm256_srli_epi32(x, 16), _mm256_setzero_si256());
   const unsigned lanes = static_cast<unsigned>(_mm256_movemask_ps(_mm256_castsi256_ps(refill)));
@@ -49,8 +51,8 @@ inline __m256i rans_step8(const RansTable& table, __m256i& state, const uint8_t*
   state = _mm256_blendv_epi8(x, _mm256_or_si256(_mm256_slli_epi32(x, 16), word), refill);
   words += 2 * static_cast<size_t>(__builtin_popcount(lanes));
 
-  if (kPacked) return _mm256_srl_epi32(step, _mm_slli_epi32(s, 1));
-  return _mm256_and_si256(_mm256_i32gather_epi32(as_ints(table.symbols), slot, 2), low16);
+  if (kPacked) return _mm256_srl_epi32(step, _mm_cvtsi32_si128(2 * field));
+  return _mm256_and_si256(_mm256_i32gather_epi32(as_ints(table.symbols), slot, 2), _mm256_set1_epi32(0xFFFF));
 }
 
 // kVectors vectors of 8 lanes.
@@ -95,13 +97,45 @@ void float16_avx2(const float* values, uint16_t* out, size_t count) {
   float16_loop(values + i, out + i, count - i);
 }
 
+// 8 numbers lie in `width` bytes: 4 bytes around each, shifted.
+size_t unpack_avx2(const uint8_t* bytes, size_t size, unsigned width, uint16_t* out, size_t count) {
+  alignas(32) uint8_t byte[32];
+  alignas(32) uint32_t shift[8];
+  for (unsigned j = 0; j < 8; ++j) {
+    // of the last 3 bytes, as the window of 16 bytes ends; a number ends before that window does
+    for (unsigned b = 0; b < 4; ++b)
+      byte[4 * j + b] = static_cast<uint8_t>(j * width / 8 + b < 16 ? j * width / 8 + b : 0x80);
+    shift[j] = j * width % 8;
+  }
+  const __m256i order = _mm256_load_si256(reinterpret_cast<const __m256i*>(byte));
+  const __m256i shifts = _mm256_load_si256(reinterpret_cast<const __m256i*>(shift));
+  const __m256i mask = _mm256_set1_epi32((1 << width) - 1);
+  const auto eight = [&](const uint8_t* from) {
+    const __m128i window = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+    const __m256i spread = _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(window), order);
+    return _mm256_and_si256(_mm256_srlv_epi32(spread, shifts), mask);
+  };
+  size_t done = 0;
+  for (; count - done >= 16 && size >= width + 16; done += 16, bytes += 2 * width, size -= 2 * width) {
+    const __m256i numbers = _mm256_packus_epi32(eight(bytes), eight(bytes + width));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + done), _mm256_permute4x64_epi64(numbers, 0xD8));
+  }
+  return done + unpack_loop(bytes, size, width, out + done, count - done);
+}
+
+// Loads one by one take less time than the gathers that the compiler makes of them here.
+void lookup32_avx2(const Codebook<uint32_t>& codebook, const uint16_t* indices, uint32_t* out, size_t count) {
+  kPortableKernels.lookup32(codebook, indices, out, count);
+}
+
 }  // namespace
 
 const Kernels kAvx2Kernels = {"avx2",
                               rans_avx2,
                               huffman_scalar,
+                              unpack_avx2,
                               lookup_loop<uint16_t>,
-                              lookup_loop<uint32_t>,
+                              lookup32_avx2,
                               lookup_loop<uint64_t>,
                               scale_loop<float>,
                               scale_loop<double>,

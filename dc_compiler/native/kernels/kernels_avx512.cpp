@@ -10,21 +10,23 @@ namespace {
 // One symbol of 16 lanes (FORMAT.md 5.2): the words go to the lanes that need one by vpexpandd.
 template <bool kPacked>
 inline __m256i rans_step16(const RansTable& table, __m512i& state, const uint8_t*& words) {
+  const int field = kPacked ? static_cast<int>(table.field_bits) : 16;
   const __m128i s = _mm_cvtsi32_si128(static_cast<int>(table.scale_bits));
-  const __m512i mask = _mm512_set1_epi32((1 << table.scale_bits) - 1);
-  const __m512i low16 = _mm512_set1_epi32(0xFFFF);
-  const __m512i slot = _mm512_and_si512(state, mask);
+  const __m512i field_mask = _mm512_set1_epi32((1 << field) - 1);
+  const __m512i slot = _mm512_and_si512(state, _mm512_set1_epi32((1 << table.scale_bits) - 1));
   const __m512i step = _mm512_i32gather_epi32(slot, kPacked ? table.packed : table.steps, 4);
-  const __m512i frequency = _mm512_add_epi32(_mm512_and_si512(step, kPacked ? mask : low16), _mm512_set1_epi32(1));
-  const __m512i offset = kPacked ? _mm512_and_si512(_mm512_srl_epi32(step, s), mask) : _mm512_srli_epi32(step, 16);
-  const __m512i x = _mm512_add_epi32(_mm512_mullo_epi32(frequency, _mm512_srl_epi32(state, s)), offset);
+  const __m512i rest = _mm512_srl_epi32(state, s);
+  const __m512i less = _mm512_and_si512(step, field_mask);  // frequency - 1
+  const __m512i offset = _mm512_and_si512(_mm512_srl_epi32(step, _mm_cvtsi32_si128(field)), field_mask);
+  // frequency * rest + offset, of which the sum is ready before the product
+  const __m512i x = _mm512_add_epi32(_mm512_mullo_epi32(less, rest), _mm512_add_epi32(rest, offset));
 
   const __mmask16 refill = _mm512_cmplt_epu32_mask(x, _mm512_set1_epi32(0x10000));
   const __m512i next = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(words)));
   state = _mm512_mask_or_epi32(x, refill, _mm512_slli_epi32(x, 16), _mm512_maskz_expand_epi32(refill, next));
   words += 2 * static_cast<size_t>(__builtin_popcount(refill));
 
-  if (kPacked) return _mm512_cvtepi32_epi16(_mm512_srl_epi32(step, _mm_slli_epi32(s, 1)));
+  if (kPacked) return _mm512_cvtepi32_epi16(_mm512_srl_epi32(step, _mm_cvtsi32_si128(2 * field)));
   return _mm512_cvtepi32_epi16(_mm512_i32gather_epi32(slot, table.symbols, 2));
 }
 
@@ -57,6 +59,79 @@ size_t rans_avx512(const RansTable& table, uint32_t* states, unsigned lanes, con
   }
 }
 
+// 32 numbers fill 2 x `width` words; each lies in two neighbouring words (the second counts for nothing where it is not
+// needed: behind the last).
+size_t unpack_avx512(const uint8_t* bytes, size_t size, unsigned width, uint16_t* out, size_t count) {
+  alignas(64) uint16_t word[32], shift[32];
+  for (unsigned j = 0; j < 32; ++j) {
+    word[j] = static_cast<uint16_t>(j * width / 16);
+    shift[j] = static_cast<uint16_t>(j * width % 16);
+  }
+  const __m512i low_word = _mm512_load_si512(word);
+  const __m512i high_word = _mm512_add_epi16(low_word, _mm512_set1_epi16(1));
+  const __m512i shifts = _mm512_load_si512(shift);
+  const __m512i mask = _mm512_set1_epi16(static_cast<short>((1U << width) - 1));
+  size_t done = 0;
+  for (; count - done >= 32 && size >= 64; done += 32, bytes += 4 * width, size -= 4 * width) {
+    const __m512i words = _mm512_loadu_si512(bytes);
+    const __m512i low = _mm512_permutexvar_epi16(low_word, words);
+    const __m512i high = _mm512_permutexvar_epi16(high_word, words);
+    _mm512_storeu_si512(out + done, _mm512_and_si512(_mm512_shrdv_epi16(low, high, shifts), mask));
+  }
+  return done + unpack_loop(bytes, size, width, out + done, count - done);
+}
+
+inline __m512i indices16(const uint16_t* indices) {
+  return _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(indices)));
+}
+
+// A table of up to 32 x kPairs entries of 4 bytes, held in registers.
+template <unsigned kPairs>
+class Table32 {
+ public:
+  explicit Table32(const void* table) {
+    const auto* const bytes = static_cast<const uint8_t*>(table);
+    for (unsigned v = 0; v < 2 * kPairs; ++v) parts_[v] = _mm512_loadu_si512(bytes + 64 * v);
+  }
+
+  // By 5 bits of an index in each pair; then the higher bits choose between pairs.
+  __m512i operator()(__m512i index) const {
+    __m512i found[kPairs];
+    for (unsigned p = 0; p < kPairs; ++p) found[p] = _mm512_permutex2var_epi32(parts_[2 * p], index, parts_[2 * p + 1]);
+    for (unsigned step = 1; step < kPairs; step *= 2) {
+      const __mmask16 upper = _mm512_test_epi32_mask(index, _mm512_set1_epi32(static_cast<int>(32 * step)));
+      for (unsigned p = 0; p < kPairs; p += 2 * step) {
+        found[p] = _mm512_mask_mov_epi32(found[p], upper, found[p + step]);
+      }
+    }
+    return found[0];
+  }
+
+ private:
+  __m512i parts_[2 * kPairs];
+};
+
+template <unsigned kPairs>
+size_t lookup32_vectors(const Codebook<uint32_t>& codebook, const uint16_t* indices, uint32_t* out, size_t count) {
+  const Table32<kPairs> table(codebook.table);
+  size_t i = 0;
+  for (; i + 16 <= count; i += 16) _mm512_storeu_si512(out + i, table(indices16(indices + i)));
+  return i;
+}
+
+constexpr size_t kWorthATable = 64;  // elements, from which on it pays to load a table into registers
+
+void lookup32_avx512(const Codebook<uint32_t>& codebook, const uint16_t* indices, uint32_t* out, size_t count) {
+  const size_t k = codebook.entries;
+  const auto vectors = count < kWorthATable || k > 128 ? nullptr
+                       : k <= 32                       ? lookup32_vectors<1>
+                       : k <= 64                       ? lookup32_vectors<2>
+                       : k <= 128                      ? lookup32_vectors<4>
+                                                       : lookup32_vectors<8>;
+  const size_t done = vectors == nullptr ? 0 : vectors(codebook, indices, out, count);
+  kPortableKernels.lookup32(codebook, indices + done, out + done, count - done);
+}
+
 void float16_avx512(const float* values, uint16_t* out, size_t count) {
   size_t i = 0;
   for (; i + 16 <= count; i += 16) {
@@ -68,17 +143,9 @@ void float16_avx512(const float* values, uint16_t* out, size_t count) {
 
 }  // namespace
 
-const Kernels kAvx512Kernels = {"avx512",
-                                rans_avx512,
-                                huffman_scalar,
-                                lookup_loop<uint16_t>,
-                                lookup_loop<uint32_t>,
-                                lookup_loop<uint64_t>,
-                                scale_loop<float>,
-                                scale_loop<double>,
-                                float16_avx512,
-                                bfloat16_loop,
-                                count_other_loop,
-                                &kAvx512Sparse};
+const Kernels kAvx512Kernels = {
+    "avx512",        rans_avx512,           huffman_scalar,    unpack_avx512,      lookup_loop<uint16_t>,
+    lookup32_avx512, lookup_loop<uint64_t>, scale_loop<float>, scale_loop<double>, float16_avx512,
+    bfloat16_loop,   count_other_loop,      &kAvx512Sparse};
 
 }  // namespace dcc

@@ -29,54 +29,111 @@ size_t rans_scalar(const RansTable& table, uint32_t* states, unsigned lanes, con
   return loop(table, states, lanes, words, end, out, groups);
 }
 
-// A load of 8 bytes at any bit position holds 57 bits or more: that is `kRounds` codes of every lane.
-template <bool kLong, unsigned kLanes>
-size_t huffman_loop(const HuffmanTable& table, uint64_t* positions, const uint8_t* bytes, size_t size, uint16_t* out,
-                    size_t groups) {
-  constexpr unsigned kRounds = kLong ? 3 : 4;  // 3 x 16 bits, 4 x 12 bits
-  const HuffmanTable local = table;
-  uint64_t at[kLanes];
-  for (unsigned lane = 0; lane < kLanes; ++lane) at[lane] = positions[lane];
-  size_t done = 0;
-  for (; groups - done >= kRounds; done += kRounds, out += kRounds * kLanes) {
-    uint64_t furthest = 0;
-    for (unsigned lane = 0; lane < kLanes; ++lane) furthest = furthest < at[lane] ? at[lane] : furthest;
-    if ((furthest >> 3) + 8 > size) break;
-    for (unsigned lane = 0; lane < kLanes; ++lane) {
-      uint64_t window = load_at<uint64_t>(bytes + (at[lane] >> 3)) >> (at[lane] & 7);
-      uint32_t lengths = 0;
-      for (unsigned round = 0; round < kRounds; ++round) {
-        const uint32_t entry = huffman_entry<kLong>(local, window);
-        window >>= entry & 63;
-        lengths += entry & 0xFF;
-        out[round * kLanes + lane] = static_cast<uint16_t>(entry >> 16);
-      }
-      at[lane] += lengths;
-    }
+// `count` symbols of one lane, of any length, to every `stride`-th place of `out`. Returns their bits.
+inline unsigned huffman_careful(const HuffmanTable& table, const uint8_t* bytes, uint64_t at, uint16_t* out,
+                                size_t stride, unsigned count) {
+  unsigned taken = 0;
+  for (; count > 0; --count, out += stride) {
+    const uint64_t window = load_at<uint64_t>(bytes + ((at + taken) >> 3)) >> ((at + taken) & 7);
+    const uint32_t entry = huffman_entry<true>(table, window);
+    taken += entry & 0xFF;
+    *out = static_cast<uint16_t>(entry >> 16);
   }
-  for (unsigned lane = 0; lane < kLanes; ++lane) positions[lane] = at[lane];
-  return done;
+  return taken;
 }
 
-template <bool kLong>
+// The windows of all lanes advance side by side, so that the processor looks up one symbol of each at a time. The bit
+// set at the top of a window moves down with it and tells how many bits were taken: more than there are when a code was
+// longer than the table, whose entry shifts by all bits.
+template <bool kLong, unsigned kLanes, unsigned kRounds>
+void huffman_turns(const HuffmanTable& table, uint64_t* at, const uint8_t* bytes, uint16_t* out, size_t turns) {
+  const uint32_t* const entries = table.entries;
+  const uint64_t mask = (uint64_t{1} << table.bits) - 1;
+  for (; turns > 0; --turns, out += kRounds * kLanes) {
+    uint64_t window[kLanes];
+#pragma GCC unroll 8
+    for (unsigned lane = 0; lane < kLanes; ++lane) {
+      window[lane] = load_at<uint64_t>(bytes + (at[lane] >> 3)) >> (at[lane] & 7) | uint64_t{1} << 63;
+    }
+#pragma GCC unroll 8
+    for (unsigned round = 0; round < kRounds; ++round) {
+#pragma GCC unroll 8
+      for (unsigned lane = 0; lane < kLanes; ++lane) {
+        const uint32_t entry = entries[window[lane] & mask];
+        window[lane] >>= entry & 63;
+        out[round * kLanes + lane] = static_cast<uint16_t>(entry >> 16);
+      }
+    }
+#pragma GCC unroll 8
+    for (unsigned lane = 0; lane < kLanes; ++lane) {
+      if (kLong && __builtin_expect(window[lane] < 0x80, 0)) {
+        at[lane] += huffman_careful(table, bytes, at[lane], out + lane, kLanes, kRounds);
+      } else {
+        at[lane] += static_cast<unsigned>(__builtin_clzll(window[lane]));
+      }
+    }
+  }
+}
+
+// A load of 8 bytes at any bit position holds 57 bits or more, of which 56 are used: `kRounds` codes of every lane.
+template <bool kLong, unsigned kLanes, unsigned kRounds>
+size_t huffman_loop(const HuffmanTable& table, uint64_t* positions, const uint8_t* bytes, size_t size, uint16_t* out,
+                    size_t groups) {
+  constexpr size_t kMostBytes = kLong ? 8 : 7;  // that a lane moves in a turn
+  static_assert(kRounds * (kLong ? kLongestCode : 8) <= 8 * kMostBytes, "");
+  size_t done = 0;
+  for (;;) {
+    uint64_t furthest = 0;
+    for (unsigned lane = 0; lane < kLanes; ++lane) furthest = furthest < positions[lane] ? positions[lane] : furthest;
+    const uint64_t first = (furthest >> 3) + 8;
+    const uint64_t safe = first < size ? (size - first) / kMostBytes : 0;
+    const size_t wanted = (groups - done) / kRounds;
+    const size_t turns = safe < wanted ? static_cast<size_t>(safe) : wanted;
+    if (turns == 0) return done;
+    huffman_turns<kLong, kLanes, kRounds>(table, positions, bytes, out + done * kLanes, turns);
+    done += turns * kRounds;
+  }
+}
+
+template <bool kLong, unsigned kRounds>
 size_t huffman_lanes(const HuffmanTable& table, uint64_t* positions, unsigned lanes, const uint8_t* bytes, size_t size,
                      uint16_t* out, size_t groups) {
   switch (lanes) {
-    case 1: return huffman_loop<kLong, 1>(table, positions, bytes, size, out, groups);
-    case 2: return huffman_loop<kLong, 2>(table, positions, bytes, size, out, groups);
-    case 4: return huffman_loop<kLong, 4>(table, positions, bytes, size, out, groups);
-    default: return huffman_loop<kLong, 8>(table, positions, bytes, size, out, groups);
+    case 1: return huffman_loop<kLong, 1, kRounds>(table, positions, bytes, size, out, groups);
+    case 2: return huffman_loop<kLong, 2, kRounds>(table, positions, bytes, size, out, groups);
+    case 4: return huffman_loop<kLong, 4, kRounds>(table, positions, bytes, size, out, groups);
+    default: return huffman_loop<kLong, 8, kRounds>(table, positions, bytes, size, out, groups);
   }
 }
 
 size_t huffman_scalar(const HuffmanTable& table, uint64_t* positions, unsigned lanes, const uint8_t* bytes, size_t size,
                       uint16_t* out, size_t groups) {
-  const auto loop = table.has_long_codes ? huffman_lanes<true> : huffman_lanes<false>;
+  const auto loop = table.has_long_codes ? huffman_lanes<true, 4>
+                    : table.bits > 11    ? huffman_lanes<false, 4>   // of 12 bits
+                    : table.bits > 8     ? huffman_lanes<false, 5>   // of 11 bits
+                                         : huffman_lanes<false, 7>;  // of 8 bits
   return loop(table, positions, lanes, bytes, size, out, groups);
 }
 
+// 8 numbers fill `width` bytes, so each has the same place in every 8.
+size_t unpack_loop(const uint8_t* bytes, size_t size, unsigned width, uint16_t* out, size_t count) {
+  constexpr size_t kRead = 4;  // bytes that hold a number at any bit position
+  const uint32_t mask = (1U << width) - 1;
+  size_t done = 0;
+  for (; count - done >= 8 && size >= width - 1 + kRead; done += 8, bytes += width, size -= width) {
+#pragma GCC unroll 8
+    for (unsigned j = 0; j < 8; ++j) {
+      const unsigned at = j * width;
+      out[done + j] = static_cast<uint16_t>((load_at<uint32_t>(bytes + (at >> 3)) >> (at & 7)) & mask);
+    }
+  }
+  return done;
+}
+
 template <typename T>
-void lookup_loop(const T* table, const uint16_t* indices, T* out, size_t count) {
+void lookup_loop(const Codebook<T>& codebook, const uint16_t* indices, T* out, size_t count) {
+  const T* const table = codebook.table;
+#pragma GCC unroll 4
   for (size_t i = 0; i < count; ++i) out[i] = table[indices[i]];
 }
 
@@ -124,9 +181,17 @@ void bfloat16_loop(const float* values, uint16_t* out, size_t count) {
   }
 }
 
+// Counted in numbers as wide as the indices, for as long as they hold the count: the compiler makes whole vectors of
+// it.
 size_t count_other_loop(const uint16_t* indices, size_t count, uint16_t value) {
+  constexpr size_t kMost = 32768;
   size_t other = 0;
-  for (size_t i = 0; i < count; ++i) other += indices[i] != value ? 1U : 0U;
+  for (size_t at = 0; at < count; at += kMost) {
+    const size_t now = count - at < kMost ? count - at : kMost;
+    uint16_t here = 0;
+    for (size_t i = 0; i < now; ++i) here = static_cast<uint16_t>(here + (indices[at + i] != value ? 1 : 0));
+    other += here;
+  }
   return other;
 }
 

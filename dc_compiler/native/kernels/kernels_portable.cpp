@@ -7,6 +7,7 @@ namespace dcc {
 const Kernels kPortableKernels = {"portable",
                                   rans_scalar,
                                   huffman_scalar,
+                                  unpack_loop,
                                   lookup_loop<uint16_t>,
                                   lookup_loop<uint32_t>,
                                   lookup_loop<uint64_t>,
