@@ -135,16 +135,17 @@ RansDecoder::RansDecoder(const RansModel& model) {
   unsigned w = 0;
   while ((most - 1) >> w != 0) ++w;
   const bool packed = 2 * w < 32 && (k - 1) >> (32 - 2 * w) == 0;
-  steps_.reserve(slots);
-  if (!packed) symbols_.reserve(slots + 1);
+  const unsigned field = packed ? w : 16;
+  steps_.resize(slots);
+  if (!packed) symbols_.resize(slots + 1);
+  uint32_t* step = steps_.data();
   for (uint32_t symbol = 0; symbol < k; ++symbol) {
     const uint32_t frequency = model.frequencies[symbol];
-    for (uint32_t offset = 0; offset < frequency; ++offset) {
-      steps_.push_back(packed ? symbol << (2 * w) | offset << w | (frequency - 1) : offset << 16 | (frequency - 1));
-      if (!packed) symbols_.push_back(static_cast<uint16_t>(symbol));
-    }
+    const uint32_t first = (packed ? symbol << (2 * w) : 0) | (frequency - 1);
+    if (!packed) std::fill_n(symbols_.begin() + (step - steps_.data()), frequency, static_cast<uint16_t>(symbol));
+    for (uint32_t offset = 0; offset < frequency; ++offset) step[offset] = first | offset << field;
+    step += frequency;
   }
-  if (!packed) symbols_.push_back(0);
   table_ = {s, w, packed ? steps_.data() : nullptr, packed ? nullptr : steps_.data(), symbols_.data()};
 }
 

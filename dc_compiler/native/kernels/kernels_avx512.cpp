@@ -123,11 +123,7 @@ constexpr size_t kWorthATable = 64;  // elements, from which on it pays to load 
 
 void lookup32_avx512(const Codebook<uint32_t>& codebook, const uint16_t* indices, uint32_t* out, size_t count) {
   const size_t k = codebook.entries;
-  const auto vectors = count < kWorthATable || k > 128 ? nullptr
-                       : k <= 32                       ? lookup32_vectors<1>
-                       : k <= 64                       ? lookup32_vectors<2>
-                       : k <= 128                      ? lookup32_vectors<4>
-                                                       : lookup32_vectors<8>;
+  const auto vectors = count < kWorthATable || k > 64 ? nullptr : k <= 32 ? lookup32_vectors<1> : lookup32_vectors<2>;
   const size_t done = vectors == nullptr ? 0 : vectors(codebook, indices, out, count);
   kPortableKernels.lookup32(codebook, indices + done, out + done, count - done);
 }

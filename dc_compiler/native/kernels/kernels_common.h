@@ -10,22 +10,39 @@
 namespace dcc {
 namespace {
 
-template <bool kPacked>
-size_t rans_loop(const RansTable& table, uint32_t* states, unsigned lanes, const uint8_t** words, const uint8_t* end,
-                 uint16_t* out, size_t groups) {
+template <bool kPacked, unsigned kLanes>
+size_t rans_loop(const RansTable& table, uint32_t* states, const uint8_t** words, const uint8_t* end, uint16_t* out,
+                 size_t groups) {
   const RansTable local = table;
   const uint8_t* at = *words;
+  uint32_t state[kLanes];
+  for (unsigned lane = 0; lane < kLanes; ++lane) state[lane] = states[lane];
   size_t done = 0;
-  for (; done < groups && end - at >= static_cast<ptrdiff_t>(2 * lanes); ++done, out += lanes) {
-    for (unsigned lane = 0; lane < lanes; ++lane) out[lane] = rans_step<kPacked>(local, states[lane], at);
+  for (; done < groups && end - at >= static_cast<ptrdiff_t>(2 * kLanes); ++done, out += kLanes) {
+#pragma GCC unroll 8
+    for (unsigned lane = 0; lane < kLanes; ++lane) out[lane] = rans_step<kPacked>(local, state[lane], at);
   }
+  for (unsigned lane = 0; lane < kLanes; ++lane) states[lane] = state[lane];
   *words = at;
   return done;
 }
 
+template <bool kPacked>
+size_t rans_lanes(const RansTable& table, uint32_t* states, unsigned lanes, const uint8_t** words, const uint8_t* end,
+                  uint16_t* out, size_t groups) {
+  switch (lanes) {
+    case 1: return rans_loop<kPacked, 1>(table, states, words, end, out, groups);
+    case 2: return rans_loop<kPacked, 2>(table, states, words, end, out, groups);
+    case 4: return rans_loop<kPacked, 4>(table, states, words, end, out, groups);
+    case 8: return rans_loop<kPacked, 8>(table, states, words, end, out, groups);
+    case 16: return rans_loop<kPacked, 16>(table, states, words, end, out, groups);
+    default: return rans_loop<kPacked, 32>(table, states, words, end, out, groups);
+  }
+}
+
 size_t rans_scalar(const RansTable& table, uint32_t* states, unsigned lanes, const uint8_t** words, const uint8_t* end,
                    uint16_t* out, size_t groups) {
-  const auto loop = table.packed != nullptr ? rans_loop<true> : rans_loop<false>;
+  const auto loop = table.packed != nullptr ? rans_lanes<true> : rans_lanes<false>;
   return loop(table, states, lanes, words, end, out, groups);
 }
 
