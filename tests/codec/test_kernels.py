@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+from frame_builder import join
 
 from dc_compiler.codec import binding
+from dc_compiler.codec.reference.readers import ByteReader
+from dc_compiler.errors import CorruptFrameError
 
 Array = npt.NDArray[Any]
 
@@ -69,8 +73,48 @@ def test_entropy_coders_of_every_alphabet(coder: str, k: int, is_sparse: bool) -
         indices = indices_of(n, k, k // 2 if is_sparse else None)
         for positions in (0, 4) if coder == "huffman" and is_sparse else (0,):
             frame = frame_of(indices, codebook, coder, zero=k // 2, position_bits=positions, chunk_elements=20000)
-            np.testing.assert_array_equal(binding.decode_indices(frame), indices)
-            np.testing.assert_array_equal(binding.decode(frame), codebook[indices])
+            for threads in (1, 2):
+                np.testing.assert_array_equal(binding.decode_indices(frame, threads), indices)
+            np.testing.assert_array_equal(binding.decode(frame, threads=1), codebook[indices])
+
+
+def sections_of(frame: bytes) -> tuple[bytes, list[bytes]]:
+    """The header with its CRC, and the bodies of the sections."""
+    reader = ByteReader(frame)
+    head = reader.take(binding.frame_info(frame).header_bytes)
+    bodies = []
+    while reader.at < len(frame):
+        bodies.append(reader.take(reader.varint()))
+        reader.u32()
+    return head, bodies
+
+
+@pytest.mark.usefixtures("isa")
+def test_streams_side_by_side_fail_as_each_would_alone() -> None:
+    """Chunks of 32 lanes, decoded in pairs on one thread; the first that is damaged is the one complained about."""
+    indices = indices_of(125000, 136)
+    codebook = np.arange(136, dtype=np.float32)
+    frame = frame_of(indices, codebook, "rans", chunk_elements=40000)
+    assert binding.frame_info(frame).lanes == 32
+    np.testing.assert_array_equal(binding.decode(frame, threads=1), codebook[indices])
+    head, bodies = sections_of(frame)
+    damages: list[Callable[[bytes], bytes]] = [
+        lambda body: body[:4000] + bytes([body[4000] ^ 64]) + body[4001:],
+        lambda body: body[:-2],  # too few words
+        lambda body: body + b"\0\0",  # too many
+        lambda body: b"\0\0\0\0" + body[4:],  # an initial state that is too low
+    ]
+    for first, second in itertools.combinations(range(-4, 0), 2):
+        for damage, another in itertools.product(damages, [lambda body: body, *damages]):
+            parts = list(bodies)
+            parts[first] = damage(parts[first])
+            parts[second] = another(parts[second])
+            refusals = set()
+            for threads in (1, 2):
+                with pytest.raises(CorruptFrameError) as caught:
+                    binding.decode(join(head[:-4], parts), threads=threads)
+                refusals.add(str(caught.value))
+            assert len(refusals) == 1
 
 
 @pytest.mark.usefixtures("isa")

@@ -232,6 +232,20 @@ def test_damaged_payloads_name_the_weight() -> None:
         assert "weight 'w1': " in refusal(models.wrap(model, lz(topology), {**payloads, "w1": bad}))
 
 
+def test_damaged_payloads_that_are_decoded_side_by_side_name_the_first_weight() -> None:
+    """Streams of as many lanes run in pairs; the CRC tells of the damage when the stream is opened."""
+    arrays = models.random_weights(4, (256, 256))
+    model, _, topology = parts(arrays)
+    codebook = np.linspace(-1, 1, 200, dtype=np.float32)
+    indices = np.random.default_rng(5).integers(0, 200, (256, 256)).astype(np.uint16)
+    good = binding.encode_codebook(indices, indices.shape, np.float32, codebook=codebook, coder="rans")
+    assert binding.frame_info(good).lanes == 32
+    bad = good[:-9] + bytes([good[-9] ^ 1]) + good[-8:]
+    for damaged in ((0,), (1,), (2,), (3,), (0, 1), (1, 2), (1, 3)):
+        payloads = {f"w{i}": bad if i in damaged else good for i in range(4)}
+        assert f"weight 'w{damaged[0]}': " in refusal(models.wrap(model, lz(topology), payloads))
+
+
 def test_payloads_must_be_what_the_manifest_declares() -> None:
     weights = models.random_weights(2)
     model, payloads, topology = parts(weights)

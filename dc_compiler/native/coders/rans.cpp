@@ -10,6 +10,24 @@ struct RansTables final : CoderTables {
   RansDecoder decoder;
 };
 
+class RansIndexReader final : public IndexReader {
+ public:
+  RansIndexReader(const RansDecoder& decoder, Span chunk, unsigned lanes) : symbols_(decoder, chunk, lanes) {}
+  void read(uint16_t* out, size_t count) override { symbols_.read(out, count); }
+  void read_two(uint16_t* out, IndexReader& other, uint16_t* other_out, size_t count) override {
+    auto* const rans = dynamic_cast<RansIndexReader*>(&other);
+    if (rans == nullptr) {
+      IndexReader::read_two(out, other, other_out, count);
+    } else {
+      symbols_.read_two(out, rans->symbols_, other_out, count);
+    }
+  }
+  void finish() override { symbols_.finish(); }
+
+ private:
+  RansReader symbols_;
+};
+
 class Rans final : public Coder {
  public:
   Rans() : Coder({"rans", 3, Stores::kIndices, Layout::kChunks, true, 1'500, 0}) {}
@@ -25,8 +43,10 @@ class Rans final : public Coder {
   std::unique_ptr<IndexReader> open(const CoderTables* tables, Span bytes, uint64_t /*first*/, size_t /*count*/,
                                     const Header& header) const override {
     const auto& decoder = static_cast<const RansTables*>(tables)->decoder;
-    return std::make_unique<SymbolReader<RansReader>>(decoder, bytes, unsigned{header.lanes});
+    return std::make_unique<RansIndexReader>(decoder, bytes, unsigned{header.lanes});
   }
+
+  bool reads_in_pairs(const Header& header) const override { return header.lanes == kMostRansLanes; }
 
   EncodePlan plan(const IndexTensor& tensor) const override {
     Header header = tensor.header;

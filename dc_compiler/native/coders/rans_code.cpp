@@ -158,8 +158,12 @@ RansReader::RansReader(const RansDecoder& decoder, Span chunk, unsigned lanes)
   }
 }
 
+RansRun RansReader::run(uint16_t* out) { return {table_, states_, lanes_, words_, end_, out}; }
+
 void RansReader::read(uint16_t* out, size_t count) {
-  const size_t done = lanes_ * kernels().rans(table_, states_, lanes_, &words_, end_, out, count / lanes_);
+  RansRun quick = run(out);
+  const size_t done = lanes_ * kernels().rans(quick, count / lanes_);
+  words_ = quick.words;
   const auto step = table_.packed != nullptr ? rans_step<true> : rans_step<false>;
   for (size_t t = done; t < count; ++t) {
     const uint8_t none[2] = {};
@@ -172,6 +176,17 @@ void RansReader::read(uint16_t* out, size_t count) {
       words_ = word;
     }
   }
+}
+
+void RansReader::read_two(uint16_t* out, RansReader& other, uint16_t* other_out, size_t count) {
+  RansRun quick = run(out);
+  RansRun other_quick = other.run(other_out);
+  const size_t groups = count / std::max(lanes_, other.lanes_);
+  const size_t done = kernels().rans_two(quick, other_quick, groups);
+  words_ = quick.words;
+  other.words_ = other_quick.words;
+  read(out + done * lanes_, count - done * lanes_);
+  other.read(other_out + done * other.lanes_, count - done * other.lanes_);
 }
 
 void RansReader::finish() const {

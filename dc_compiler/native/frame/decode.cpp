@@ -83,15 +83,30 @@ class FrameDecoder {
     if (header().has_codebook() && wanted_ == Wanted::kElements) dequantizer_.emplace(frame_);
   }
 
+  // Whether two tasks of such frames take less time together (run_two).
+  bool runs_in_pairs() const { return header().has_codebook() && header().coder->reads_in_pairs(header()); }
+
   // Decodes into `out`, the buffer of the whole tensor.
   void run(uint64_t task, uint8_t* out) {
-    const uint64_t first = task * task_elements();
-    const size_t count = static_cast<size_t>(std::min(task_elements(), header().n - first));
-    const Section& section = frame_.data[header().is_chunked() ? task : 0];
-    const Span bytes = header().is_chunked() ? checked(section) : section.body;
-    const uint64_t nonzero =
-        header().has_codebook() ? run_indexed(bytes, first, count, out) : run_plain(bytes, first, count, out);
-    nonzero_.fetch_add(nonzero, std::memory_order_relaxed);
+    if (header().has_codebook()) {
+      IndexTask indices(*this, task, out);
+      while (!indices.is_done()) indices.step();
+      indices.finish();
+    } else {
+      run_plain(task, out);
+    }
+  }
+
+  // The same for two tasks that run in pairs.
+  static void run_two(FrameDecoder& one, uint64_t task, uint8_t* out, FrameDecoder& other, uint64_t other_task,
+                      uint8_t* other_out) {
+    IndexTask indices(one, task, out);
+    IndexTask others(other, other_task, other_out);
+    while (indices.has_block() && others.has_block()) IndexTask::step_two(indices, others);
+    for (IndexTask* rest : {&indices, &others}) {
+      while (!rest->is_done()) rest->step();
+      rest->finish();
+    }
   }
 
   void finish() const { require(nonzero_ == header().nnz, "it has a wrong number of non-zeros"); }
@@ -99,31 +114,81 @@ class FrameDecoder {
  private:
   uint64_t task_elements() const { return header().is_chunked() ? header().chunk : kUnchunkedElements; }
 
-  uint64_t run_plain(Span bytes, uint64_t first, size_t count, uint8_t* out) const {
-    const size_t width = header().element_size();
-    uint8_t* const to = out + first * width;
-    header().coder->decode(bytes, first, count, header(), to);
-    return count_nonzero(to, count, width);
+  uint64_t first_of(uint64_t task) const { return task * task_elements(); }
+  size_t count_of(uint64_t task) const {
+    return static_cast<size_t>(std::min(task_elements(), header().n - first_of(task)));
+  }
+  Span bytes_of(uint64_t task) const {
+    return header().is_chunked() ? checked(frame_.data[task]) : frame_.data[0].body;
   }
 
-  uint64_t run_indexed(Span bytes, uint64_t first, size_t count, uint8_t* out) const {
-    const std::unique_ptr<IndexReader> reader = header().coder->open(tables_.get(), bytes, first, count, header());
-    alignas(64) uint16_t block[kBlockElements];
-    uint64_t nonzero = 0;
-    for (size_t at = 0; at < count; at += kBlockElements) {
-      const size_t now = std::min(kBlockElements, count - at);
-      reader->read(block, now);
-      nonzero += header().zero == 0 ? now : kernels().count_other(block, now, static_cast<uint16_t>(header().zero - 1));
-      uint8_t* const to = out + (first + at) * width();
-      switch (wanted_) {
-        case Wanted::kElements: dequantizer_->run(block, first + at, now, to); break;
-        case Wanted::kIndices: std::memcpy(to, block, now * sizeof(uint16_t)); break;
-        case Wanted::kPoints:  // modulo 256, which is exact for numbers that fit
-          for (size_t i = 0; i < now; ++i) to[i] = static_cast<uint8_t>(block[i] + static_cast<unsigned>(header().lo));
-      }
+  void run_plain(uint64_t task, uint8_t* out) {
+    const size_t width = header().element_size();
+    const size_t count = count_of(task);
+    uint8_t* const to = out + first_of(task) * width;
+    header().coder->decode(bytes_of(task), first_of(task), count, header(), to);
+    nonzero_.fetch_add(count_nonzero(to, count, width), std::memory_order_relaxed);
+  }
+
+  // A task of a frame with a codebook, a block at a time.
+  class IndexTask {
+   public:
+    IndexTask(FrameDecoder& decoder, uint64_t task, uint8_t* out)
+        : decoder_(decoder),
+          at_(decoder.first_of(task)),
+          left_(decoder.count_of(task)),
+          out_(out),
+          reader_(decoder.header().coder->open(decoder.tables_.get(), decoder.bytes_of(task), at_, left_,
+                                               decoder.header())) {}
+
+    bool has_block() const { return left_ >= kBlockElements; }
+    bool is_done() const { return left_ == 0; }
+
+    void step() {
+      const size_t count = std::min(kBlockElements, left_);
+      reader_->read(block_, count);
+      put(count);
     }
-    reader->finish();
-    return nonzero;
+
+    static void step_two(IndexTask& one, IndexTask& other) {
+      one.reader_->read_two(one.block_, *other.reader_, other.block_, kBlockElements);
+      one.put(kBlockElements);
+      other.put(kBlockElements);
+    }
+
+    void finish() {
+      reader_->finish();
+      decoder_.nonzero_.fetch_add(nonzero_, std::memory_order_relaxed);
+    }
+
+   private:
+    void put(size_t count) {
+      const uint64_t zero = decoder_.header().zero;
+      nonzero_ += zero == 0 ? count : kernels().count_other(block_, count, static_cast<uint16_t>(zero - 1));
+      decoder_.put(block_, at_, count, out_);
+      at_ += count;
+      left_ -= count;
+    }
+
+    FrameDecoder& decoder_;
+    uint64_t at_;  // the next element
+    size_t left_;
+    uint8_t* out_;
+    std::unique_ptr<IndexReader> reader_;
+    uint64_t nonzero_ = 0;
+    alignas(64) uint16_t block_[kBlockElements];
+  };
+
+  // What is wanted of elements `first` to `first + count`.
+  void put(const uint16_t* indices, uint64_t first, size_t count, uint8_t* out) const {
+    uint8_t* const to = out + first * width();
+    switch (wanted_) {
+      case Wanted::kElements: dequantizer_->run(indices, first, count, to); break;
+      case Wanted::kIndices: std::memcpy(to, indices, count * sizeof(uint16_t)); break;
+      case Wanted::kPoints:  // modulo 256, which is exact for numbers that fit
+        for (size_t i = 0; i < count; ++i)
+          to[i] = static_cast<uint8_t>(indices[i] + static_cast<unsigned>(header().lo));
+    }
   }
 
   Frame frame_;
@@ -131,6 +196,75 @@ class FrameDecoder {
   std::unique_ptr<CoderTables> tables_;
   std::optional<Dequantizer> dequantizer_;
   std::atomic<uint64_t> nonzero_{0};
+};
+
+// The tasks of several frames, one after the other.
+class TaskList {
+ public:
+  void append(FrameDecoder& decoder, uint8_t* out) {
+    frames_.push_back({&decoder, out, tasks_});
+    tasks_ += static_cast<size_t>(decoder.tasks());
+  }
+
+  // Runs all. When some fail, sets `failed` to the frame of the first of them and rethrows what that threw.
+  void run(int threads, size_t& failed) const {
+    // Two at a time where they run in pairs, as long as enough is left for every thread
+    constexpr size_t kLeastPerThread = 8;
+    const size_t workers = thread_count(threads);
+    const size_t stride = workers == 1 || tasks_ >= kLeastPerThread * workers ? 2 : 1;
+    const TaskFailure failure = try_parallel((tasks_ + stride - 1) / stride, threads, [&](size_t i) {
+      run_some(i * stride, std::min(tasks_, (i + 1) * stride));
+    });
+    if (!failure.error) return;
+    failed = frame_of(failure.task * stride);
+    try {
+      std::rethrow_exception(failure.error);
+    } catch (const TaskFailure& blamed) {
+      failed = frame_of(blamed.task);
+      std::rethrow_exception(blamed.error);
+    }
+  }
+
+ private:
+  struct Entry {
+    FrameDecoder* decoder;
+    uint8_t* out;
+    size_t first;  // of its tasks
+  };
+
+  size_t frame_of(size_t task) const {
+    const auto after = std::upper_bound(frames_.begin(), frames_.end(), task,
+                                        [](size_t wanted, const Entry& entry) { return wanted < entry.first; });
+    return static_cast<size_t>(after - frames_.begin()) - 1;
+  }
+
+  void run_some(size_t first, size_t end) const {
+    if (end - first == 2 && run_pair(first)) return;
+    for (size_t task = first; task < end; ++task) {
+      const Entry& entry = frames_[frame_of(task)];
+      try {
+        entry.decoder->run(task - entry.first, entry.out);
+      } catch (...) {
+        throw TaskFailure{task, std::current_exception()};
+      }
+    }
+  }
+
+  // False when that gains nothing, or when one of them fails: one after the other they tell which.
+  bool run_pair(size_t task) const {
+    const Entry& one = frames_[frame_of(task)];
+    const Entry& other = frames_[frame_of(task + 1)];
+    if (!one.decoder->runs_in_pairs() || !other.decoder->runs_in_pairs()) return false;
+    try {
+      FrameDecoder::run_two(*one.decoder, task - one.first, one.out, *other.decoder, task + 1 - other.first, other.out);
+    } catch (const Failure&) {
+      return false;
+    }
+    return true;
+  }
+
+  std::vector<Entry> frames_;
+  size_t tasks_ = 0;
 };
 
 void fill_info(const Frame& frame, dcc_frame_info& info) {
@@ -188,17 +322,9 @@ void decode_jobs(const DecodeJob* jobs, size_t count, int threads, size_t* faile
   });
   rethrow(unprepared, unprepared.task);
 
-  // Task t belongs to the job j with first_task[j] <= t < first_task[j + 1].
-  std::vector<size_t> first_task(count + 1, 0);
-  for (size_t j = 0; j < count; ++j) first_task[j + 1] = first_task[j] + static_cast<size_t>(decoders[j]->tasks());
-  const auto job_of = [&](size_t task) {
-    return static_cast<size_t>(std::upper_bound(first_task.begin(), first_task.end(), task) - first_task.begin()) - 1;
-  };
-  const TaskFailure undecoded = try_parallel(first_task[count], threads, [&](size_t task) {
-    const size_t j = job_of(task);
-    decoders[j]->run(task - first_task[j], static_cast<uint8_t*>(jobs[j].out));
-  });
-  rethrow(undecoded, undecoded.error ? job_of(undecoded.task) : 0);
+  TaskList tasks;
+  for (size_t j = 0; j < count; ++j) tasks.append(*decoders[j], static_cast<uint8_t*>(jobs[j].out));
+  tasks.run(threads, *failed);
   for (size_t j = 0; j < count; ++j) {
     *failed = j;
     decoders[j]->finish();
@@ -227,8 +353,10 @@ void decode_indices(const uint8_t* frame, size_t size, uint16_t* indices, size_t
   require_argument(decoder.header().has_codebook(), "the frame has no codebook, so it has no indices");
   require_argument(decoder.header().n <= capacity, "the output buffer is smaller than the tensor");
   decoder.prepare();
-  parallel_for(static_cast<size_t>(decoder.tasks()), threads,
-               [&](size_t task) { decoder.run(task, reinterpret_cast<uint8_t*>(indices)); });
+  TaskList tasks;
+  tasks.append(decoder, reinterpret_cast<uint8_t*>(indices));
+  size_t failed = 0;
+  tasks.run(threads, failed);
   decoder.finish();
 }
 

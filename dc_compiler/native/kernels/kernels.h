@@ -24,6 +24,16 @@ struct RansTable {
   const uint16_t* symbols = nullptr;
 };
 
+// A stream of `lanes` lanes: their states, its next word, the end of its words, and where its symbols go.
+struct RansRun {
+  const RansTable& table;
+  uint32_t* states;
+  unsigned lanes;
+  const uint8_t* words;
+  const uint8_t* end;
+  uint16_t* out;
+};
+
 // FORMAT.md 5.1. `entries` is indexed by the next `bits` bits of the stream: symbol << 16 | length. For codes longer
 // than `bits` the length is kLongCode; they are found by `end16` (for each length, one past its last code, left-aligned
 // in 16 bits) and `sorted` (symbols in the order of their codes), where code c of length L is sorted[c - first[L]].
@@ -53,10 +63,13 @@ struct Codebook {
 struct Kernels {
   const char* name;
 
-  // Decodes up to `groups` groups of one symbol per lane. Advances `words`, never reads at or after `end`. Returns the
-  // groups done.
-  size_t (*rans)(const RansTable& table, uint32_t* states, unsigned lanes, const uint8_t** words, const uint8_t* end,
-                 uint16_t* out, size_t groups);
+  // Decodes up to `groups` groups of one symbol per lane. Advances the run's `words`, never reads at or after its
+  // `end`. Returns the groups done.
+  size_t (*rans)(RansRun& run, size_t groups);
+
+  // The same for two runs side by side, which hides what one waits for; as many groups of both. None where that gains
+  // nothing.
+  size_t (*rans_two)(RansRun& run, RansRun& other, size_t groups);
 
   // The same for huffman: lane l continues at bit positions[l] of `bytes`, of which `size` may be read.
   size_t (*huffman)(const HuffmanTable& table, uint64_t* positions, unsigned lanes, const uint8_t* bytes, size_t size,

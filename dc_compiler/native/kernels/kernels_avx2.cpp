@@ -57,34 +57,33 @@ inline __m256i rans_step8(const RansTable& table, __m256i& state, const uint8_t*
 
 // kVectors vectors of 8 lanes.
 template <bool kPacked, unsigned kVectors>
-size_t rans_vectors(const RansTable& table, uint32_t* states, const uint8_t** words, const uint8_t* end, uint16_t* out,
-                    size_t groups) {
-  const RansTable local = table;
-  auto* const stored = reinterpret_cast<__m256i*>(states);
+size_t rans_vectors(RansRun& run, size_t groups) {
+  const RansTable table = run.table;
+  auto* const stored = reinterpret_cast<__m256i*>(run.states);
   __m256i state[kVectors];
   for (unsigned v = 0; v < kVectors; ++v) state[v] = _mm256_loadu_si256(stored + v);
-  const uint8_t* at = *words;
+  const uint8_t* at = run.words;
+  uint16_t* out = run.out;
   size_t done = 0;
-  for (; done < groups && end - at >= static_cast<ptrdiff_t>(16 * kVectors); ++done, out += 8 * kVectors) {
+  for (; done < groups && run.end - at >= static_cast<ptrdiff_t>(16 * kVectors); ++done, out += 8 * kVectors) {
     for (unsigned v = 0; v < kVectors; v += 2) {
-      const __m256i first = rans_step8<kPacked>(local, state[v], at);
-      const __m256i second = rans_step8<kPacked>(local, state[v + 1], at);
+      const __m256i first = rans_step8<kPacked>(table, state[v], at);
+      const __m256i second = rans_step8<kPacked>(table, state[v + 1], at);
       const __m256i symbols = _mm256_permute4x64_epi64(_mm256_packus_epi32(first, second), 0xD8);
       _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + 8 * v), symbols);
     }
   }
   for (unsigned v = 0; v < kVectors; ++v) _mm256_storeu_si256(stored + v, state[v]);
-  *words = at;
+  run.words = at;
   return done;
 }
 
-size_t rans_avx2(const RansTable& table, uint32_t* states, unsigned lanes, const uint8_t** words, const uint8_t* end,
-                 uint16_t* out, size_t groups) {
-  const bool packed = table.packed != nullptr;
-  switch (lanes) {
-    case 32: return (packed ? rans_vectors<true, 4> : rans_vectors<false, 4>)(table, states, words, end, out, groups);
-    case 16: return (packed ? rans_vectors<true, 2> : rans_vectors<false, 2>)(table, states, words, end, out, groups);
-    default: return rans_scalar(table, states, lanes, words, end, out, groups);
+size_t rans_avx2(RansRun& run, size_t groups) {
+  const bool packed = run.table.packed != nullptr;
+  switch (run.lanes) {
+    case 32: return (packed ? rans_vectors<true, 4> : rans_vectors<false, 4>)(run, groups);
+    case 16: return (packed ? rans_vectors<true, 2> : rans_vectors<false, 2>)(run, groups);
+    default: return rans_scalar(run, groups);
   }
 }
 
@@ -132,6 +131,7 @@ void lookup32_avx2(const Codebook<uint32_t>& codebook, const uint16_t* indices, 
 
 const Kernels kAvx2Kernels = {"avx2",
                               rans_avx2,
+                              rans_not_two,
                               huffman_scalar,
                               unpack_avx2,
                               lookup_loop<uint16_t>,

@@ -30,33 +30,67 @@ inline __m256i rans_step16(const RansTable& table, __m512i& state, const uint8_t
   return _mm512_cvtepi32_epi16(_mm512_i32gather_epi32(slot, table.symbols, 2));
 }
 
-// kVectors vectors of 16 lanes.
+// A run whose states are kVectors vectors of 16 lanes.
 template <bool kPacked, unsigned kVectors>
-size_t rans_vectors(const RansTable& table, uint32_t* states, const uint8_t** words, const uint8_t* end, uint16_t* out,
-                    size_t groups) {
-  const RansTable local = table;
-  __m512i state[kVectors];
-  for (unsigned v = 0; v < kVectors; ++v) state[v] = _mm512_loadu_si512(states + 16 * v);
-  const uint8_t* at = *words;
-  size_t done = 0;
-  for (; done < groups && end - at >= static_cast<ptrdiff_t>(32 * kVectors); ++done, out += 16 * kVectors) {
-    for (unsigned v = 0; v < kVectors; ++v) {
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + 16 * v), rans_step16<kPacked>(local, state[v], at));
-    }
+class RansVectors {
+ public:
+  explicit RansVectors(const RansRun& run) : table_(run.table), words_(run.words), end_(run.end), out_(run.out) {
+    for (unsigned v = 0; v < kVectors; ++v) state_[v] = _mm512_loadu_si512(run.states + 16 * v);
   }
-  for (unsigned v = 0; v < kVectors; ++v) _mm512_storeu_si512(states + 16 * v, state[v]);
-  *words = at;
+
+  bool can_step() const { return end_ - words_ >= static_cast<ptrdiff_t>(32 * kVectors); }
+
+  void step() {
+    for (unsigned v = 0; v < kVectors; ++v) {
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(out_ + 16 * v), rans_step16<kPacked>(table_, state_[v], words_));
+    }
+    out_ += 16 * kVectors;
+  }
+
+  void finish(RansRun& run) const {
+    for (unsigned v = 0; v < kVectors; ++v) _mm512_storeu_si512(run.states + 16 * v, state_[v]);
+    run.words = words_;
+  }
+
+ private:
+  const RansTable table_;
+  const uint8_t* words_;
+  const uint8_t* const end_;
+  uint16_t* out_;
+  __m512i state_[kVectors];
+};
+
+template <bool kPacked, unsigned kVectors>
+size_t rans_vectors(RansRun& run, size_t groups) {
+  RansVectors<kPacked, kVectors> lanes(run);
+  size_t done = 0;
+  for (; done < groups && lanes.can_step(); ++done) lanes.step();
+  lanes.finish(run);
   return done;
 }
 
-size_t rans_avx512(const RansTable& table, uint32_t* states, unsigned lanes, const uint8_t** words, const uint8_t* end,
-                   uint16_t* out, size_t groups) {
-  const bool packed = table.packed != nullptr;
-  switch (lanes) {
-    case 32: return (packed ? rans_vectors<true, 2> : rans_vectors<false, 2>)(table, states, words, end, out, groups);
-    case 16: return (packed ? rans_vectors<true, 1> : rans_vectors<false, 1>)(table, states, words, end, out, groups);
-    default: return rans_scalar(table, states, lanes, words, end, out, groups);
+size_t rans_avx512(RansRun& run, size_t groups) {
+  const bool packed = run.table.packed != nullptr;
+  switch (run.lanes) {
+    case 32: return (packed ? rans_vectors<true, 2> : rans_vectors<false, 2>)(run, groups);
+    case 16: return (packed ? rans_vectors<true, 1> : rans_vectors<false, 1>)(run, groups);
+    default: return rans_scalar(run, groups);
   }
+}
+
+// A run of two vectors waits for its gathers most of the time. Those of the other form do not fit in registers twice.
+size_t rans_two_avx512(RansRun& run, RansRun& other, size_t groups) {
+  if (run.lanes != 32 || other.lanes != 32 || !run.table.packed || !other.table.packed) return 0;
+  RansVectors<true, 2> lanes(run);
+  RansVectors<true, 2> others(other);
+  size_t done = 0;
+  for (; done < groups && lanes.can_step() && others.can_step(); ++done) {
+    lanes.step();
+    others.step();
+  }
+  lanes.finish(run);
+  others.finish(other);
+  return done;
 }
 
 // 32 numbers fill 2 x `width` words; each lies in two neighbouring words (the second counts for nothing where it is not
@@ -139,9 +173,9 @@ void float16_avx512(const float* values, uint16_t* out, size_t count) {
 
 }  // namespace
 
-const Kernels kAvx512Kernels = {
-    "avx512",        rans_avx512,           huffman_scalar,    unpack_avx512,      lookup_loop<uint16_t>,
-    lookup32_avx512, lookup_loop<uint64_t>, scale_loop<float>, scale_loop<double>, float16_avx512,
-    bfloat16_loop,   count_other_loop,      &kAvx512Sparse};
+const Kernels kAvx512Kernels = {"avx512",          rans_avx512,           rans_two_avx512, huffman_scalar,
+                                unpack_avx512,     lookup_loop<uint16_t>, lookup32_avx512, lookup_loop<uint64_t>,
+                                scale_loop<float>, scale_loop<double>,    float16_avx512,  bfloat16_loop,
+                                count_other_loop,  &kAvx512Sparse};
 
 }  // namespace dcc

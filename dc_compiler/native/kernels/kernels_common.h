@@ -11,40 +11,41 @@ namespace dcc {
 namespace {
 
 template <bool kPacked, unsigned kLanes>
-size_t rans_loop(const RansTable& table, uint32_t* states, const uint8_t** words, const uint8_t* end, uint16_t* out,
-                 size_t groups) {
-  const RansTable local = table;
-  const uint8_t* at = *words;
+size_t rans_loop(RansRun& run, size_t groups) {
+  const RansTable table = run.table;
+  const uint8_t* const end = run.end;
+  const uint8_t* at = run.words;
+  uint16_t* out = run.out;
   uint32_t state[kLanes];
-  for (unsigned lane = 0; lane < kLanes; ++lane) state[lane] = states[lane];
+  for (unsigned lane = 0; lane < kLanes; ++lane) state[lane] = run.states[lane];
   size_t done = 0;
   for (; done < groups && end - at >= static_cast<ptrdiff_t>(2 * kLanes); ++done, out += kLanes) {
 #pragma GCC unroll 8
-    for (unsigned lane = 0; lane < kLanes; ++lane) out[lane] = rans_step<kPacked>(local, state[lane], at);
+    for (unsigned lane = 0; lane < kLanes; ++lane) out[lane] = rans_step<kPacked>(table, state[lane], at);
   }
-  for (unsigned lane = 0; lane < kLanes; ++lane) states[lane] = state[lane];
-  *words = at;
+  for (unsigned lane = 0; lane < kLanes; ++lane) run.states[lane] = state[lane];
+  run.words = at;
   return done;
 }
 
 template <bool kPacked>
-size_t rans_lanes(const RansTable& table, uint32_t* states, unsigned lanes, const uint8_t** words, const uint8_t* end,
-                  uint16_t* out, size_t groups) {
-  switch (lanes) {
-    case 1: return rans_loop<kPacked, 1>(table, states, words, end, out, groups);
-    case 2: return rans_loop<kPacked, 2>(table, states, words, end, out, groups);
-    case 4: return rans_loop<kPacked, 4>(table, states, words, end, out, groups);
-    case 8: return rans_loop<kPacked, 8>(table, states, words, end, out, groups);
-    case 16: return rans_loop<kPacked, 16>(table, states, words, end, out, groups);
-    default: return rans_loop<kPacked, 32>(table, states, words, end, out, groups);
+size_t rans_lanes(RansRun& run, size_t groups) {
+  switch (run.lanes) {
+    case 1: return rans_loop<kPacked, 1>(run, groups);
+    case 2: return rans_loop<kPacked, 2>(run, groups);
+    case 4: return rans_loop<kPacked, 4>(run, groups);
+    case 8: return rans_loop<kPacked, 8>(run, groups);
+    case 16: return rans_loop<kPacked, 16>(run, groups);
+    default: return rans_loop<kPacked, 32>(run, groups);
   }
 }
 
-size_t rans_scalar(const RansTable& table, uint32_t* states, unsigned lanes, const uint8_t** words, const uint8_t* end,
-                   uint16_t* out, size_t groups) {
-  const auto loop = table.packed != nullptr ? rans_lanes<true> : rans_lanes<false>;
-  return loop(table, states, lanes, words, end, out, groups);
+size_t rans_scalar(RansRun& run, size_t groups) {
+  return (run.table.packed != nullptr ? rans_lanes<true> : rans_lanes<false>)(run, groups);
 }
+
+// Where registers are short, two runs take as long side by side as one after the other.
+inline size_t rans_not_two(RansRun& /*run*/, RansRun& /*other*/, size_t /*groups*/) { return 0; }
 
 // `count` symbols of one lane, of any length, to every `stride`-th place of `out`. Returns their bits.
 inline unsigned huffman_careful(const HuffmanTable& table, const uint8_t* bytes, uint64_t at, uint16_t* out,
