@@ -46,7 +46,7 @@ class Rans final : public Coder {
     return std::make_unique<RansIndexReader>(decoder, bytes, unsigned{header.lanes});
   }
 
-  bool reads_in_pairs(const Header& header) const override { return header.lanes == kMostRansLanes; }
+  bool reads_in_pairs(const Header& header) const override { return header.lanes >= 16; }
 
   EncodePlan plan(const IndexTensor& tensor) const override {
     Header header = tensor.header;

@@ -78,11 +78,10 @@ size_t rans_avx512(RansRun& run, size_t groups) {
   }
 }
 
-// A run of two vectors waits for its gathers most of the time. Those of the other form do not fit in registers twice.
-size_t rans_two_avx512(RansRun& run, RansRun& other, size_t groups) {
-  if (run.lanes != 32 || other.lanes != 32 || !run.table.packed || !other.table.packed) return 0;
-  RansVectors<true, 2> lanes(run);
-  RansVectors<true, 2> others(other);
+template <unsigned kVectors>
+size_t rans_vectors_two(RansRun& run, RansRun& other, size_t groups) {
+  RansVectors<true, kVectors> lanes(run);
+  RansVectors<true, kVectors> others(other);
   size_t done = 0;
   for (; done < groups && lanes.can_step() && others.can_step(); ++done) {
     lanes.step();
@@ -91,6 +90,16 @@ size_t rans_two_avx512(RansRun& run, RansRun& other, size_t groups) {
   lanes.finish(run);
   others.finish(other);
   return done;
+}
+
+// A run waits for its gathers most of the time. Those of the other form do not fit in registers twice.
+size_t rans_two_avx512(RansRun& run, RansRun& other, size_t groups) {
+  if (run.lanes != other.lanes || !run.table.packed || !other.table.packed) return 0;
+  switch (run.lanes) {
+    case 32: return rans_vectors_two<2>(run, other, groups);
+    case 16: return rans_vectors_two<1>(run, other, groups);
+    default: return 0;
+  }
 }
 
 // 32 numbers fill 2 x `width` words; each lies in two neighbouring words (the second counts for nothing where it is not
