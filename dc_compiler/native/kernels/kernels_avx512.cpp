@@ -1,4 +1,4 @@
-// kernels_avx512.cpp: the kernel set for AVX-512 F, BW, VL, DQ and VBMI2.
+// kernels_avx512.cpp: the kernel set for AVX-512 F, BW, VL, DQ, VBMI and VBMI2.
 #include <immintrin.h>
 
 #include "kernels/kernels_common.h"
@@ -162,12 +162,68 @@ size_t lookup32_vectors(const Codebook<uint32_t>& codebook, const uint16_t* indi
   return i;
 }
 
-constexpr size_t kWorthATable = 64;  // elements, from which on it pays to load a table into registers
+// Tables of up to 256 entries, byte by byte: the entries' first bytes in four registers, their second bytes, and so on.
+class BytePlanes {
+ public:
+  explicit BytePlanes(const uint32_t* table) {
+    alignas(64) uint8_t planes[4][256];
+    for (unsigned p = 0; p < 4; ++p) {
+      for (unsigned i = 0; i < 256; ++i) planes[p][i] = static_cast<uint8_t>(table[i] >> (8 * p));
+    }
+    for (unsigned p = 0; p < 4; ++p) {
+      for (unsigned v = 0; v < 4; ++v) parts_[p][v] = _mm512_load_si512(planes[p] + 64 * v);
+    }
+  }
+
+  // Plane p of 64 entries.
+  template <unsigned p>
+  __m512i find(__m512i index, __mmask64 upper) const {
+    const __m512i low = _mm512_permutex2var_epi8(parts_[p][0], index, parts_[p][1]);
+    const __m512i high = _mm512_permutex2var_epi8(parts_[p][2], index, parts_[p][3]);
+    return _mm512_mask_mov_epi8(low, upper, high);
+  }
+
+ private:
+  __m512i parts_[4][4];
+};
+
+size_t lookup32_planes(const Codebook<uint32_t>& codebook, const uint16_t* indices, uint32_t* out, size_t count) {
+  const BytePlanes planes(codebook.table);
+  // Interleaving bytes and then words within each 16 bytes puts byte 16a + 4b + c of a plane into entry 16b + 4a + c.
+  alignas(64) uint8_t order[64];
+  for (unsigned to = 0; to < 64; ++to)
+    order[to] = static_cast<uint8_t>(2 * ((to & 12) << 2 | (to >> 4) << 2 | (to & 3)));
+  const __m512i low_bytes = _mm512_load_si512(order);
+  size_t i = 0;
+  for (; i + 64 <= count; i += 64) {
+    const __m512i index =
+        _mm512_permutex2var_epi8(_mm512_loadu_si512(indices + i), low_bytes, _mm512_loadu_si512(indices + i + 32));
+    const __mmask64 upper = _mm512_movepi8_mask(index);
+    const __m512i plane0 = planes.find<0>(index, upper), plane1 = planes.find<1>(index, upper);
+    const __m512i plane2 = planes.find<2>(index, upper), plane3 = planes.find<3>(index, upper);
+    const __m512i low01 = _mm512_unpacklo_epi8(plane0, plane1), high01 = _mm512_unpackhi_epi8(plane0, plane1);
+    const __m512i low23 = _mm512_unpacklo_epi8(plane2, plane3), high23 = _mm512_unpackhi_epi8(plane2, plane3);
+    _mm512_storeu_si512(out + i, _mm512_unpacklo_epi16(low01, low23));
+    _mm512_storeu_si512(out + i + 16, _mm512_unpackhi_epi16(low01, low23));
+    _mm512_storeu_si512(out + i + 32, _mm512_unpacklo_epi16(high01, high23));
+    _mm512_storeu_si512(out + i + 48, _mm512_unpackhi_epi16(high01, high23));
+  }
+  return i;
+}
 
 void lookup32_avx512(const Codebook<uint32_t>& codebook, const uint16_t* indices, uint32_t* out, size_t count) {
-  const size_t k = codebook.entries;
-  const auto vectors = count < kWorthATable || k > 64 ? nullptr : k <= 32 ? lookup32_vectors<1> : lookup32_vectors<2>;
-  const size_t done = vectors == nullptr ? 0 : vectors(codebook, indices, out, count);
+  struct Choice {
+    size_t entries, least;  // the least elements that pay for loading the table
+    size_t (*lookup)(const Codebook<uint32_t>&, const uint16_t*, uint32_t*, size_t);
+  };
+  constexpr Choice kChoices[] = {
+      {32, 64, lookup32_vectors<1>}, {64, 64, lookup32_vectors<2>}, {256, 1024, lookup32_planes}};
+  size_t done = 0;
+  for (const Choice& choice : kChoices) {
+    if (codebook.entries > choice.entries) continue;
+    if (count >= choice.least) done = choice.lookup(codebook, indices, out, count);
+    break;
+  }
   kPortableKernels.lookup32(codebook, indices + done, out + done, count - done);
 }
 
