@@ -8,11 +8,13 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from bad_frames import ALL_GOOD, BAD, HUGE, RAW
+from bad_frames import ALL_GOOD, BAD, GRID, HUGE, LOG, PLAIN, RAW
+from frame_builder import fixed
 
 from dc_compiler.codec import binding, reference
 from dc_compiler.errors import CorruptFrameError
@@ -59,6 +61,10 @@ def test_every_rule_of_the_reference_decoder_is_broken_by_some_frame() -> None:
     with pytest.raises(CorruptFrameError) as caught:
         reference.decode_indices(RAW.to_bytes())
     messages.append(str(caught.value))
+    for other in (PLAIN, GRID, replace(LOG, lo=-129, zero=0)):
+        with pytest.raises(CorruptFrameError) as caught:
+            reference.decode_points(fixed(other).to_bytes())
+        messages.append(str(caught.value))
     patterns = _message_patterns()
     assert len(patterns) > 60
     missing = [pattern for pattern in patterns if not any(re.search(pattern, message) for message in messages)]
