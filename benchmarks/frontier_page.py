@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import csv
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -177,8 +178,9 @@ def _mean(percents: Sequence[float]) -> float | None:
 
 
 def ours(models: Sequence[Measured]) -> list[str]:
-    """The ways that are dcc's, in the order of their first points."""
-    return list(dict.fromkeys(p.way for m in models for p in m.points if p.way.startswith("dcc")))
+    """The ways that are dcc's and make a curve, in the order of their first points."""
+    counts = Counter(p.way for m in models for p in m.points if p.way.startswith("dcc"))
+    return [way for way, count in counts.items() if count > len(models)]
 
 
 def summary_of_all(models: Sequence[Measured]) -> Iterator[str]:
@@ -223,6 +225,7 @@ packed by xz. Metrics are those of each model's test, on samples that nothing wa
 
 * **dcc, no data**: the default preset, at every step of its grid.
 * **dcc, data**: the same with unlabelled inputs, on which rounding errors make up for each other.
+* **dcc, data, budget**: with `--budget`, for models whose file has that point; one point, within the default's bound.
 * **NNCodec** 2.1.3 at many quantization parameters, with the weights that dcc rounds; **int8** and **MatMulNBits** are
   onnxruntime's quantizers; **naive** is k-means and Huffman coding, also after magnitude pruning, without retraining.
 
