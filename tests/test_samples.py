@@ -58,7 +58,7 @@ def test_readme_commands_are_accepted(tmp_path: Path) -> None:
     text = (ROOT / "README.md").read_text().replace("\\\n", " ")
     lines = re.findall(r"^    dcc (compile .*?)(?:   .*)?$", text, re.MULTILINE)
     lines = [line for line in lines if "--data" not in line]
-    assert len(lines) == 4
+    assert len(lines) == 6
     for line in lines:
         line = re.sub(r"\s{2,}", " ", line).replace("head.weight", "fc2.weight")
         words = [w.strip("'") for w in re.findall(r"'[^']*'|\S+", line)]

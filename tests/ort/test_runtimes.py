@@ -12,6 +12,7 @@ import onnx
 import ort_models as models
 import pytest
 from models.graphs import GRAPHS
+from onnx import TensorProto, helper, numpy_helper
 
 from dc_compiler import compile_model
 from dc_compiler.codec import binding
@@ -98,3 +99,30 @@ def test_session_form_is_refused_by_older_runtimes(runtimes: Path, tmp_path: Pat
     assert done.returncode != 0
     assert f"onnxruntime {OLDEST_ALIAS}" in done.stderr
     assert "--emit graph" in done.stderr
+
+
+@pytest.mark.parametrize("version", [OLDEST_SESSION, NEWEST])
+@pytest.mark.parametrize("execution", ["sparse", "int8"])
+def test_serves_layers_that_run_otherwise(runtimes: Path, tmp_path: Path, execution: str, version: str) -> None:
+    """A convolution and a product, from what is kept of their weights and in integers."""
+    random = np.random.default_rng(0)
+    weights = {"k": (16, 8, 3, 3), "w": (16 * 6 * 6, 128), "b": (128,)}
+    nodes = [
+        helper.make_node("Conv", ["x", "k"], ["c"]),
+        helper.make_node("Relu", ["c"], ["r"]),
+        helper.make_node("Flatten", ["r"], ["f"]),
+        helper.make_node("Gemm", ["f", "w", "b"], ["y"]),
+    ]
+    arrays = {name: random.standard_normal(shape).astype(np.float32) for name, shape in weights.items()}
+    x, y = models.value("x", TensorProto.FLOAT, ["n", 8, 8, 8]), models.value("y", TensorProto.FLOAT, ["n", 128])
+    graph = helper.make_graph(nodes, "g", [x], [y], [numpy_helper.from_array(a, n) for n, a in arrays.items()])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    samples = {"x": random.standard_normal((40, 8, 8, 8)).astype(np.float32)}
+    pipeline = "prune(density=0.1),cluster,encode" if execution == "sparse" else "cluster(grid),encode"
+    made = compile_model(model, pipeline=pipeline, execution=execution, data=samples, min_size=256)
+    assert [t.execution for t in made.report.tensors if len(t.shape) > 1] == [execution] * 2
+    done, outputs = serve(runtimes, version, made.model, samples, tmp_path)
+    assert done.returncode == 0, done.stderr
+    (wanted,) = models.open_session(made.model).run(None, samples)
+    error = np.abs(outputs[0] - wanted).max() / np.abs(wanted).max()
+    assert error < (1e-5 if execution == "sparse" else 0.03)  # a step of a range, where one runtime fuses more
