@@ -54,10 +54,10 @@ def test_reports_show_how_a_weight_is_executed(tmp_path: Path) -> None:
 
 def test_what_nobody_can_execute_is_refused_in_one_sentence(tmp_path: Path) -> None:
     """By the runtime and by everything that opens the file."""
-    path = tmp_path / "sparse.onnx"
-    compiled("sparse", path)
+    path = tmp_path / "lut.onnx"
+    compiled("lut", path)
     for open_it in (InferenceSession, inspect_model, unpack_model):
-        with pytest.raises(Exception, match="weight 'w' is to be run by 'sparse', which this library does not know"):
+        with pytest.raises(Exception, match="weight 'w' is to be run by 'lut', which this library does not know"):
             open_it(path)
 
 
