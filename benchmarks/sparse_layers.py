@@ -22,14 +22,14 @@ _POINTER, _SIZE, _NUMBER, _TEXT = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
 def _functions() -> ctypes.CDLL:
     loaded = library()
     signatures = {
-        "dcc_sparse_matmul_make": (_NUMBER, [_POINTER, _SIZE, _SIZE, _NUMBER, _SIZE, _POINTER, _TEXT, _SIZE]),
+        "dcc_sparse_matmul_make": (_NUMBER, [_POINTER, _SIZE, _SIZE, _NUMBER, _SIZE, _NUMBER, _POINTER, _TEXT, _SIZE]),
         "dcc_sparse_matmul_run": (
             _NUMBER,
             [_POINTER, _POINTER, _SIZE, _POINTER, _POINTER, _POINTER, _NUMBER, _TEXT, _SIZE],
         ),
         "dcc_sparse_matmul_bytes": (_SIZE, [_POINTER]),
         "dcc_sparse_matmul_free": (None, [_POINTER]),
-        "dcc_sparse_conv_make": (_NUMBER, [_POINTER, _SIZE, _SIZE, _POINTER, _POINTER, _TEXT, _SIZE]),
+        "dcc_sparse_conv_make": (_NUMBER, [_POINTER, _SIZE, _SIZE, _POINTER, _NUMBER, _POINTER, _TEXT, _SIZE]),
         "dcc_sparse_conv_shape": (_NUMBER, [_POINTER, _SIZE, _SIZE, _POINTER, _TEXT, _SIZE]),
         "dcc_sparse_conv_run": (
             _NUMBER,
@@ -63,13 +63,14 @@ class SparseMatMul:
 
     weights     (k, n), or (n, k) if `transposed`, float32
     usual_rows  number of rows of most x, 0 if unknown
+    threads     that make it
     """
 
-    def __init__(self, weights: Floats, *, transposed: bool = False, usual_rows: int = 0) -> None:
+    def __init__(self, weights: Floats, *, transposed: bool = False, usual_rows: int = 0, threads: int = 1) -> None:
         dense = np.ascontiguousarray(weights, np.float32)
         self.k, self.n = dense.shape[::-1] if transposed else dense.shape
         handle = _POINTER()
-        arguments = (dense.ctypes.data, self.k, self.n, int(transposed), usual_rows, ctypes.byref(handle))
+        arguments = (dense.ctypes.data, self.k, self.n, int(transposed), usual_rows, threads, ctypes.byref(handle))
         _call("dcc_sparse_matmul_make", *arguments)
         self._handle = handle
         weakref.finalize(self, _functions().dcc_sparse_matmul_free, handle)
@@ -104,12 +105,13 @@ class SparseConv:
         strides: tuple[int, int] = (1, 1),
         dilations: tuple[int, int] = (1, 1),
         pads: tuple[int, int, int, int] = (0, 0, 0, 0),
+        threads: int = 1,
     ) -> None:
         dense = np.ascontiguousarray(weights, np.float32)
         self.outputs, self.channels, *kernel = dense.shape
         attributes = (_SIZE * 10)(*kernel, *strides, *dilations, *pads)
         handle = _POINTER()
-        arguments = (dense.ctypes.data, self.outputs, self.channels, attributes, ctypes.byref(handle))
+        arguments = (dense.ctypes.data, self.outputs, self.channels, attributes, threads, ctypes.byref(handle))
         _call("dcc_sparse_conv_make", *arguments)
         self._handle = handle
         weakref.finalize(self, _functions().dcc_sparse_conv_free, handle)

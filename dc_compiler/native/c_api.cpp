@@ -137,11 +137,12 @@ int dcc_select_isa(const char* name) { return dcc::select_isa(name) ? DCC_OK : D
 
 const int32_t* dcc_set_cancel_flag(const int32_t* flag) { return dcc::set_cancel_flag(flag); }
 
-int dcc_sparse_matmul_make(const float* dense, size_t k, size_t n, int transposed, size_t usual_m,
+int dcc_sparse_matmul_make(const float* dense, size_t k, size_t n, int transposed, size_t usual_m, int threads,
                            dcc_sparse_matmul** made, char* error, size_t error_size) {
   std::string sentence;
   const int code = dcc::guarded(sentence, [&] {
-    *made = new dcc_sparse_matmul{dcc::SparseMatMul(dcc::kept_weights(dense, k, n, transposed != 0), usual_m)};
+    *made = new dcc_sparse_matmul{
+        dcc::SparseMatMul(dcc::kept_weights(dense, k, n, transposed != 0, threads), usual_m, threads)};
   });
   return report(code, sentence, error, error_size);
 }
@@ -160,7 +161,7 @@ size_t dcc_sparse_matmul_bytes(const dcc_sparse_matmul* matrix) { return matrix-
 
 void dcc_sparse_matmul_free(dcc_sparse_matmul* matrix) { delete matrix; }
 
-int dcc_sparse_conv_make(const float* dense, size_t outputs, size_t channels, const size_t attributes[10],
+int dcc_sparse_conv_make(const float* dense, size_t outputs, size_t channels, const size_t attributes[10], int threads,
                          dcc_sparse_conv** made, char* error, size_t error_size) {
   std::string sentence;
   const int code = dcc::guarded(sentence, [&] {
@@ -171,7 +172,7 @@ int dcc_sparse_conv_make(const float* dense, size_t outputs, size_t channels, co
     std::copy_n(attributes + 2, 2, a.strides);
     std::copy_n(attributes + 4, 2, a.dilations);
     std::copy_n(attributes + 6, 4, a.pads);
-    *made = new dcc_sparse_conv{dcc::SparseConv(dense, a)};
+    *made = new dcc_sparse_conv{dcc::SparseConv(dense, a, threads)};
   });
   return report(code, sentence, error, error_size);
 }

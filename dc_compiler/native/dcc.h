@@ -136,7 +136,7 @@ DCC_EXPORT const int32_t* dcc_set_cancel_flag(const int32_t* flag);
 // y [m, n] from x [m, k] and bias [n] (or null), brought into `bounds` at last (or null).
 typedef struct dcc_sparse_matmul dcc_sparse_matmul;
 DCC_EXPORT int dcc_sparse_matmul_make(const float* dense, size_t k, size_t n, int transposed, size_t usual_m,
-                                      dcc_sparse_matmul** made, char* error, size_t error_size);
+                                      int threads, dcc_sparse_matmul** made, char* error, size_t error_size);
 DCC_EXPORT int dcc_sparse_matmul_run(const dcc_sparse_matmul* matrix, const float* x, size_t m, const float* bias,
                                      const float bounds[2], float* y, int threads, char* error, size_t error_size);
 DCC_EXPORT size_t dcc_sparse_matmul_bytes(const dcc_sparse_matmul* matrix);
@@ -147,7 +147,7 @@ DCC_EXPORT void dcc_sparse_matmul_free(dcc_sparse_matmul* matrix);
 // y [images, M, OH, OW] from x [images, C, height, width] and bias [M] (or null), brought into `bounds` (or null).
 typedef struct dcc_sparse_conv dcc_sparse_conv;
 DCC_EXPORT int dcc_sparse_conv_make(const float* dense, size_t outputs, size_t channels, const size_t attributes[10],
-                                    dcc_sparse_conv** made, char* error, size_t error_size);
+                                    int threads, dcc_sparse_conv** made, char* error, size_t error_size);
 DCC_EXPORT int dcc_sparse_conv_shape(const dcc_sparse_conv* conv, size_t height, size_t width, size_t out_shape[2],
                                      char* error, size_t error_size);
 DCC_EXPORT int dcc_sparse_conv_run(const dcc_sparse_conv* conv, const float* x, size_t images, size_t height,

@@ -136,13 +136,19 @@ def test_far_between(isa: str, usual_rows: int) -> None:
     assert_same(made(isa, weights, usual_rows)(x), np.array(expected, np.float32))
 
 
+@pytest.mark.parametrize("levels", [31, 0])
 @pytest.mark.parametrize(("isa", "usual_rows"), LAYOUTS)
-def test_threads_change_nothing(isa: str, usual_rows: int) -> None:
+def test_threads_change_nothing(isa: str, usual_rows: int, levels: int) -> None:
     rng = np.random.default_rng(3)
-    weights = random_weights(rng, 300, 1100, 0.1, 0)
+    weights = random_weights(rng, 300, 1100, 0.1, levels)
     x = rng.standard_normal((130, 300)).astype(np.float32)
     layer = made(isa, weights, usual_rows)
     assert_same(layer(x, threads=3), layer(x))
+    for transposed in (False, True):
+        given = weights.T if transposed else weights
+        other = SparseMatMul(given, transposed=transposed, usual_rows=usual_rows, threads=3)
+        assert other.nbytes == layer.nbytes
+        assert_same(other(x), layer(x))
 
 
 @pytest.mark.parametrize("levels", [32, 257])

@@ -53,7 +53,8 @@ void check_matmul(Numbers& numbers, size_t k, size_t n, unsigned kept, size_t le
   const Floats w = numbers.weights(k * n, kept, levels);
   const Floats bias = numbers.some(n);
   dcc_sparse_matmul* made = nullptr;
-  if (dcc_sparse_matmul_make(w.data(), k, n, 0, usual_m, &made, nullptr, 0) != DCC_OK) fail("dcc_sparse_matmul_make");
+  if (dcc_sparse_matmul_make(w.data(), k, n, 0, usual_m, 2, &made, nullptr, 0) != DCC_OK)
+    fail("dcc_sparse_matmul_make");
   for (const size_t m : {0, 1, 2, 5, 16, 41}) {
     const Floats x = numbers.some(m * k);
     Floats expected(m * n), y(m * n);
@@ -78,7 +79,7 @@ void check_conv(Numbers& numbers, size_t outputs, size_t channels, size_t window
   const Floats x = numbers.some(channels * size * size);
   const size_t attributes[] = {window, window, stride, stride, dilation, dilation, pad, pad, pad, pad};
   dcc_sparse_conv* made = nullptr;
-  if (dcc_sparse_conv_make(w.data(), outputs, channels, attributes, &made, nullptr, 0) != DCC_OK)
+  if (dcc_sparse_conv_make(w.data(), outputs, channels, attributes, 2, &made, nullptr, 0) != DCC_OK)
     fail("dcc_sparse_conv_make");
   size_t out[2] = {};
   dcc_sparse_conv_shape(made, size, size, out, nullptr, 0);

@@ -18,7 +18,8 @@ struct KeptWeights {
 };
 
 // `dense` is [k, n], or [n, k] if `transposed`. -0.0 is zero. Throws Failure when the sizes are those of no array.
-KeptWeights kept_weights(const float* dense, size_t k, size_t n, bool transposed);
+// `threads` as in parallel.h.
+KeptWeights kept_weights(const float* dense, size_t k, size_t n, bool transposed, int threads = 1);
 
 // Values as a number each: values[i] = table[of[i]]. All empty when there are more than `most` (up to 256) different
 // ones.

@@ -67,7 +67,7 @@ size_t pitch_for(size_t width) {
 
 }  // namespace
 
-SparseConv::SparseConv(const float* dense, const ConvAttributes& attributes)
+SparseConv::SparseConv(const float* dense, const ConvAttributes& attributes, int threads)
     : kernels_(kernels().sparse), attributes_(attributes) {
   const ConvAttributes& a = attributes_;
   require_argument(a.channels > 0, "the convolution has no input channels");
@@ -75,9 +75,9 @@ SparseConv::SparseConv(const float* dense, const ConvAttributes& attributes)
                        a.dilations[1] > 0,
                    "the convolution has a kernel, stride or dilation of 0");
   const size_t inputs = product(a.channels, product(a.kernel[0], a.kernel[1]));
-  const KeptWeights kept = kept_weights(dense, inputs, a.outputs, true);
+  const KeptWeights kept = kept_weights(dense, inputs, a.outputs, true, threads);
   kept_ = kept.values.size();
-  weights_ = RowLayout(kept);
+  weights_ = RowLayout(kept, threads);
 }
 
 void SparseConv::out_shape(size_t height, size_t width, size_t shape[2]) const {

@@ -36,7 +36,7 @@ struct ConvPlan {
 class SparseConv {
  public:
   // `dense` is [M, C, kh, kw]. Throws Failure for attributes that are 0 or too large.
-  SparseConv(const float* dense, const ConvAttributes& attributes);
+  SparseConv(const float* dense, const ConvAttributes& attributes, int threads = 1);
 
   const ConvAttributes& attributes() const { return attributes_; }
   size_t kept() const { return kept_; }

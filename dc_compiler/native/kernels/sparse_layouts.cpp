@@ -4,6 +4,9 @@
 #include <algorithm>
 #include <limits>
 #include <numeric>
+#include <vector>
+
+#include "base/parallel.h"
 
 namespace dcc {
 namespace {
@@ -17,47 +20,57 @@ size_t divided_up(size_t a, size_t b) { return a / b + (a % b != 0 ? 1 : 0); }
 
 }  // namespace
 
-RowLayout::RowLayout(const KeptWeights& kept) : k_(kept.k), n_(kept.n) {
+RowLayout::RowLayout(const KeptWeights& kept, int threads) : k_(kept.k), n_(kept.n) {
   Codes codes = find_codes(kept.values, 256);
-  const bool coded = !codes.table.empty();
   const size_t blocks = divided_up(k_, kColumnsInBlock);
-  const size_t weights = kept.values.size();
-  starts_.reserve(divided_up(n_, kRowsInChunk) * blocks);
+  const size_t chunks = divided_up(n_, kRowsInChunk);
+  starts_.resize(chunks * blocks);
   counts_.resize(blocks * n_);
   outputs_.resize(blocks * n_);
-  positions_.reserve(weights);
-  (coded ? codes_.reserve(weights) : values_.reserve(weights));
-  std::vector<size_t> next(kept.starts.begin(), kept.starts.end() - 1);
-  for (size_t from = 0; from < n_; from += kRowsInChunk) {
-    const size_t outputs = std::min(kRowsInChunk, n_ - from);
-    for (size_t block = 0; block < blocks; ++block) {
-      starts_.push_back(positions_.size());
-      size_t ends[kRowsInChunk];
-      for (size_t o = 0; o < outputs; ++o) {
-        size_t at = next[from + o];
-        while (at < kept.starts[from + o + 1] && kept.inputs[at] / kColumnsInBlock == block) ++at;
-        ends[o] = at;
-      }
-      uint8_t* const order = outputs_.data() + block * n_ + from;
-      std::iota(order, order + outputs, uint8_t{0});
-      const auto count = [&](uint8_t o) { return ends[o] - next[from + o]; };
-      std::stable_sort(order, order + outputs, [&](uint8_t a, uint8_t b) { return count(a) > count(b); });
-      for (size_t visit = 0; visit < outputs; ++visit) {
-        const uint8_t o = order[visit];
-        counts_[block * n_ + from + visit] = static_cast<uint8_t>(count(o));
-        for (size_t at = next[from + o]; at < ends[o]; ++at) {
-          positions_.push_back(static_cast<uint8_t>(kept.inputs[at] % kColumnsInBlock));
-          if (coded) {
-            codes_.push_back(codes.of[at]);
-          } else {
-            values_.push_back(kept.values[at]);
-          }
+  positions_.resize(kept.values.size());
+  if (codes.table.empty()) {
+    values_.resize(kept.values.size());
+  } else {
+    codes_.resize(kept.values.size());
+  }
+  parallel_for(chunks, threads, [&](size_t chunk) { add_chunk(kept, codes, chunk); });
+  table_ = std::move(codes.table);
+}
+
+void RowLayout::add_chunk(const KeptWeights& kept, const Codes& codes, size_t chunk) {
+  const bool coded = !codes.table.empty();
+  const size_t blocks = divided_up(k_, kColumnsInBlock);
+  const size_t from = chunk * kRowsInChunk;
+  const size_t outputs = std::min(kRowsInChunk, n_ - from);
+  size_t next[kRowsInChunk];
+  std::copy_n(kept.starts.data() + from, outputs, next);
+  size_t to = kept.starts[from];  // chunks stand in the same order in both
+  for (size_t block = 0; block < blocks; ++block) {
+    starts_[chunk * blocks + block] = to;
+    size_t ends[kRowsInChunk];
+    for (size_t o = 0; o < outputs; ++o) {
+      ends[o] = next[o];
+      while (ends[o] < kept.starts[from + o + 1] && kept.inputs[ends[o]] / kColumnsInBlock == block) ++ends[o];
+    }
+    uint8_t* const order = outputs_.data() + block * n_ + from;
+    std::iota(order, order + outputs, uint8_t{0});
+    const auto count = [&](uint8_t o) { return ends[o] - next[o]; };
+    std::sort(order, order + outputs,
+              [&](uint8_t a, uint8_t b) { return count(a) != count(b) ? count(a) > count(b) : a < b; });
+    for (size_t visit = 0; visit < outputs; ++visit) {
+      const uint8_t o = order[visit];
+      counts_[block * n_ + from + visit] = static_cast<uint8_t>(count(o));
+      for (size_t at = next[o]; at < ends[o]; ++at, ++to) {
+        positions_[to] = static_cast<uint8_t>(kept.inputs[at] % kColumnsInBlock);
+        if (coded) {
+          codes_[to] = codes.of[at];
+        } else {
+          values_[to] = kept.values[at];
         }
-        next[from + o] = ends[o];
       }
+      next[o] = ends[o];
     }
   }
-  table_ = std::move(codes.table);
 }
 
 RowWeights RowLayout::view() const {
@@ -79,7 +92,7 @@ size_t RowLayout::bytes() const {
          bytes_of(table_) + bytes_of(values_);
 }
 
-LaneLayout::LaneLayout(const KeptWeights& kept) : k_(kept.k), n_(kept.n) {
+LaneLayout::LaneLayout(const KeptWeights& kept, int threads) : k_(kept.k), n_(kept.n) {
   const size_t groups = divided_up(n_, kLanes);
   outputs_.resize(groups * kLanes);
   std::iota(outputs_.begin(), outputs_.end(), 0U);
@@ -90,18 +103,45 @@ LaneLayout::LaneLayout(const KeptWeights& kept) : k_(kept.k), n_(kept.n) {
   if (!codes.table.empty()) {
     table_.assign(32, 0.0F);
     std::copy(codes.table.begin(), codes.table.end(), table_.begin() + 1);
-  } else {
-    values_.reserve(kept.values.size());
   }
-  for (size_t group = 0; group < groups; ++group) {
-    const size_t first = group * kLanes;
-    add_group(kept, codes, outputs_.data() + first, std::min(kLanes, n_ - first));
+  const size_t parts = std::max<size_t>(std::min(groups, 4 * thread_count(threads)), 1);
+  std::vector<LaneLayout> made(parts);
+  parallel_for(parts, threads, [&](size_t part) {
+    const size_t first = groups * part / parts * kLanes;
+    const size_t last = std::min(groups * (part + 1) / parts * kLanes, n_);
+    made[part].k_ = k_;
+    made[part].add_groups(kept, codes, outputs_.data() + first, last - first);
+  });
+  size_t rounds = 0, values = 0;
+  for (const LaneLayout& part : made) {
+    for (const size_t start : part.starts_) starts_.push_back(rounds + start);
+    for (const size_t start : part.value_starts_) value_starts_.push_back(values + start);
+    rounds += part.advances_.size();
+    values += part.values_.size();
   }
-  starts_.push_back(advances_.size());
-  words_.shrink_to_fit();
-  advances_.shrink_to_fit();
-  positions_.shrink_to_fit();
-  masks_.shrink_to_fit();
+  starts_.push_back(rounds);
+  join(made, &LaneLayout::words_);
+  join(made, &LaneLayout::advances_);
+  join(made, &LaneLayout::positions_);
+  join(made, &LaneLayout::masks_);
+  join(made, &LaneLayout::values_);
+}
+
+// Fills an array with those of the parts, one behind the other.
+template <typename T>
+void LaneLayout::join(const std::vector<LaneLayout>& parts, LargeArray<T> LaneLayout::* array) {
+  size_t size = 0;
+  for (const LaneLayout& part : parts) size += (part.*array).size();
+  (this->*array).reserve(size);
+  for (const LaneLayout& part : parts) {
+    (this->*array).insert((this->*array).end(), (part.*array).begin(), (part.*array).end());
+  }
+}
+
+void LaneLayout::add_groups(const KeptWeights& kept, const Codes& codes, const uint32_t* outputs, size_t count) {
+  for (size_t first = 0; first < count; first += kLanes) {
+    add_group(kept, codes, outputs + first, std::min(kLanes, count - first));
+  }
 }
 
 void LaneLayout::add_group(const KeptWeights& kept, const Codes& codes, const uint32_t* outputs, size_t used) {

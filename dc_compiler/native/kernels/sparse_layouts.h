@@ -3,6 +3,7 @@
 #define DCC_SPARSE_LAYOUTS_H_
 
 #include <limits>
+#include <vector>
 
 #include "base/large_array.h"
 #include "kernels/kept_weights.h"
@@ -20,11 +21,13 @@ struct Bounds {
 class RowLayout {
  public:
   RowLayout() = default;
-  explicit RowLayout(const KeptWeights& kept);
+  explicit RowLayout(const KeptWeights& kept, int threads = 1);
   RowWeights view() const;
   size_t bytes() const;
 
  private:
+  void add_chunk(const KeptWeights& kept, const Codes& codes, size_t chunk);
+
   size_t k_ = 0, n_ = 0;
   LargeArray<size_t> starts_;
   LargeArray<uint8_t> counts_, outputs_, positions_, codes_;
@@ -36,12 +39,15 @@ class RowLayout {
 class LaneLayout {
  public:
   LaneLayout() = default;
-  explicit LaneLayout(const KeptWeights& kept);
+  explicit LaneLayout(const KeptWeights& kept, int threads = 1);
   LaneWeights view() const;
   size_t bytes() const;
   bool is_coded() const { return !table_.empty(); }
 
  private:
+  void add_groups(const KeptWeights& kept, const Codes& codes, const uint32_t* outputs, size_t count);
+  template <typename T>
+  void join(const std::vector<LaneLayout>& parts, LargeArray<T> LaneLayout::* array);
   void add_group(const KeptWeights& kept, const Codes& codes, const uint32_t* outputs, size_t used);
   void add_round(const KeptWeights& kept, const Codes& codes, size_t at, size_t* next, const size_t* ends);
 

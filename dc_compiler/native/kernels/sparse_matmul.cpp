@@ -16,15 +16,15 @@ size_t divided_up(size_t a, size_t b) { return a / b + (a % b != 0 ? 1 : 0); }
 
 }  // namespace
 
-SparseMatMul::SparseMatMul(const KeptWeights& kept, size_t usual_m)
+SparseMatMul::SparseMatMul(const KeptWeights& kept, size_t usual_m, int threads)
     : kernels_(kernels().sparse),
       k_(kept.k),
       n_(kept.n),
       kept_(kept.values.size()),
       has_lanes_(kernels_->lanes != nullptr && usual_m < kManyRows) {
-  if (has_lanes_) lanes_ = LaneLayout(kept);
+  if (has_lanes_) lanes_ = LaneLayout(kept, threads);
   has_rows_ = !has_lanes_ || (usual_m == 0 && lanes_.is_coded());
-  if (has_rows_) rows_ = RowLayout(kept);
+  if (has_rows_) rows_ = RowLayout(kept, threads);
 }
 
 bool SparseMatMul::by_lanes(size_t m) const { return has_lanes_ && (m < kManyRows || !has_rows_); }

@@ -14,7 +14,7 @@ class SparseMatMul {
  public:
   // `usual_m` is the number of rows that run() will mostly be called for, 0 if unknown: it changes speed and bytes
   // alone. Not knowing takes both layouts where they are small: together 4.4 bytes a weight at 9 % kept.
-  SparseMatMul(const KeptWeights& kept, size_t usual_m);
+  SparseMatMul(const KeptWeights& kept, size_t usual_m, int threads = 1);
 
   size_t k() const { return k_; }
   size_t n() const { return n_; }
