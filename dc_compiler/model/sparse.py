@@ -15,9 +15,11 @@ from dc_compiler import ir
 from dc_compiler.codec import binding
 
 RUN_DOMAIN = "dcc.run"
-# Kept shares up to which layers gain, and elements from which on: benchmarks/layers.py measures it
-MOST_KEPT = {"MatMul": 0.3, "Gemm": 0.3, "Conv": 0.2}
-LEAST_SIZE = 1 << 12
+# Kept shares up to which layers gain 15 % or more on AVX-512, for any number of inputs at a time
+# (benchmarks/layers.py); with other kernels the library decides when loading (native/ort/inner_session.cpp)
+MOST_KEPT_OF_KERNELS, MOST_KEPT_OF_MATRICES, MOST_KEPT_OF_SMALL_MATRICES = 0.3, 0.35, 0.2
+SMALL_MATRIX = 300_000  # elements
+LEAST_SIZE = 1 << 12  # elements from which on a layer gains
 
 
 def choose_sparse(program: ir.Program, *, all_of_them: bool = False) -> None:
@@ -35,15 +37,20 @@ def choose_sparse(program: ir.Program, *, all_of_them: bool = False) -> None:
         if record.frame is None or record.is_vector or site.graph is not graph or name in outputs:
             continue
         nodes = readers.get(name, [])
-        if nodes and all(n is not None and can_run(n, name, record, shapes) for n in nodes):
-            info = binding.frame_info(record.frame)
-            kept = info.nonzero / max(1, info.elements)
-            gains = all(kept <= MOST_KEPT[n.op_type] for n in nodes if n is not None) and record.size >= LEAST_SIZE
-            if gains or all_of_them:
-                record.execution = ir.SPARSE
-                count += 1
+        runs = nodes and all(n is not None and can_run(n, name, record, shapes) for n in nodes)
+        if runs and (all_of_them or _gains(record, record.frame)):
+            record.execution = ir.SPARSE
+            count += 1
     if count:
         program.notes.append(f"sparse: {count} {'weight runs' if count == 1 else 'weights run'} from what is kept")
+
+
+def _gains(record: ir.WeightRecord, frame: bytes) -> bool:
+    """Whether a layer is faster by what is kept of its weight."""
+    info = binding.frame_info(frame)
+    of_matrices = MOST_KEPT_OF_SMALL_MATRICES if record.size < SMALL_MATRIX else MOST_KEPT_OF_MATRICES
+    most = of_matrices if len(record.shape) == 2 else MOST_KEPT_OF_KERNELS
+    return record.size >= LEAST_SIZE and info.nonzero <= most * info.elements
 
 
 def can_run(node: onnx.NodeProto, name: str, record: ir.WeightRecord, shapes: Mapping[str, tuple[int, ...]]) -> bool:

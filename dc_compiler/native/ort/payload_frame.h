@@ -13,6 +13,7 @@ struct PayloadFrame {
   size_t size;
   TensorType type;
   size_t bytes;  // of the decoded tensor
+  double kept;   // share of its elements that are not zero
 };
 
 // The frame in the node's input `index`. `what` starts the error when that is no constant uint8 tensor or no frame. Its

@@ -114,7 +114,8 @@ void run_tasks(const Api& api, const OrtKernelContext* context, size_t count, Ta
 SparseMatMul matrix_of(const Context& context, const OrtKernelInfo* info, bool transposed) {
   const DenseWeight weight = decode_weight(context, info, 2);
   const size_t k = weight.dims[transposed ? 1 : 0], n = weight.dims[transposed ? 0 : 1];
-  return SparseMatMul(kept_weights(weight.values(), k, n, transposed), 0);
+  const int threads = context.settings.threads;
+  return SparseMatMul(kept_weights(weight.values(), k, n, transposed, threads), 0, threads);
 }
 
 class SparseProduct {
@@ -167,7 +168,7 @@ SparseConv convolution_of(const Context& context, const OrtKernelInfo* info) {
   integers_attribute(api, info, "strides", attributes.strides);
   integers_attribute(api, info, "dilations", attributes.dilations);
   integers_attribute(api, info, "pads", attributes.pads);
-  return SparseConv(weight.values(), attributes);
+  return SparseConv(weight.values(), attributes, context.settings.threads);
 }
 
 // Memory for the copies of an image, kept from run to run: as many as there are runs at a time.
