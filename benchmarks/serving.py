@@ -1,7 +1,8 @@
 """Serving cost: compiled models of both forms against the dense model that `dcc unpack` gives, in one run.
 
 Prints size, load time, peak memory and latency as ratios with their quartiles, and whether the outputs are identical.
-AlexNet is pruned and clustered as in the paper's Table 4; the others take the default preset.
+AlexNet is pruned and clustered as in the paper's Table 4, NAME:SHARE to that share of every weight; the others take the
+default preset. Where few weights are kept, layers of the session form run from these.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from dc_compiler import compile_model, unpack_model, verify_models
 from dc_compiler.ort import bench
 from dc_compiler.ort.sessions import Sessions
 
-MODELS = ("bvlc_alexnet", "resnet50", "squeezenet")
+MODELS = ("bvlc_alexnet", "resnet50", "squeezenet", "resnet50:0.1")
 
 
 def with_weights_as_inputs(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
@@ -62,12 +63,13 @@ def unprepared_ratio(dense: Path, threads: int) -> float:
 
 def measure(name: str, form: str, threads: int, folder: Path) -> None:
     """Compile, unpack and compare one model in one form."""
-    original, compiled, dense = (folder / f"{name}.{kind}.onnx" for kind in ("original", form, "dense"))
+    topology, _, share = name.partition(":")
+    original, compiled, dense = (folder / f"{topology}.{kind}.onnx" for kind in ("original", form, "dense"))
     if not original.exists():
-        onnx.save(filled(name), original)
-    paper = name == "bvlc_alexnet"
-    kept = [f"{k}:density={v}" for k, v in ALEXNET_KEPT.items()] if paper else []
-    pipeline = "prune,cluster,encode" if paper else None
+        onnx.save(filled(topology), original)
+    kept = [f"{k}:density={v}" for k, v in ALEXNET_KEPT.items()] if topology == "bvlc_alexnet" else []
+    pipeline = f"canonicalize,prune(density={share}),cluster,encode" if share else None
+    pipeline = "prune,cluster,encode" if kept else pipeline
     report = compile_model(original, compiled, emit=form, force=True, pipeline=pipeline, set=kept).report
     unpack_model(compiled, dense)
     identical = verify_models(dense, compiled).identical
