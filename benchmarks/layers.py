@@ -1,7 +1,7 @@
 """Speed of layers on one thread: native sparse kernels against onnxruntime's dense fp32, side by side in one run.
 
     python benchmarks/layers.py [--layers NAME ...] [--kept SHARE ...] [--batch M ...] [--levels K ...] [--isa NAME ...]
-                                [--seconds S] [--json]
+                                [--peers] [--seconds S] [--json]
 
 A layer is IxO for MatMul of I inputs and O outputs, or KxK:CxM:HxW for Conv. `--levels` is the number of different
 weights, 0 for any. Contenders take turns, so that each finds the caches as the other left them; "gain" is the median of
@@ -15,19 +15,26 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
+import importlib.util
 import json
+import logging
 import math
+import operator
 import re
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
+import onnx
+import scipy.sparse
 from onnx import TensorProto, helper, numpy_helper
 from sparse_layers import Floats, SparseConv, SparseMatMul
 
 from dc_compiler.codec import binding
+from dc_compiler.model.int8 import run_in_int8
 from dc_compiler.ort.sessions import Sessions
 
 MATRICES = ("4096x4096", "768x3072", "2048x1000", "784x300")
@@ -82,10 +89,9 @@ def pruned(layer: Layer, kept: float, levels: int) -> Floats:
     return np.where(rng.random(shape) < kept, chosen, np.float32(0))
 
 
-def dense(layer: Layer, weights: Floats, x: Floats, y: Floats) -> Run:
-    """The layer in onnxruntime."""
-    operator = "MatMul" if layer.window is None else "Conv"
-    node = helper.make_node(operator, ["x", "w"], ["y"])
+def model_of(layer: Layer, weights: Floats, x: Floats, y: Floats) -> onnx.ModelProto:
+    """The layer in ONNX."""
+    node = helper.make_node("MatMul" if layer.window is None else "Conv", ["x", "w"], ["y"])
     if layer.window is not None:
         node.attribute.append(helper.make_attribute("pads", [layer.window // 2] * 4))
     value = functools.partial(helper.make_tensor_value_info, elem_type=TensorProto.FLOAT)
@@ -96,12 +102,73 @@ def dense(layer: Layer, weights: Floats, x: Floats, y: Floats) -> Run:
         [value("y", shape=y.shape)],
         [numpy_helper.from_array(weights, "w")],
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def served(model: onnx.ModelProto, x: Floats, y: Floats) -> Run:
+    """A model in onnxruntime."""
     session = Sessions().open(model, 1)
     bound = session.io_binding()
     bound.bind_cpu_input("x", x)
     bound.bind_output("y", "cpu", 0, np.float32, y.shape, y.ctypes.data)
-    return functools.partial(session.run_with_iobinding, bound)
+
+    def run() -> Floats:
+        session.run_with_iobinding(bound)
+        return y  # which has to live as long as it is bound
+
+    return run
+
+
+def dense(layer: Layer, weights: Floats, x: Floats, y: Floats) -> Run:
+    """The layer in onnxruntime."""
+    return served(model_of(layer, weights, x, y), x, y)
+
+
+def in_int8(layer: Layer, weights: Floats, x: Floats, y: Floats) -> Run:
+    """A product in integers, as `--execution int8` writes it."""
+    model = model_of(layer, weights, x, y)
+    scales = (np.abs(weights).max(axis=0) / 127 + 1e-30).astype(np.float32)
+    points = np.rint(weights / scales).astype(np.int8)
+    del model.graph.initializer[:]
+    model.graph.initializer.extend([numpy_helper.from_array(points, "w"), numpy_helper.from_array(scales, "s")])
+    run_in_int8(model, {"w": ("s", len(scales))}, {}, Counter({"x": 1, "w": 1, "s": 1, "y": 1}))
+    return served(model, x, y)
+
+
+def in_four_bits(accuracy: int, layer: Layer, weights: Floats, x: Floats, y: Floats) -> Run:
+    """onnxruntime's own 4-bit product: of floats (accuracy 1) or of activations rounded to 8 bits (4)."""
+    from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+
+    logging.getLogger().setLevel(logging.ERROR)  # advice of the quantizer
+    model = model_of(layer, weights, x, y)
+    quantizer = MatMulNBitsQuantizer(model, bits=4, block_size=32, is_symmetric=False, accuracy_level=accuracy)
+    quantizer.process()
+    return served(quantizer.model.model, x, y)
+
+
+def in_rows(layer: Layer, weights: Floats, x: Floats, y: Floats) -> Run:
+    """SciPy's compressed sparse rows."""
+    matrix = scipy.sparse.csr_array(weights.T)
+    columns = np.ascontiguousarray(x.T)
+    return functools.partial(operator.matmul, matrix, columns)
+
+
+# Peers of products, and the packages that they need beside onnxruntime
+PEERS: Mapping[str, tuple[Callable[[Layer, Floats, Floats, Floats], Run], str]] = {
+    "int8": (in_int8, "onnx"),
+    "4 bits": (functools.partial(in_four_bits, 1), "onnx_ir"),
+    "4 bits int8": (functools.partial(in_four_bits, 4), "onnx_ir"),
+    "CSR": (in_rows, "scipy"),
+}
+
+
+def peers(layer: Layer, weights: Floats, x: Floats) -> dict[str, Run]:
+    """Other ways to run a product, as far as they are installed."""
+    made = {}
+    for name, (make, package) in PEERS.items() if layer.window is None else ():
+        if importlib.util.find_spec(package) is not None:
+            made[name] = make(layer, weights, x, np.empty(layer.shapes(len(x))[1], np.float32))
+    return made
 
 
 def sparse(layer: Layer, weights: Floats, x: Floats, y: Floats) -> tuple[Run, int]:
@@ -142,7 +209,7 @@ def measured_machine() -> Machine:
 
 
 def measure(
-    layer: Layer, kept: float, batch: int, levels: int, isa: str, machine: Machine, least: float
+    layer: Layer, kept: float, batch: int, levels: int, isa: str, machine: Machine, options: argparse.Namespace
 ) -> dict[str, Any]:
     """One row of the table."""
     weights = pruned(layer, kept, levels)
@@ -157,10 +224,14 @@ def measure(
     error = float(np.abs(y - expected).max() / max(np.abs(expected).max(), 1e-30))
     if error > 1e-4:
         raise SystemExit(f"{layer}: the sparse layer is off by {error:.1e}")
+    others = peers(layer, weights, x) if options.peers else {}
     pairs: list[tuple[float, float]] = []
-    end = time.perf_counter() + least
+    gains: dict[str, list[float]] = {name: [] for name in others}
+    end = time.perf_counter() + options.seconds
     while len(pairs) < LEAST_RUNS or time.perf_counter() < end:
         pairs.append((seconds(other), seconds(ours)))
+        for name, run in others.items():
+            gains[name].append(pairs[-1][0] / seconds(run))
     low, gain, high = statistics.quantiles((a / b for a, b in pairs), n=4)
     count = int(np.count_nonzero(weights))
     positions = batch * math.prod(layer.image or ())
@@ -171,7 +242,7 @@ def measure(
         "dense us": round(statistics.median(a for a, _ in pairs) * 1e6, 1), "sparse us": round(taken * 1e6, 1),
         "gain": round(gain, 2), "low": round(low, 2), "high": round(high, 2),
         "of roof": round(roof / taken, 2), "bytes a weight": round(nbytes / max(count, 1), 2),
-    }  # fmt: skip
+    } | {name: round(statistics.median(g), 2) for name, g in gains.items()}  # fmt: skip
 
 
 def rows(options: argparse.Namespace, machine: Machine) -> Iterator[dict[str, Any]]:
@@ -180,7 +251,7 @@ def rows(options: argparse.Namespace, machine: Machine) -> Iterator[dict[str, An
             for levels in options.levels:
                 for isa in options.isa:
                     for batch in options.batch if layer.window is None else [1]:
-                        yield measure(layer, kept, batch, levels, isa, machine, options.seconds)
+                        yield measure(layer, kept, batch, levels, isa, machine, options)
 
 
 def main() -> None:
@@ -192,6 +263,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 4, 16, 64, 128], metavar="M", help="of MatMul")
     parser.add_argument("--levels", type=int, nargs="+", default=[31, 0], metavar="K")
     parser.add_argument("--isa", nargs="+", default=["auto"], metavar="NAME", help=f"of {', '.join(binding.isas())}")
+    parser.add_argument("--peers", action="store_true", help="gains of int8, MatMulNBits and SciPy's CSR as well")
     parser.add_argument("--seconds", type=float, default=0.3, metavar="S", help="at least, for a row")
     parser.add_argument("--json", action="store_true", help="a line for a row")
     options = parser.parse_args()

@@ -14,7 +14,7 @@ from dc_compiler.model.int8.convolutions import output_of, rounded_values
 from dc_compiler.model.names import default_opset
 
 LEAST_OPSET = 11  # that has DynamicQuantizeLinear, and Round
-# Below, rounding the other factor takes about as long as integers save: benchmarks/layers.py measures it
+# Below, rounding the other factor takes about as long as integers save: benchmarks/layers.py --peers measures it
 LEAST_SIZE = 1 << 16
 LEAST_EXTENT = 32
 GRID = 2  # codebook kind of a frame (FORMAT.md 2)
