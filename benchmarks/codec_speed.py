@@ -4,8 +4,9 @@
 
 The tensors are those of the paper and of the default pipeline: pruned with 5 bits, dense on a grid with channel scales;
 floats as they are; bytes like those of a graph. "copy" is numpy.copyto of as many float32 in the same run, the ceiling
-of any decoder. "ps" is what an element takes in picoseconds with the best kernels, "table" what the library's table of
-coders says, by which `encode(smallest)` weighs sizes against load times.
+of any decoder. "indices" is the rate without what makes floats of codebook indices. "ps" is what an element takes in
+picoseconds with the best kernels, "table" what the library's table of coders says, by which `encode(smallest)` weighs
+sizes against load times.
 
 --against decodes the same frames with another build of the library by turns and shows how many times as fast this one
 is: the median of the pairs, and their quartiles.
@@ -131,12 +132,18 @@ class Build:
     """The decoder of a build of the library, through the part of the C interface that stays."""
 
     def __init__(self, path: str) -> None:
-        self._decode = ctypes.CDLL(path).dcc_frame_decode
+        self._library = ctypes.CDLL(path)
 
     def decode_into(self, frame: bytes, out: npt.NDArray[Any]) -> None:
+        self._call(self._library.dcc_frame_decode, frame, out, out.nbytes)
+
+    def decode_indices_into(self, frame: bytes, out: npt.NDArray[np.uint16]) -> None:
+        self._call(self._library.dcc_frame_decode_indices, frame, out, out.size)
+
+    def _call(self, function: Any, frame: bytes, out: npt.NDArray[Any], capacity: int) -> None:
         size = ctypes.c_size_t
         pointer = ctypes.c_void_p(out.ctypes.data)
-        if self._decode(frame, size(len(frame)), pointer, size(out.nbytes), 1, None, size(0)) != 0:
+        if function(frame, size(len(frame)), pointer, size(capacity), 1, None, size(0)) != 0:
             raise SystemExit("a library cannot decode a frame of this one")
 
 
@@ -161,17 +168,20 @@ def rows(case: Case, options: argparse.Namespace, other: Build | None, copy: flo
     info = binding.frame_info(frame)
     label = case.coder + (f" {info.position_bits}+" if info.position_bits else " " if info.lanes else "")
     label += str(info.lanes) if info.lanes else ""
-    out = np.empty(case.elements, info.dtype)
+    out, indices = np.empty(case.elements, info.dtype), np.empty(case.elements, np.uint16)
+    here = Build(binding.get_library_path())
     for isa in reversed(binding.isas()) if case.has_kernels else ["auto"]:
         binding.select_isa(isa)
         work = functools.partial(binding.decode_into, frame, out, threads=1)
         row = measure(case.tensor, label, isa, case.elements, work, options.runs, copy)
+        if info.codebook_entries:
+            alone = functools.partial(here.decode_indices_into, frame, indices)
+            row["indices"] = round(case.elements / statistics.median(seconds(alone, options.runs)) / 1e6, 1)
         if isa in ("auto", binding.isas()[0]):
             row["ps"] = round(1e6 / row["msym/s"])
             modelled = binding.coders()[case.coder].decode_seconds(info.elements, info.nonzero)
             row["table"] = round(modelled / info.elements * 1e12)
             if other is not None:
-                here = Build(binding.get_library_path())
                 row |= paired(*(functools.partial(b.decode_into, frame, out) for b in (here, other)), runs=options.runs)
         yield row
     binding.select_isa("auto")
@@ -201,7 +211,7 @@ def main() -> None:
         print(json.dumps({"elements": n, "copy msym/s": round(copy, 1), "rows": found}, indent=2))
         return
     print(f"{n} elements, numpy.copyto {copy:.0f} M/s")
-    figures = ["msym/s", "lowest", "highest", "of copy", "ps", "table"]
+    figures = ["msym/s", "lowest", "highest", "of copy", "indices", "ps", "table"]
     figures += ["against", "low", "high"] if other is not None else []
     for row in [dict(zip(names := ["tensor", "coder", "isa", *figures], names, strict=True)), *found]:
         shown = "".join(f"{row.get(figure, ''):>9}" for figure in figures)
