@@ -164,6 +164,15 @@ def test_large_codebooks(coder: str, k: int) -> None:
     assert_same(reference.decode(frame), expected(q))
 
 
+@pytest.mark.parametrize("size", [0, 1, 8, 3071, 3072, 3073, 3079, 3080, 6143, 6144, 9999])
+def test_crcs_of_every_length(size: int) -> None:
+    """The library takes parts of long sections side by side; the reference takes byte after byte."""
+    values = np.random.default_rng(size).integers(0, 256, size).astype(np.uint8)
+    frame = binding.encode_data(values, coder="raw")
+    assert_same(reference.decode(frame), values)
+    assert_same(binding.decode(frame), values)
+
+
 def test_context_of_more_than_a_chunk() -> None:
     """Images of 32 x 32 with a spot somewhere: the layout is found, whatever the number of threads."""
     rng = np.random.default_rng(4)
