@@ -165,12 +165,12 @@ def test_maps_within_maps_stop_too() -> None:
                 time.sleep(0.01)
             time.sleep(0.2)
 
+    others = set(threading.enumerate())  # of other tests, whose pools may be idle for long
     results = map_on_threads(2, outer, [0, 1])
     assert next(results) is None
     start = time.perf_counter()
     results.close()  # type: ignore[attr-defined]  # a generator's
-    for thread in threading.enumerate():
-        if thread is not threading.current_thread() and "ThreadPool" in thread.name:
-            thread.join(SOON)
+    for thread in set(threading.enumerate()) - others:
+        thread.join(SOON)
     assert time.perf_counter() - start < SOON
     assert begun == [10]
