@@ -183,9 +183,10 @@ class Compilation:
             calibration.run_as(in_int8)
             return self._searched(program)
         tuned, refusal = self._searched(program)
-        if tuned is None or not tuned.is_met or in_int8(tuned.program) is None:
+        model = in_int8(tuned.program) if tuned is not None and tuned.is_met else None
+        if tuned is None or model is None:
             return tuned, refusal
-        calibration.run_as(in_int8)
+        calibration.run_as(lambda _: model)
         if all(keeps(judge, tuned.program, drop) for judge in (calibration.judge, calibration.final_judge)):
             self.recipe = replace(self.recipe, execution="int8")
         else:

@@ -79,7 +79,6 @@ def bench(
     sources = [files.read_model(p) for p in (original, compiled)]
     registers = [packed.is_compiled(s.proto) for s in sources]
     rows = [_row("file size", "bytes", [float(sources[0].size)], [float(sources[1].size)])]
-    proto = sources[0].proto
     protos = [s.proto for s in sources]
     del sources
     loads = [[_load_in_process(p, r, threads, sessions) for p, r in zip((original, compiled), registers, strict=True)]
@@ -88,7 +87,7 @@ def bench(
     rows.append(_row("peak memory", "bytes", [a["peak"] for a, _ in loads], [b["peak"] for _, b in loads]))
     first = sessions.open(original, threads, compiled=registers[0])
     second = sessions.open(compiled, threads, compiled=registers[1])
-    found = made_up.feeds(first, data.input_specs(proto), proto, seed, count=1)
+    found = made_up.feeds(first, data.input_specs(protos[0]), protos[0], seed, count=1)
     if found.reason is not None:
         raise ModelError(found.reason)
     feed = found.feeds[0]

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+import small_nets
 from onnx import TensorProto, helper, numpy_helper
 
 from dc_compiler import InferenceSession, compile_model, inspect_model, unpack_model
@@ -27,17 +28,8 @@ def weight(*shape: int, seed: int = 0) -> Array:
     return values
 
 
-def net(
-    nodes: list[onnx.NodeProto], weights: dict[str, Array], *, opset: int = 17, inputs: tuple[str, ...] = ("x",)
-) -> onnx.ModelProto:
-    graph = helper.make_graph(
-        nodes,
-        "g",
-        [helper.make_tensor_value_info(name, FLOAT, ["n", ROWS]) for name in inputs],
-        [helper.make_tensor_value_info("y", FLOAT, None)],
-        [numpy_helper.from_array(a, name) for name, a in weights.items()],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+def net(nodes: list[onnx.NodeProto], weights: dict[str, Array], *, opset: int = 17) -> onnx.ModelProto:
+    return small_nets.net(nodes, weights, ["n", ROWS], opset)
 
 
 def node(op_type: str, *inputs: str, **attributes: Any) -> onnx.NodeProto:
@@ -156,15 +148,7 @@ def kernel(*shape: int, seed: int = 0) -> Array:
 
 
 def conv_net(nodes: list[onnx.NodeProto], weights: dict[str, Array], opset: int, axes: int = 2) -> onnx.ModelProto:
-    shape: list[int | str | None] = ["n", 8, *[12] * axes]
-    graph = helper.make_graph(
-        nodes,
-        "g",
-        [helper.make_tensor_value_info("x", FLOAT, shape)],
-        [helper.make_tensor_value_info("y", FLOAT, None)],
-        [numpy_helper.from_array(a, name) for name, a in weights.items()],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    return small_nets.net(nodes, weights, ["n", 8, *[12] * axes], opset)
 
 
 PADS: dict[str, Any] = {"pads": [1, 1, 1, 1]}

@@ -12,6 +12,7 @@ import onnxruntime as ort
 import pytest
 from kernels.fused import assert_same, fused
 from onnx import TensorProto, helper, numpy_helper
+from small_nets import net
 
 from dc_compiler import InferenceSession, compile_model, inspect_model, session_options, unpack_model
 from dc_compiler.cli import main
@@ -25,19 +26,6 @@ PRUNED = "prune(density=0.1),cluster,encode"
 
 def normal(*shape: int, seed: int = 0) -> Array:
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
-
-
-def net(
-    nodes: list[onnx.NodeProto], weights: dict[str, Array], x: tuple[int | str | None, ...], opset: int = 17
-) -> onnx.ModelProto:
-    graph = helper.make_graph(
-        nodes,
-        "g",
-        [helper.make_tensor_value_info("x", FLOAT, x)],
-        [helper.make_tensor_value_info("y", FLOAT, None)],
-        [numpy_helper.from_array(a, name) for name, a in weights.items()],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
 
 
 def node(op_type: str, *inputs: str, to: str = "y", **attributes: Any) -> onnx.NodeProto:

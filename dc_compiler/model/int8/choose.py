@@ -85,13 +85,8 @@ def _obstacle(
     return "too small to gain" if is_small and kinds != {"Conv"} else None
 
 
-def _layout(node: onnx.NodeProto, dims: Sequence[int]) -> tuple[int, int] | None:
+def _layout(node: onnx.NodeProto, dims: tuple[int, ...]) -> tuple[int, int] | None:
     """Channels and inner extent of scales by output channel; None where the weight has too many axes or too few."""
-    if node.op_type == "Conv":
-        size = 1
-        for extent in dims[1:]:
-            size *= extent
-        return (dims[0], size) if 3 <= len(dims) <= 5 else None
-    if len(dims) != 2:
+    if not (3 <= len(dims) <= 5 if node.op_type == "Conv" else len(dims) == 2):
         return None
-    return (dims[0], dims[1]) if ir.attribute(node, "transB", 0) else (dims[1], 1)
+    return ir.channel_layout(dims, [ir.Use(node.op_type, 1, bool(ir.attribute(node, "transB", 0)))])
