@@ -226,6 +226,16 @@ def test_convolutions_need_ranges() -> None:
     assert f"int8: 0 weights run in integers; {reason}" in notes
 
 
+def test_a_convolution_of_a_stored_tensor_stays() -> None:
+    """No sample tells what that is, and onnxruntime computes it once when it loads the model."""
+    nodes = [conv("k", "w", to="c"), node("Mul", "x", "c")]
+    model = conv_net(nodes, {"k": kernel(1, 8, 14, 14, seed=1), "w": K}, 17)
+    samples = {"x": kernel(40, 8, 12, 12, seed=2)}
+    made = compile_model(model, execution="int8", pipeline="cluster(grid),encode", data=samples, min_size=16)
+    assert all(t.execution != "int8" for t in made.report.tensors)
+    assert any("1 not: what it multiplies is stored, too" in n for n in made.report.notes)
+
+
 def test_bodies_read_what_was_rounded() -> None:
     """A body that reads a rounded value of the graph around it reads the same numbers as everybody."""
     body = helper.make_graph(

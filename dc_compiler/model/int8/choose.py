@@ -32,6 +32,7 @@ def choose_int8(program: ir.Program, ranges_of: RangesOf | None) -> None:
     """
     graph, opset = program.proto.graph, default_opset(program.proto)
     readers, outputs = ir.readers(graph), {o.name for o in graph.output}
+    stored = {s.value_name for s in program.sites} | {t.name for t in graph.initializer}
     chosen: list[ir.WeightRecord] = []
     convolutions: list[onnx.NodeProto] = []
     others = Counter[str]()
@@ -42,12 +43,15 @@ def choose_int8(program: ir.Program, ranges_of: RangesOf | None) -> None:
         if site.graph is not graph or name in outputs:
             others["stored in a body, or an output"] += 1
             continue
-        obstacle = _obstacle(record, name, readers.get(name, []), opset, ranges_of is not None)
+        nodes = readers.get(name, [])
+        obstacle = _obstacle(record, name, nodes, opset, ranges_of is not None)
+        if obstacle is None and any(n is not None and n.input[0] in stored for n in nodes):
+            obstacle = "what it multiplies is stored, too"
         if obstacle is not None:
             others[obstacle] += 1
             continue
         chosen.append(record)
-        convolutions += [n for n in readers[name] if n is not None and n.op_type == "Conv"]
+        convolutions += [n for n in nodes if n is not None and n.op_type == "Conv"]
     if convolutions and ranges_of is not None:
         program.ranges = ranges_of(program, rounded_values(convolutions, lambda n: output_of(n, readers)))
     for record in chosen:
