@@ -185,7 +185,9 @@ def _inspect(a: argparse.Namespace) -> int:
 
     if a.report is not None:
         files.check_output_path(a.report, files.read_model(a.file).files())
-    report = inspect_model(a.file, min_size=a.min_size, max_decoded_bytes=a.max_decoded_bytes)
+    report = inspect_model(
+        a.file, min_size=a.min_size, max_decoded_bytes=a.max_decoded_bytes, spreads=a.report is not None
+    )
     if a.report is not None:
         files.write_atomically(a.report, [report.to_html().encode()])
     if a.json:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 
 from dc_compiler import ir
@@ -29,7 +30,7 @@ from dc_compiler.ort.samples import Samples
 from dc_compiler.ort.sessions import Sessions
 from dc_compiler.pass_manager import Context, Pass, PassManager, PassReport
 from dc_compiler.recipe import Form, Recipe, parse_pipeline
-from dc_compiler.report import CompileReport, record_row
+from dc_compiler.report import CompileReport, record_row, spread
 from dc_compiler.training import presets
 from dc_compiler.training.checkpoint import Checkpoint, digest
 from dc_compiler.training.effort import EFFORT, effort_of
@@ -58,6 +59,7 @@ class Compilation:
         recipe: it may become the one without calibration on the way.
         original: what results are compared with. shapes: of its outputs. obstacle: why it cannot be run, or None.
         ranges: of values, where samples tell them and layers may run in int8.
+        before: samples of the original's weights (:mod:`dc_compiler.report.spread`).
     """
 
     recipe: Recipe
@@ -70,6 +72,7 @@ class Compilation:
     shapes: dict[str, Shape]
     obstacle: str | None
     ranges: Ranges | None = None
+    before: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def share_out(self, program: ir.Program, data: Any, labels: str | None) -> None:
         """Read the samples, share them out for what the recipe does, and get ready to judge on them.
@@ -144,6 +147,8 @@ class Compilation:
         all_decoded = all(r.execution == ir.DECODE for r in program.records)
         provenance = _provenance(program, self.recipe, text)
         report = _report(program, self.recipe, text, form, made.reports)
+        report.spreads = spread.compared(self.before, spread.samples_of(r for r in program.records if r.frame))
+        report.recipe = self.recipe.to_toml(text)
         if self.context.samples is not None:
             report.samples = self.context.samples.sizes()
             report.notes += self.context.samples.notes()

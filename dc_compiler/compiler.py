@@ -14,6 +14,7 @@ from typing import Any
 import onnx
 
 from dc_compiler.calibration.goals import Targets, parse_size
+from dc_compiler.codec import binding
 from dc_compiler.compilation import Compilation, measure_of, reference_of, shapes_of_outputs
 from dc_compiler.errors import DataError, InvalidArgumentError, QualityError
 from dc_compiler.model import files, importer, packed
@@ -22,7 +23,7 @@ from dc_compiler.ort.samples import Samples
 from dc_compiler.ort.sessions import Sessions
 from dc_compiler.pass_manager import Context, Progress
 from dc_compiler.recipe import Recipe, make_recipe
-from dc_compiler.report import CompileReport, packed_rows, record_row
+from dc_compiler.report import CompileReport, TensorRow, packed_rows, record_row, spread
 
 Libraries = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
@@ -127,7 +128,8 @@ def compile_model(
     original = reference_of(model_or_path, source, program)
     chosen.manager().check_overrides(program, chosen.overrides)
     shapes, obstacle = shapes_of_outputs(original, sessions, context.threads, force and data is None)
-    job = Compilation(chosen, targets, budget, measure, context, sessions, original, shapes, obstacle)
+    before = spread.samples_of(program.weights())
+    job = Compilation(chosen, targets, budget, measure, context, sessions, original, shapes, obstacle, before=before)
     if data is not None:
         job.share_out(program, data, labels)
     with ExitStack() as stack:
@@ -228,12 +230,13 @@ def _check_quality(report: CompileReport, recipe: Recipe, exact: bool, force: bo
 
 
 def inspect_model(
-    path: str | os.PathLike[str], *, min_size: int = 1024, max_decoded_bytes: int | None = None
+    path: str | os.PathLike[str], *, min_size: int = 1024, max_decoded_bytes: int | None = None, spreads: bool = False
 ) -> CompileReport:
     """Per-tensor facts of a compiled model, or of a model that could be compiled.
 
     Args:
         min_size: element floor shown as reason. max_decoded_bytes: as for :func:`unpack_model`.
+        spreads: also tell how the values of the largest weights are spread, for which these are decoded.
 
     Raises:
         ModelError, CorruptFrameError
@@ -242,11 +245,14 @@ def inspect_model(
     if not packed.is_written(source.proto):
         program = importer.build_program(source, min_size=min_size)
         rows = [record_row(r) for r in program.records]
-        return CompileReport(source.label, "", 0, "not compiled", source.size, source.size, 0, rows)
+        known = spread.compared(spread.samples_of(program.weights()), {}) if spreads else []
+        return CompileReport(source.label, "", 0, "not compiled", source.size, source.size, 0, rows, spreads=known)
     files.embed_external_data(source)
     opened = packed.open_packed(source.proto, source.label, max_decoded_bytes)
     facts = {p.key: p.value for p in source.proto.metadata_props}
     original = _number(facts, "dcc.original_bytes") or source.size
+    rows = packed_rows(opened)
+    known = _spreads(rows, opened.payloads) if spreads else []
     return CompileReport(
         source.label,
         facts.get("dcc.pipeline", ""),
@@ -255,8 +261,15 @@ def inspect_model(
         original,
         source.size,
         opened.topology_bytes,
-        packed_rows(opened),
+        rows,
+        spreads=known,
     )
+
+
+def _spreads(rows: Sequence[TensorRow], payloads: Sequence[packed.Payload]) -> list[spread.Spread]:
+    floats = [(r, p) for r, p in zip(rows, payloads, strict=True) if "float" in r.dtype and len(r.shape) > 1]
+    sizes = [(r.name, math.prod(r.shape)) for r, _ in floats]
+    return spread.of_frames(sizes, lambda i: binding.decode(floats[i][1].frame))
 
 
 def _number(facts: Mapping[str, str], key: str) -> int:

@@ -1,4 +1,4 @@
-"""Self-contained HTML pages: no scripts, nothing from elsewhere, and every text escaped."""
+"""Self-contained HTML pages: no scripts, nothing from elsewhere, light and dark, and every text escaped."""
 
 from __future__ import annotations
 
@@ -7,10 +7,53 @@ from collections.abc import Iterable, Sequence
 
 from dc_compiler.printable import printable
 
-STYLE = (
-    "body{font:14px sans-serif;margin:2em}td,th{padding:.2em .8em;text-align:right}.whole{white-space:nowrap}"
-    "td:first-child,th:first-child{text-align:left;overflow-wrap:anywhere}"
-)
+# Colours that people with any sight tell apart (Okabe and Ito 2008), of bars and what explains them
+KINDS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#8c8c8c")
+# What an element is for decides how it looks; charts are drawn black on white, and take the page's colours here
+STYLE = """
+:root{color-scheme:light dark;--ground:#fff;--text:#1c1e21;--faint:#63686e;--line:#dfe2e6;--panel:#f5f6f8}
+@media(prefers-color-scheme:dark){:root{--ground:#16181b;--text:#e6e8ea;--faint:#9aa1a8;--line:#33383e;--panel:#1f2327}}
+*{box-sizing:border-box}
+body{font:15px/1.5 system-ui,sans-serif;margin:0 auto;padding:1.5em;max-width:70em;background:var(--ground);
+color:var(--text)}
+h1{font-size:1.5em;line-height:1.25;margin:0 0 .8em;overflow-wrap:anywhere}
+h2{font-size:1.15em;margin:2.2em 0 .6em}
+h3{font-size:.95em;font-weight:600;margin:0 0 .2em;overflow-wrap:anywhere}
+ul{padding-left:1.3em;margin:.5em 0;overflow-wrap:anywhere}
+p{margin:.8em 0}
+.faint{color:var(--faint)}
+.small{font-size:.85em}
+.wide{overflow-x:auto}
+table{border-collapse:collapse;font-size:.9em;font-variant-numeric:tabular-nums}
+td,th{padding:.25em .7em;text-align:right;border-bottom:1px solid var(--line)}
+td:first-child,th:first-child{text-align:left;overflow-wrap:anywhere;min-width:9em;padding-left:0}
+td:last-child,th:last-child{min-width:5em}
+.notes td:last-child,.notes th:last-child{text-align:left;min-width:11em}
+.whole{white-space:nowrap}
+.tiles,.grid{display:grid;gap:1em;grid-template-columns:repeat(auto-fit,minmax(min(100%,11em),1fr))}
+.grid{grid-template-columns:repeat(auto-fill,minmax(min(100%,18em),1fr))}
+.tile,.cell{background:var(--panel);border-radius:8px;padding:.8em 1em;min-width:0}
+.tile b{display:block;font-size:1.7em;line-height:1.2;overflow-wrap:anywhere}
+.bar{display:flex;height:1.1em;border-radius:3px;overflow:hidden;min-width:2px}
+.bar i{min-width:0}
+.bars{display:grid;grid-template-columns:minmax(6em,16em) 1fr max-content;gap:.3em .8em;align-items:center}
+.bars>span{overflow-wrap:anywhere;font-size:.9em;line-height:1.25}
+.bars>span:nth-child(3n){text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums}
+.key{display:flex;flex-wrap:wrap;gap:.2em 1.2em;margin:0 0 .8em;font-size:.9em}
+.key i{display:inline-block;width:.8em;height:.8em;border-radius:2px;margin-right:.4em}
+pre{background:var(--panel);border-radius:8px;padding:.8em 1em;overflow-x:auto;font-size:.85em}
+.chart{overflow-x:auto;min-width:0}
+.charts{display:grid;gap:1em;grid-template-columns:repeat(auto-fit,minmax(min(100%,30em),1fr))}
+svg{display:block;max-width:100%;height:auto}
+.chart svg{min-width:30em}
+svg text{fill:var(--text)}
+svg [stroke="#eee"]{stroke:var(--line)}
+svg [fill="#000000"]{fill:var(--text)}
+svg [stroke="#000000"]{stroke:var(--text)}
+@media(max-width:36em){body{padding:1em}.bars{grid-template-columns:1fr max-content}
+.bars>span:nth-child(3n+1){grid-column:1/3;margin-top:.5em}}
+@media print{body{max-width:none}}
+"""
 
 
 def escape(text: str) -> str:
@@ -18,8 +61,11 @@ def escape(text: str) -> str:
     return html.escape(printable(text))
 
 
-def table(titles: Sequence[str], lines: Iterable[Sequence[str]], total: Sequence[str] | None = None) -> str:
-    """A table of texts; ``total`` is a last line in bold. Figures stay whole: browsers break 1e-05 at the hyphen."""
+def table(
+    titles: Sequence[str], lines: Iterable[Sequence[str]], total: Sequence[str] | None = None, *, notes: bool = False
+) -> str:
+    """A table of texts; ``total`` is a last line in bold; with ``notes`` the last column holds words. Figures stay
+    whole: browsers break 1e-05 at the hyphen."""
 
     def cell(text: str, tag: str) -> str:
         attribute = " class=whole" if text[:1].isdigit() and " " not in text else ""
@@ -29,11 +75,69 @@ def table(titles: Sequence[str], lines: Iterable[Sequence[str]], total: Sequence
         return "<tr>" + "".join(cell(t, tag) for t in texts) + "</tr>"
 
     body = [row(titles, "th"), *(row(line, "td") for line in lines)]
-    return f"<table>{''.join(body)}{row(total, 'th') if total is not None else ''}</table>"
+    last = "" if total is None else row(total, "th")
+    return f"<div class='wide{' notes' if notes else ''}'><table>{''.join(body)}{last}</table></div>"
+
+
+def tiles(facts: Iterable[tuple[str, str, str]]) -> str:
+    """Figures to be seen first: what each is, the figure, and what to know about it."""
+    shown = (
+        f"<div class=tile><span class='faint small'>{escape(title)}</span><b>{escape(figure)}</b>"
+        f"<span class='faint small'>{escape(more)}</span></div>"
+        for title, figure, more in facts
+    )
+    return f"<div class=tiles>{''.join(shown)}</div>"
+
+
+def bars(kinds: Sequence[str], lines: Sequence[tuple[str, Sequence[int], str]]) -> str:
+    """Stacked horizontal bars. A line is a name, how much there is of each kind, and a text at the end; the longest
+    fills the width. :func:`key` tells the kinds by their colours."""
+    longest = max((sum(amounts) for _, amounts, _ in lines), default=0) or 1
+
+    def bar(amounts: Sequence[int]) -> str:
+        whole = sum(amounts) or 1
+        parts = "".join(
+            f"<i style='width:{100 * n / whole:.2f}%;background:{KINDS[i]}' title='{escape(f'{kinds[i]}: {n:,}')}'></i>"
+            for i, n in enumerate(amounts)
+            if n
+        )
+        return f"<div class=bar style='width:{100 * sum(amounts) / longest:.2f}%'>{parts}</div>"
+
+    rows = "".join(f"<span>{escape(n)}</span>{bar(a)}<span>{escape(end)}</span>" for n, a, end in lines)
+    return f"<div class=bars>{rows}</div>"
+
+
+def key(kinds: Sequence[str]) -> str:
+    """What the colours of bars stand for."""
+    entries = (f"<span><i style='background:{KINDS[i]}'></i>{escape(k)}</span>" for i, k in enumerate(kinds))
+    return f"<div class=key>{''.join(entries)}</div>"
+
+
+def section(title: str, *parts: str) -> str:
+    """A heading and what belongs to it."""
+    return f"<h2>{escape(title)}</h2>{''.join(parts)}"
+
+
+def paragraph(text: str) -> str:
+    """A sentence that explains."""
+    return f"<p class=faint>{escape(text)}</p>"
+
+
+def sentences(texts: Iterable[str]) -> str:
+    """A list of them."""
+    items = "".join(f"<li>{escape(t)}</li>" for t in texts)
+    return f"<ul>{items}</ul>" if items else ""
+
+
+def verbatim(text: str) -> str:
+    """Lines to copy."""
+    return f"<pre>{chr(10).join(map(escape, text.split(chr(10))))}</pre>"
 
 
 def page(title: str, facts: Iterable[str], parts: Iterable[str]) -> str:
     """A whole page: a list of sentences, then parts that are HTML."""
-    items = "".join(f"<li>{escape(f)}</li>" for f in facts)
-    head = f"<!doctype html><meta charset=utf-8><title>{escape(title)}</title><style>{STYLE}</style>"
-    return f"{head}<h1>{escape(title)}</h1><ul>{items}</ul>{''.join(parts)}\n"
+    head = (
+        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
+        f"<title>{escape(title)}</title><style>{STYLE}</style>"
+    )
+    return f"{head}<h1>{escape(title)}</h1>{sentences(facts)}{''.join(parts)}\n"

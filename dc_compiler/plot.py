@@ -40,7 +40,12 @@ class Series:
 
 def chart(title: str, x: Axis, y: Axis, series: Sequence[Series]) -> str:
     """A heading and a chart for a page."""
-    return f"<h2>{escape(title)}</h2>{svg(x, y, series)}"
+    return f"<h2>{escape(title)}</h2><div class=chart>{svg(x, y, series)}</div>"
+
+
+def drawing(title: str, x: Axis, y: Axis, series: Sequence[Series]) -> str:
+    """One of several charts of a section."""
+    return f"<div class=chart><h3>{escape(title)}</h3>{svg(x, y, series)}</div>"
 
 
 def svg(x: Axis, y: Axis, series: Sequence[Series], attributes: str = "") -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -108,6 +109,17 @@ class Recipe:
             fallback=None if self.fallback is None else _with_few_points(self.fallback),
             passes=(),
         )
+
+    def to_toml(self, pipeline: str) -> str:
+        """The recipe as a file for ``--recipe``, with the pipeline that was found for it."""
+        way = f"preset = {_quoted('lossless')}" if self.preset == "lossless" else f"pipeline = {_quoted(pipeline)}"
+        lines = [way, f"emit = {_quoted(self.emit)}", f"execution = {_quoted(self.execution)}"]
+        lines += [f"min_size = {self.min_size}", f"seed = {self.seed}"]
+        lines += [f"skip = [{', '.join(map(_quoted, self.skip))}]"] if self.skip else []
+        for override in self.overrides:
+            options = [f"{_quoted(k)} = {_quoted(v)}" for k, v in override.options.items()]
+            lines += ["", f"[layers.{_quoted(override.pattern)}]", *options]
+        return "\n".join(lines) + "\n"
 
     def manager(self) -> PassManager:
         """The pipeline ready to run.
@@ -316,6 +328,11 @@ def _from_file(path: Path, has_data: bool, can_measure: bool) -> Recipe:
         min_size=content.get("min_size", base.min_size),
         seed=content.get("seed", base.seed),
     )
+
+
+def _quoted(text: str) -> str:
+    """A TOML string, whose escapes are JSON's but for DEL."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _layer(path: Path, glob: str, options: Any) -> Override:

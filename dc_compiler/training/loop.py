@@ -25,6 +25,7 @@ Array = np.ndarray
 RECENT = 100  # steps that the loss shown while training is the mean of
 COUNTED = 10_000  # training samples that are enough to tell the loss on them
 ORDER, SHIFTS = 1, 2  # streams of random numbers
+CURVE = ("step", "training loss", "validation loss", "validation error")  # the training loss of the last RECENT steps
 
 
 @dataclass(frozen=True)
@@ -84,17 +85,19 @@ def batches(rows: Array, batch: int, seeds: Sequence[int], start: int = 0) -> It
 @dataclass
 class Outcome:
     """Scores on the validation part before and after (of the epoch kept), on the training part after (of at most
-    ``COUNTED`` samples, as they are), which epoch was kept, and steps taken."""
+    ``COUNTED`` samples, as they are), which epoch was kept, steps taken, and ``CURVE`` at the end of every epoch."""
 
     before: Score
     after: Score
     training: Score
     best_epoch: int
     steps: int
+    curve: Array
 
     def facts(self) -> dict[str, Any]:
         """What a report says about it."""
         facts: dict[str, Any] = {"steps": self.steps, "best epoch": self.best_epoch}
+        facts["curve"] = [dict(zip(CURVE, map(_known, point), strict=True)) for point in self.curve.tolist()]
         scores = {"training {}": self.training, "validation {} before": self.before, "validation {} after": self.after}
         for text, score in scores.items():
             facts[text.format("loss")] = score.loss
@@ -112,6 +115,14 @@ class _Position:
     best: Score | None = None
     best_theta: Array = field(default_factory=lambda: np.empty(0, np.float32))
     best_epoch: int = 0
+    curve: Array = field(default_factory=lambda: np.empty((0, len(CURVE))))
+
+    def draw(self, loss: float, score: Score | None) -> None:
+        """Add a point to the curve; NaN is what is not known."""
+        known = (
+            [math.nan, math.nan] if score is None else [score.loss, math.nan if score.error is None else score.error]
+        )
+        self.curve = np.vstack([self.curve, [self.step, loss, *known]])
 
     def note(self, score: Score, theta: Array, epoch: int) -> None:
         """Remember the parameters if none were better."""
@@ -121,12 +132,16 @@ class _Position:
     def state(self) -> State:
         counts = np.array([self.step, self.best_epoch])
         scores = {"before": _numbers(self.before), "best": _numbers(self.best)}
-        return {"counts": counts, "theta": self.best_theta, **scores}
+        return {"counts": counts, "theta": self.best_theta, "curve": self.curve, **scores}
 
     def restore(self, state: State) -> None:
         self.step, self.best_epoch = (int(n) for n in state["counts"])
         self.before, self.best = _score(state["before"]), _score(state["best"])
-        self.best_theta = state["theta"]
+        self.best_theta, self.curve = state["theta"], state["curve"]
+
+
+def _known(number: float) -> float | None:
+    return None if math.isnan(number) else number
 
 
 def _numbers(score: Score | None) -> Array:
@@ -209,6 +224,7 @@ class Trainer:
                 self.parameters.expand()
         else:
             at.before = self.validate()
+            at.draw(math.nan, at.before)
             if settled == 0:
                 at.note(at.before, self.parameters.theta, 0)
         draw = batches(self.parts.train, self.graph.batch, self._seeds, at.step)
@@ -220,15 +236,18 @@ class Trainer:
             at.step += 1
             self._report(self._options.name, at.step, self.steps, sum(self._recent) / len(self._recent))
             is_end = at.step % self.steps_per_epoch == 0 or at.step == self.steps
-            if is_end and at.step > settled:
-                at.note(self.validate(), self.parameters.theta, math.ceil(at.step / self.steps_per_epoch))
+            if is_end:
+                score = self.validate() if at.step > settled else None
+                at.draw(sum(self._recent) / len(self._recent), score)
+                if score is not None:
+                    at.note(score, self.parameters.theta, math.ceil(at.step / self.steps_per_epoch))
             if self._file is not None and (at.step == self.steps or self._file.is_due(is_end)):
                 self._file.save(parts)
         assert at.before is not None
         assert at.best is not None
         self.parameters.theta[:] = at.best_theta
         self.parameters.expand()
-        return Outcome(at.before, at.best, self._training_score(), at.best_epoch, self.steps)
+        return Outcome(at.before, at.best, self._training_score(), at.best_epoch, self.steps, at.curve)
 
     def prune(self, masks: Mapping[str, Array]) -> None:
         """Drop the parameters of masked elements; ``masks`` has bool arrays by record name."""

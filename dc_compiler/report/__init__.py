@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from dc_compiler import html_page, ir
+from dc_compiler import ir
 from dc_compiler.codec import binding
 from dc_compiler.model import packed
 from dc_compiler.ort.compare import OutputComparison
@@ -17,6 +17,11 @@ from dc_compiler.ort.metrics import Scores
 from dc_compiler.ort.stability import NOISE
 from dc_compiler.ort.verify import Verification
 from dc_compiler.pass_manager import PassReport
+from dc_compiler.report.spread import Spread
+
+# What the bytes of a weight hold: codes of its values, positions of those that are kept, what the codes stand for, and
+# tables of code lengths, headers and checksums. A weight that is not packed has values alone
+PARTS = ("values", "positions", "codebook, scales", "tables, headers")
 
 
 @dataclass(frozen=True)
@@ -27,7 +32,8 @@ class TensorRow:
     a relative position; ``coded_index_bits`` and ``coded_position_bits`` are what each takes per kept weight after
     entropy coding (position columns are None where positions are not stored apart). ``bytes`` is the whole frame.
     ``execution`` is ``decode``, ``kept`` for what is not packed, or the kernel that runs from the packed form.
-    ``reason`` is why a weight is left alone, ``exact`` why its values had to stay as they are.
+    ``parts`` are its bytes by what they hold (``PARTS``). ``reason`` is why a weight is left alone, ``exact`` why its
+    values had to stay as they are.
     """
 
     name: str
@@ -47,6 +53,7 @@ class TensorRow:
     execution: str = "kept"
     reason: str | None = None
     exact: str | None = None
+    parts: tuple[int, ...] = ()
 
     @property
     def ratio(self) -> float:
@@ -57,7 +64,9 @@ class TensorRow:
 @dataclass
 class CompileReport:
     """The whole story of one compile; sizes in bytes, times in seconds. ``topology_bytes`` is the packed graph of the
-    session form, 0 otherwise. ``samples`` tells how many of ``--data`` are in each part: train, validation, check."""
+    session form, 0 otherwise. ``samples`` tells how many of ``--data`` are in each part: train, validation, check.
+    ``spreads`` show how values of the largest weights are spread; ``recipe`` is a file for ``--recipe`` that makes the
+    same bytes again."""
 
     source: str
     pipeline: str
@@ -74,6 +83,8 @@ class CompileReport:
     seconds: float = 0.0
     peak_memory: int = 0
     output: str | None = None
+    spreads: list[Spread] = field(default_factory=list)
+    recipe: str = ""
 
     @property
     def ratio(self) -> float:
@@ -96,7 +107,9 @@ class CompileReport:
 
     def to_html(self) -> str:
         """A page that needs nothing else."""
-        return _html_page(self)
+        from dc_compiler.report.page import page  # it is made of what is here
+
+        return page(self)
 
 
 def plain(value: Any) -> Any:
@@ -144,7 +157,15 @@ def frame_row(
         tied=tied,
         execution=execution,
         exact=exact,
+        parts=_parts(info, len(frame)),
     )
+
+
+def _parts(info: binding.FrameInfo, size: int) -> tuple[int, ...]:
+    """Bytes of a frame in the order of ``PARTS``."""
+    positions = -(-info.position_bits_total // 8)
+    known = (info.data_bytes - positions, positions, info.codebook_bytes + info.scales_bytes)
+    return (*known, size - sum(known))
 
 
 def record_row(record: ir.WeightRecord) -> TensorRow:
@@ -333,18 +354,3 @@ def total_cells(rows: Sequence[TensorRow], title: str = "all weights") -> list[s
 
 def _number(value: float | None, digits: int) -> str:
     return "" if value is None else f"{value:.{digits}f}"
-
-
-def _html_page(report: CompileReport) -> str:
-    facts = [
-        f"{report.original_bytes:,} bytes to {report.output_bytes:,} bytes: {report.ratio:.2f}x, {report.form} form",
-        f"pipeline: {report.pipeline}; seed {report.seed}",
-        *samples_lines(report.samples),
-        *training_lines(report.passes),
-        *report.notes,
-    ]
-    if report.verification is not None:
-        facts += verification_lines(report.verification)
-    titles = [title for title, _ in COLUMNS]
-    table = html_page.table(titles, map(cells, report.tensors), total_cells(report.tensors))
-    return html_page.page(f"dcc: {report.source}", facts, [table])
