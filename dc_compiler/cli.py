@@ -7,29 +7,48 @@ import dataclasses
 import io
 import json
 import os
+import re
 import signal
 import sys
 import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 # NumPy, onnx and the rest are imported inside functions, where an interrupt or a failure ends in a sentence
 from dc_compiler.errors import DccError, InvalidArgumentError, OutputError, QualityError
+from dc_compiler.nearest import nearest
 from dc_compiler.printable import printable
 
+if TYPE_CHECKING:
+    from dc_compiler.batch import Work
+
 OK, MISSED_QUALITY, BAD_INPUT, STOPPED = 0, 1, 2, 130
+PRESETS = ("default", "lossless", "deep-compression", "smallest")
 JOBS_HELP = "threads (default: all processors)"
 TRACEBACK = "DCC_TRACEBACK"  # environment variable: show where an error arose
 
 
 class _Parser(argparse.ArgumentParser):
-    """Reports bad usage as one sentence and exit code 2."""
+    """Reports bad usage as one sentence and exit code 2, with what may have been meant."""
+
+    is_command = False
 
     def error(self, message: str) -> NoReturn:
+        choice = re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message)
+        if choice is not None:
+            message += nearest(choice[1], re.findall(r"[\w-]+", choice[2]))
         _complain(self.prog, message)
         raise SystemExit(BAD_INPUT)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse's; commands refuse what they do not know, since they know what is like it."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown and self.is_command:
+            options = [o for action in self._actions for o in action.option_strings]
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{nearest(unknown[0].partition('=')[0], options)}")
+        return found, unknown
 
 
 class _Version(argparse.Action):
@@ -49,7 +68,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     warnings.simplefilter("ignore", RuntimeWarning)  # NumPy's, of figures that overflow
     arguments = argparse.Namespace()
     try:
-        arguments = _parser().parse_args(argv)
+        parser = _parser()
+        _complete(parser)
+        arguments = parser.parse_args(argv)
         return int(arguments.run(arguments))
     except (Exception, KeyboardInterrupt) as e:
         if os.environ.get(TRACEBACK):
@@ -62,6 +83,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     finally:
         for stream in (sys.stdout, sys.stderr):
             _flush(stream)
+
+
+def _complete(parser: argparse.ArgumentParser) -> None:
+    """Answer a shell that asks what may come next (argcomplete), and exit."""
+    if "_ARGCOMPLETE" in os.environ:
+        import argcomplete
+
+        argcomplete.autocomplete(parser)
+
+
+def _offer(action: argparse.Action, words: Sequence[str]) -> None:
+    """Words that a shell may complete the option's value to; it takes others, which are refused with a sentence."""
+    action.completer = lambda **_: words  # type: ignore[attr-defined]  # argcomplete's name
 
 
 class _Interrupts:
@@ -83,8 +117,9 @@ class _Interrupts:
 
 
 def _stopped(arguments: argparse.Namespace) -> tuple[str, int]:
-    if getattr(arguments, "is_written", False):
-        return f"stopped; {arguments.output} was written", STOPPED
+    written = getattr(arguments, "written", [])
+    if written:
+        return f"stopped; {', '.join(written)} {'was' if len(written) == 1 else 'were'} written", STOPPED
     directory = getattr(arguments, "checkpoint", None)
     go_on = f"; the same command continues from {directory}" if directory is not None and directory.is_dir() else ""
     return f"stopped; nothing was written{go_on}", STOPPED
@@ -143,38 +178,69 @@ def _flush(stream: Any) -> None:
 
 
 def _compile(a: argparse.Namespace) -> int:
+    from dc_compiler import batch
+
+    if a.dry_run and a.checkpoint is not None:
+        raise InvalidArgumentError("give --dry-run or --checkpoint, not both: a checkpoint is deleted at the end")
+    works = batch.plan(a.input, a.output, a.report, a.json)
+    if len(works) == 1 and works[0].model == a.input[0]:
+        return _compile_one(a, works[0])
+    if a.checkpoint is not None:
+        raise InvalidArgumentError("--checkpoint is for one model at a time")
+    return _compile_all(a, works)
+
+
+def _compile_all(a: argparse.Namespace, works: Sequence[Work]) -> int:
+    """Several models, one after the other; one that fails does not keep the others from being compiled."""
+    folders = [] if a.dry_run else [a.output]
+    for folder in [*folders, *(f for f in (a.report, a.json) if f is not None)]:
+        folder.mkdir(parents=True, exist_ok=True)
+    worst = OK
+    for work in works:
+        try:
+            _compile_one(a, work)
+        except DccError as e:
+            sentence, code = _sentence(e)
+            _complain("dcc", sentence if str(work.model) in sentence else f"{work.model}: {sentence}")
+            worst = max(worst, code)
+    return worst
+
+
+def _compile_one(a: argparse.Namespace, work: Work) -> int:
     from dc_compiler import console
     from dc_compiler.compiler import compile_model
     from dc_compiler.model import files
 
-    written = [path for path in (a.output, a.report, a.json) if path is not None]
+    written = [path for path in (work.output, work.report, work.json) if path is not None]
     if len({path.absolute() for path in written}) < len(written):
         raise OutputError("--output, --report and --json must name different files")
-    if a.dry_run and a.checkpoint is not None:
-        raise InvalidArgumentError("give --dry-run or --checkpoint, not both: a checkpoint is deleted at the end")
-    for path in written if a.dry_run else written[1:]:
-        files.check_output_path(path, [a.input])
-    output = None if a.dry_run else a.output
+    # compile_model checks what it writes; folders for several models are made when it is
+    is_checked = a.dry_run and (work.model == a.input[0] or work.output.parent.is_dir())
+    for path in written if is_checked else written[1:]:
+        files.check_output_path(path, [work.model])
+    output = None if a.dry_run else work.output
     with nullcontext() if a.quiet else console.progress_shown(console.standard_error()) as progress:
         result = compile_model(
-            a.input, output, preset=a.preset, pipeline=a.pipeline, recipe=a.recipe, density=a.density, bits=a.bits,
+            work.model, output, preset=a.preset, pipeline=a.pipeline, recipe=a.recipe, density=a.density, bits=a.bits,
             data=a.data, labels=a.labels, set=a.set, skip=a.skip, emit=a.emit, execution=a.execution,
             min_size=a.min_size, seed=a.seed,
             jobs=a.jobs, cluster=a.cluster, force=a.force, checkpoint=a.checkpoint,
             custom_op_libraries=a.custom_op_library, metric=a.metric, target_ratio=a.target_ratio,
             target_size=a.target_size, max_drop=a.max_drop, budget=a.budget, progress=progress,
         )  # fmt: skip
-    a.is_written = not a.dry_run
-    if a.report is not None:
-        files.write_atomically(a.report, [result.report.to_html().encode()])
-    if a.json is not None:
-        files.write_atomically(a.json, [result.report.to_json().encode()])
+    if not a.dry_run:
+        a.written.append(str(work.output))
+    if work.report is not None:
+        files.write_atomically(work.report, [result.report.to_html().encode()])
+    if work.json is not None:
+        files.write_atomically(work.json, [result.report.to_json().encode()])
     if a.quiet:
         return OK
+    lines = console.compile_summary(result.report, every=a.all)
     if a.dry_run:
-        _show([*console.compile_summary(result.report), f"{a.output} was not written (--dry-run)"])
+        _show([*lines, f"{work.output} was not written (--dry-run)"])
     else:
-        _show(console.compile_summary(result.report), written=a.output)
+        _show(lines, written=work.output)
     return OK
 
 
@@ -195,7 +261,7 @@ def _inspect(a: argparse.Namespace) -> int:
         return OK
     made = f", pipeline {report.pipeline}, from {report.original_bytes:,} bytes" if report.pipeline else ""
     total = f"{report.source}: {report.form}{made}, {report.output_bytes:,} bytes"
-    _show([console.TensorTable(report.tensors, None if a.all else console.MOST_ROWS), total])
+    _show([console.TensorTable(report.tensors, every=a.all), total])
     return OK
 
 
@@ -219,7 +285,7 @@ def _unpack(a: argparse.Namespace) -> int:
     from dc_compiler.model import files
 
     unpack_model(a.compiled, a.output, max_decoded_bytes=a.max_decoded_bytes)
-    a.is_written = True
+    a.written.append(str(a.output))
     _show([f"{a.compiled} -> {a.output}: {files.file_size(a.output):,} bytes"], written=a.output)
     return OK
 
@@ -361,9 +427,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_compile(commands: Any) -> None:
     p = _command(commands, "compile", _compile, "write a smaller model")
-    p.add_argument("input", metavar="IN", type=Path)
-    p.add_argument("-o", "--output", metavar="OUT", type=Path, required=True)
-    p.add_argument("--preset", metavar="P", help="default, lossless, deep-compression or smallest")
+    p.add_argument(
+        "input", metavar="IN", type=Path, nargs="+", help="a model; of several, or a folder, all are compiled"
+    )
+    p.add_argument("-o", "--output", metavar="OUT", type=Path, required=True, help="the file; a folder for several")
+    preset = p.add_argument("--preset", metavar="P", help=", ".join(PRESETS[:-1]) + f" or {PRESETS[-1]}")
+    _offer(preset, PRESETS)
     p.add_argument("--pipeline", metavar="TEXT", help="such as 'prune(density=0.1),cluster(bits=5),encode(huffman)'")
     p.add_argument("--recipe", metavar="FILE", type=Path, help="a TOML file with a pipeline and per-layer options")
     p.add_argument("--density", metavar="D", type=float, help="kept share of each weight, in (0, 1]")
@@ -378,15 +447,19 @@ def _add_compile(commands: Any) -> None:
     _add_libraries(p)
     p.add_argument("--set", metavar="GLOB:key=value,...", action="append", default=[], help="options for some weights")
     p.add_argument("--skip", metavar="GLOB", action="append", default=[], help="weights to leave alone")
-    p.add_argument("--emit", metavar="FORM", help="session (default) or graph")
+    _offer(p.add_argument("--emit", metavar="FORM", help="session (default) or graph"), ("session", "graph"))
     execution_help = "auto (default), dense, sparse: from what is kept of weights, or int8: in integers"
-    p.add_argument("--execution", metavar="MODE", help=execution_help)
+    execution = p.add_argument("--execution", metavar="MODE", help=execution_help)
+    _offer(execution, ("auto", "dense", "sparse", "int8"))
     p.add_argument("--min-size", metavar="N", type=int, help="element floor (default: 16 for default, 0 for smallest)")
     p.add_argument("--seed", metavar="N", type=int)
     _add_executor(p)
     p.add_argument("--checkpoint", metavar="DIR", type=Path, help="keep the state of training here, to continue later")
-    p.add_argument("--report", metavar="FILE.html", type=Path)
-    p.add_argument("--json", metavar="FILE", type=Path)
+    p.add_argument(
+        "--report", metavar="FILE.html", type=Path, help="a page that tells all; a folder for several models"
+    )
+    p.add_argument("--json", metavar="FILE", type=Path, help="the same as data; a folder for several models")
+    p.add_argument("--all", action="store_true", help="show every weight (default: small ones left alone in one line)")
     p.add_argument("--dry-run", action="store_true", help="do everything and tell, but write no model")
     p.add_argument("--quiet", action="store_true", help="show neither progress nor a summary")
     p.add_argument(
@@ -436,8 +509,7 @@ def _add_libraries(p: argparse.ArgumentParser) -> None:
 
 
 def _command(commands: Any, name: str, run: Any, help_text: str) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = commands.add_parser(
-        name, help=help_text, description=help_text, allow_abbrev=False
-    )
-    parser.set_defaults(run=run)
+    parser: _Parser = commands.add_parser(name, help=help_text, description=help_text, allow_abbrev=False)
+    parser.set_defaults(run=run, written=[])
+    parser.is_command = True
     return parser

@@ -16,6 +16,7 @@ from rich.console import Console, ConsoleOptions
 from rich.measure import Measurement
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from dc_compiler import report as reporting
 from dc_compiler.exploration.frontier import FrontierReport
@@ -30,6 +31,8 @@ NARROW = frozenset({"name", "shape", "kept", "bytes", "ratio", "sqnr_db", "coder
 REASON_WIDTH = 28  # columns in which a reason may be folded
 WIDEST = 10_000
 MOST_ROWS = 50  # weights that a table shows, and notes, unless all are asked for
+SMALL = 100  # a tensor that is left alone with less than a hundredth of all bytes has no line of its own
+SHORTEST = 16  # columns that names have at least
 
 
 def rendered(items: Sequence[Any]) -> str:
@@ -73,15 +76,16 @@ def standard_error() -> Console:
 class TensorTable:
     """Per-tensor table in the form of the paper's Tables 2 to 5, with a total line.
 
-    Of more than ``most`` weights the largest are shown, in the model's order, and one line stands for the others. Where
-    the terminal is too narrow for all columns, those that are not in ``NARROW`` and details of reasons are left out, so
-    that numbers stay whole.
+    Unless ``every`` weight is to be shown, small ones that were left alone share a line, and of more than ``MOST_ROWS``
+    the largest are shown, in the model's order, and one line stands for the others. Where the terminal is too narrow
+    for all columns, those that are not in ``NARROW`` and details of reasons are left out and names are shortened in the
+    middle, so that numbers stay whole.
     """
 
     rows: Sequence[reporting.TensorRow]
-    most: int | None = MOST_ROWS
+    every: bool = False
 
-    def __rich_console__(self, out: Console, options: ConsoleOptions) -> Iterator[Table | str]:
+    def __rich_console__(self, out: Console, options: ConsoleOptions) -> Iterator[Table | Text]:
         lines = self._lines()
         table = _table_of(lines, range(len(reporting.COLUMNS)))
         whole = Measurement.get(out, options.update(max_width=WIDEST), table).maximum
@@ -89,19 +93,42 @@ class TensorTable:
             yield table
             return
         places = [i for i, (_, key) in enumerate(reporting.COLUMNS) if key in NARROW]
-        yield _table_of([[*line[:-1], line[-1].split(":")[0]] for line in lines], places)
-        yield "(--json and --report, or a wider terminal, show more columns and every reason)"
+        brief = [[*line[:-1], line[-1].split(":")[0]] for line in lines]
+        width = Measurement.get(out, options.update(max_width=WIDEST), _table_of(brief, places)).maximum
+        longest = max(len(line[0]) for line in brief)
+        room = max(SHORTEST, longest - max(0, width - options.max_width))
+        yield _table_of([[shortened(line[0], room), *line[1:]] for line in brief], places)
+        yield Text("(--json and --report, or a wider terminal, show more columns and every reason)")
 
     def _lines(self) -> list[list[str]]:
         """Cells of all lines, the total last."""
         rows = self.rows
-        by_size = sorted(range(len(rows)), key=lambda i: -rows[i].raw_bytes)
-        shown = sorted(by_size[: self.most])
+        small = set() if self.every else set(_left_alone(rows))
+        by_size = sorted((i for i in range(len(rows)) if i not in small), key=lambda i: -rows[i].raw_bytes)
+        shown = sorted(by_size if self.every else by_size[:MOST_ROWS])
         lines = [[printable(c) for c in reporting.cells(rows[i])] for i in shown]
-        others = [rows[i] for i in sorted(by_size[len(shown) :])]
+        others = [rows[i] for i in by_size[len(shown) :]]
         if others:
             lines.append(reporting.total_cells(others, f"{len(others):,} smaller weights"))
+        if small:
+            total = reporting.total_cells([rows[i] for i in sorted(small)], f"{len(small):,} small tensors")
+            lines.append([*total[:-1], "left alone (--all)"])
         return [*lines, reporting.total_cells(rows)]
+
+
+def _left_alone(rows: Sequence[reporting.TensorRow]) -> list[int]:
+    """Places of tensors that were left alone and hardly count; of one, the line that it takes says more."""
+    whole = sum(r.raw_bytes for r in rows)
+    found = [i for i, r in enumerate(rows) if r.reason is not None and r.raw_bytes * SMALL < whole]
+    return found if len(found) > 1 else []
+
+
+def shortened(name: str, room: int) -> str:
+    """The name in so many characters: its middle, which says least, is left out."""
+    if len(name) <= room:
+        return name
+    front = (room - 1) // 2
+    return f"{name[:front]}…{name[len(name) - (room - 1 - front) :]}"
 
 
 def _table_of(lines: Sequence[Sequence[str]], places: Sequence[int]) -> Table:
@@ -127,9 +154,9 @@ def note_lines(notes: Sequence[str], most: int = MOST_ROWS) -> list[str]:
     return [f"note: {n}" for n in notes[:most]] + more
 
 
-def compile_summary(report: reporting.CompileReport) -> list[Any]:
-    """What ``dcc compile`` shows: the table, what was checked, and the total."""
-    lines: list[Any] = [TensorTable(report.tensors)]
+def compile_summary(report: reporting.CompileReport, *, every: bool = False) -> list[Any]:
+    """What ``dcc compile`` shows: the table, of ``every`` weight or the large ones, what was checked, and the total."""
+    lines: list[Any] = [TensorTable(report.tensors, every)]
     lines += reporting.samples_lines(report.samples)
     lines += reporting.training_lines(report.passes)
     lines += note_lines(report.notes)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dc_compiler.errors import InvalidArgumentError
+from dc_compiler.nearest import nearest
 from dc_compiler.pass_manager import Override, Pass, PassManager, available_passes
 
 DEFAULT_MIN_SIZE = 1024
@@ -199,7 +200,7 @@ def _from_text(preset: str | None, pipeline: str | None, has_data: bool, can_mea
         return Recipe(pipeline, explicit=True)
     name = "default" if preset is None else preset
     if name not in PRESETS:
-        raise InvalidArgumentError(f"unknown preset '{name}'; known: {', '.join(PRESETS)}")
+        raise InvalidArgumentError(f"unknown preset '{name}'; known: {', '.join(PRESETS)}{nearest(name, PRESETS)}")
     chosen = PRESETS[name]
     text = chosen.trained if has_data and chosen.trained is not None else chosen.pipeline
     fallback = (chosen.fallback or chosen.pipeline) if has_data and chosen.trained is not None else None
@@ -266,7 +267,7 @@ def parse_pipeline(text: str) -> list[Pass]:
 def _make_pass(name: str, arguments: str) -> Pass:
     known = available_passes()
     if name not in known:
-        raise InvalidArgumentError(f"unknown pass '{name}'; known: {', '.join(sorted(known))}")
+        raise InvalidArgumentError(f"unknown pass '{name}'; known: {', '.join(sorted(known))}{nearest(name, known)}")
     kind = known[name]
     options: dict[str, str] = {}
     for argument in filter(None, (a.strip() for a in arguments.split(","))):
@@ -313,7 +314,9 @@ def _from_file(path: Path, has_data: bool, can_measure: bool) -> Recipe:
     }  # fmt: skip
     for key, value in content.items():
         if key not in kinds:
-            raise InvalidArgumentError(f"recipe {path}: unknown key '{key}'; known: {', '.join(kinds)}")
+            raise InvalidArgumentError(
+                f"recipe {path}: unknown key '{key}'; known: {', '.join(kinds)}{nearest(key, kinds)}"
+            )
         if not isinstance(value, kinds[key]) or isinstance(value, bool):
             raise InvalidArgumentError(f"recipe {path}: '{key}' must be a {kinds[key].__name__}")
     if "pipeline" in content and "preset" in content:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 
 import numpy as np
@@ -15,6 +15,7 @@ from dc_compiler import ir
 from dc_compiler.errors import InvalidArgumentError, ModelError
 from dc_compiler.model import external, files, functions
 from dc_compiler.model.ties import tie_equal
+from dc_compiler.nearest import nearest
 
 LEAST_ATTRIBUTE = 1024  # floats from which on an attribute is shown
 LEAST_TIED = 1024  # elements from which on equal tensors are stored once
@@ -120,13 +121,19 @@ def _is_finite_float(record: ir.WeightRecord) -> bool:
     return is_float and all(np.isfinite(flat[s]).all() for s in ir.blocks(record.size))
 
 
+def names_of(records: Iterable[ir.WeightRecord]) -> Iterator[str]:
+    """Names that globs may match."""
+    return (name for record in records for name in record.names)
+
+
 def _apply_skip(records: list[ir.WeightRecord], skip: Sequence[str]) -> list[str]:
     """Leave alone what the globs match; a note for each tensor that is left alone because it is stored with another."""
     skipped: dict[int, ir.WeightRecord] = {}
     for pattern in skip:
         found = matching(records, pattern)
         if not found:
-            raise InvalidArgumentError(f"--skip '{pattern}' matches no weight; 'dcc inspect' lists their names")
+            like = nearest(pattern, names_of(records))
+            raise InvalidArgumentError(f"--skip '{pattern}' matches no weight; 'dcc inspect' lists their names{like}")
         for record in found:
             record.reason = record.reason or f"skipped by '{pattern}'"
             record.trainable = False

@@ -11,6 +11,7 @@ from dc_compiler import ir
 from dc_compiler.codec import binding
 from dc_compiler.errors import CorruptFrameError, DccError, InvalidArgumentError, PassError
 from dc_compiler.model import importer
+from dc_compiler.nearest import nearest
 from dc_compiler.pipeline.context import Context, Override
 from dc_compiler.pipeline.step import Pass, PassReport
 
@@ -36,8 +37,9 @@ class PassManager:
         for override in overrides:
             found = importer.matching(program.records, override.pattern)
             if not found:
+                like = nearest(override.pattern, importer.names_of(program.records))
                 raise InvalidArgumentError(
-                    f"--set '{override.pattern}' matches no weight; 'dcc inspect' lists their names"
+                    f"--set '{override.pattern}' matches no weight; 'dcc inspect' lists their names{like}"
                 )
             if all(r.exact is not None for r in found):
                 raise InvalidArgumentError(

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Self
 from dc_compiler import ir
 from dc_compiler.errors import InvalidArgumentError
 from dc_compiler.model import importer
+from dc_compiler.nearest import nearest
 from dc_compiler.pipeline.context import Context
 from dc_compiler.pipeline.executor import Task
 from dc_compiler.pipeline.update import Update
@@ -106,7 +107,9 @@ class Pass(ABC):
         """Convert the text of one option to its type."""
         kinds = cls.option_types()
         if key not in kinds:
-            raise InvalidArgumentError(f"{cls.name} has no option '{key}'; it has: {', '.join(kinds) or 'none'}")
+            raise InvalidArgumentError(
+                f"{cls.name} has no option '{key}'; it has: {', '.join(kinds) or 'none'}{nearest(key, kinds)}"
+            )
         return _convert(f"{cls.name}: {key}", kinds[key], text)
 
     @classmethod

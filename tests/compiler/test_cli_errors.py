@@ -273,7 +273,7 @@ INPUTS = [
     ("missing.onnx", "missing.onnx does not exist"),
     ("missing/in.onnx", "does not exist"),
     ("in.onnx/in.onnx", "does not exist"),
-    ("folder", "folder is not a file"),
+    ("folder", "folder is a folder without .onnx files"),
     ("fifo", "fifo is not a file"),
     ("text.onnx", "text.onnx is not an ONNX model"),
     ("empty.onnx", "empty.onnx is empty"),
