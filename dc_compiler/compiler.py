@@ -28,12 +28,18 @@ from dc_compiler.report import CompileReport, TensorRow, packed_rows, record_row
 Libraries = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class CompileResult:
-    """What :func:`compile_model` gives back: the compiled model and the report about it."""
+    """What :func:`compile_model` gives back: the compiled model and the report about it, which it is shown as."""
 
     model: onnx.ModelProto
     report: CompileReport
+
+    def __repr__(self) -> str:
+        return repr(self.report)
+
+    def _repr_html_(self) -> str:
+        return self.report._repr_html_()
 
 
 def compile_model(

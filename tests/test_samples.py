@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,6 +45,33 @@ def test_retraining_sample() -> None:
     assert int(bytes_before.replace(",", "")) > 30 * int(bytes_after.replace(",", ""))
     assert float(before) < 5  # of 599 images, one is 0.17 %
     assert float(after) <= float(before) + 2
+
+
+def test_the_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every cell runs in order, and the values that cells end with are shown as tables."""
+    cells = json.loads((SAMPLES / "compile.ipynb").read_text())["cells"]
+    for name in ("lenet5.onnx", "mnist_test_slice.npz"):
+        shutil.copy(SAMPLES / name, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    shown = []
+    for cell in cells:
+        if cell["cell_type"] == "code":
+            assert cell["outputs"] == []
+            *statements, last = ast.parse("".join(cell["source"])).body
+            exec(compile(ast.Module(statements, []), "cell", "exec"), names)
+            if isinstance(last, ast.Expr):
+                shown.append(eval(compile(ast.Expression(last.value), "cell", "eval"), names))
+            else:
+                exec(compile(ast.Module([last], []), "cell", "exec"), names)
+    first, calibrated, accuracy, points = shown
+    for result in (first, calibrated):
+        assert "conv1.weight" in result._repr_html_()
+        assert "<p>lenet5.onnx -&gt; lenet5.dcc.onnx: 1,726,286 -&gt; " in result._repr_html_()
+        assert repr(result).startswith("<lenet5.onnx -> lenet5.dcc.onnx: 1,726,286 -> ")
+    assert calibrated.report.ratio > first.report.ratio > 5
+    assert accuracy > 0.97
+    assert points._repr_html_().count("<tr>") == 5
 
 
 def test_readme_serves_as_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

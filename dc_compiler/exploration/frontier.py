@@ -48,7 +48,7 @@ class FrontierPoint:
         return ORIGINAL if self.step is None else f"step {self.step:g}"
 
 
-@dataclass
+@dataclass(repr=False)
 class FrontierReport:
     """The original and the points of a frontier, finest step first. ``inputs`` is ``samples`` or ``made-up inputs``,
     and ``samples`` the number of those that figures are of; nothing was chosen by them. ``metric`` names the score."""
@@ -73,6 +73,12 @@ class FrontierReport:
         """A page that needs nothing else, with the frontier drawn."""
         table = html_page.table(self.titles(), self.lines())
         return html_page.page(f"dcc frontier: {self.source}", self.facts(), [*_charts(self), table])
+
+    def __repr__(self) -> str:
+        return f"<frontier of {self.source}: {len(self.points) - 1} points>"
+
+    def _repr_html_(self) -> str:
+        return html_page.table(self.titles(), self.lines())
 
     def facts(self) -> list[str]:
         """What a reader of the figures should know, as sentences."""

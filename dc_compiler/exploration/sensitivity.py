@@ -61,7 +61,7 @@ class Curve:
         return 8000 * self.per_bit
 
 
-@dataclass
+@dataclass(repr=False)
 class SensitivityReport:
     """Curves of all weights that can be rounded, what costs most for a bit first.
 
@@ -95,6 +95,12 @@ class SensitivityReport:
     def to_html(self) -> str:
         """A page that needs nothing else, with the curves drawn."""
         return _html_page(self)
+
+    def __repr__(self) -> str:
+        return f"<sensitivity of {self.source}: {len(self.curves)} weights>"
+
+    def _repr_html_(self) -> str:
+        return _table(self)
 
     def facts(self) -> list[str]:
         """What a reader of the figures should know, as sentences."""
@@ -226,6 +232,11 @@ def _html_page(report: SensitivityReport) -> str:
         chart("Weights, the most sensitive in colour", bits, moved, list(_series(report))),
         chart("All weights at once", bits, moved, [all_at_once]),
     ]
+    parts = [*charts, _table(report)] if report.curves else []
+    return html_page.page(f"dcc sensitivity: {report.source}", report.facts(), parts)
+
+
+def _table(report: SensitivityReport) -> str:
     steps = [f"{s:g}" for s in report.steps]
     titles = ["weight", "shape", "elements", *(f"bits at {s}" for s in steps), *(f"at {s}" for s in steps), "a kB"]
     lines = [
@@ -233,11 +244,7 @@ def _html_page(report: SensitivityReport) -> str:
         for c in report.curves
     ]
     total = ["all at once", "", f"{sum(c.elements for c in report.curves):,}", *_figures(report.together), ""]
-    return html_page.page(
-        f"dcc sensitivity: {report.source}",
-        report.facts(),
-        [*charts, html_page.table(titles, lines, total)] if report.curves else [],
-    )
+    return html_page.table(titles, lines, total)
 
 
 def _figures(points: Sequence[CurvePoint]) -> list[str]:

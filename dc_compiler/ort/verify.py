@@ -18,7 +18,7 @@ MOST_DECIDED = 24  # outputs and values of which it is looked up what decides ab
 SUSPECT = 0.9  # below it, and where shapes differ, the values are compared that decide about an output
 
 
-@dataclass
+@dataclass(repr=False)
 class Verification:
     """Result of a comparison. ``source`` is ``data`` or ``made-up inputs``; ``skipped`` says why nothing was run.
 
@@ -60,6 +60,11 @@ class Verification:
             self.accuracy_before, self.accuracy_after = scores.before, scores.after
         if scores.metric == "mean squared error":
             self.squared_error_before, self.squared_error_after = scores.before, scores.after
+
+    def __repr__(self) -> str:
+        from dc_compiler.report import verification_lines  # it tells of more than verification
+
+        return "\n".join(verification_lines(self))
 
     @property
     def compared(self) -> bool:

@@ -61,7 +61,7 @@ class TensorRow:
         return self.raw_bytes / self.bytes if self.bytes else 1.0
 
 
-@dataclass
+@dataclass(repr=False)
 class CompileReport:
     """The whole story of one compile; sizes in bytes, times in seconds. ``topology_bytes`` is the packed graph of the
     session form, 0 otherwise. ``samples`` tells how many of ``--data`` are in each part: train, validation, check.
@@ -104,6 +104,16 @@ class CompileReport:
     def to_json(self) -> str:
         """``to_dict`` as text."""
         return json.dumps(self.to_dict(), indent=1)
+
+    def __repr__(self) -> str:
+        from dc_compiler.report import notebook  # it is made of what is here
+
+        return f"<{notebook.summary(self)}>"
+
+    def _repr_html_(self) -> str:
+        from dc_compiler.report import notebook
+
+        return notebook.table(self)
 
     def to_html(self) -> str:
         """A page that needs nothing else."""
