@@ -10,6 +10,7 @@ import sys
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -74,8 +75,8 @@ def forest(folder: Path) -> None:
     given = np.load(MNIST)
     trees = RandomForestClassifier(20, random_state=0).fit(given["x"].reshape(len(given["x"]), -1), given["y"])
     keys = ("treeids", "nodeids", "featureids", "values", "modes", "truenodeids", "falsenodeids")
-    nodes: dict[str, list[object]] = {k: [] for k in keys}
-    leaves: dict[str, list[object]] = {k: [] for k in ("treeids", "nodeids", "ids", "weights")}
+    nodes: dict[str, list[Any]] = {k: [] for k in keys}
+    leaves: dict[str, list[Any]] = {k: [] for k in ("treeids", "nodeids", "ids", "weights")}
     for number, estimator in enumerate(trees.estimators_):
         tree = estimator.tree_
         for i in range(tree.node_count):
@@ -91,10 +92,12 @@ def forest(folder: Path) -> None:
                 for c, share in enumerate(tree.value[i][0]):
                     for key, value in zip(leaves, (number, i, c, float(share)), strict=True):
                         leaves[key].append(value)
-    given_attributes = {f"nodes_{k}": v for k, v in nodes.items()} | {f"class_{k}": v for k, v in leaves.items()}
+    attributes: dict[str, Any] = {f"nodes_{k}": v for k, v in nodes.items()} | {
+        f"class_{k}": v for k, v in leaves.items()
+    }
     node = helper.make_node(
         "TreeEnsembleClassifier", ["x"], ["label", "scores"], domain="ai.onnx.ml", classlabels_int64s=list(range(10)),
-        **given_attributes,
+        **attributes,
     )  # fmt: skip
     x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 784])
     outputs = [
