@@ -20,7 +20,7 @@ from dc_compiler.model.sparse import RUN_DOMAIN, run_dense
 
 # Version 2 tells how each weight is executed; it is written where that is not plainly decoding it
 MANIFEST_VERSIONS = (1, 2)
-FREE_BYTES = 64 << 20  # what every file may decode to (native/ort/budget.h has the same numbers)
+FREE_BYTES = 64 << 20  # what every file may decode to (native/model/budget.h has the same numbers)
 BYTES_PER_STORED = 1024  # and what each byte stored in it adds
 
 

@@ -14,8 +14,8 @@
 #include "kernels/kernels.h"
 #include "kernels/sparse_conv.h"
 #include "kernels/sparse_matmul.h"
-#include "ort/manifest.h"
-#include "ort/model_check.h"
+#include "model/manifest.h"
+#include "model/model_check.h"
 
 struct dcc_sparse_matmul {
   dcc::SparseMatMul matrix;
@@ -87,9 +87,9 @@ int dcc_check_topology(const uint8_t* topology, size_t size, size_t payloads, ui
                        uint64_t most_bytes, char* error, size_t error_size) {
   std::string sentence;
   const int code = dcc::guarded(sentence, [&] {
-    const dcc::ort::Manifest manifest = dcc::ort::read_manifest(topology, size, payloads, stored_bytes);
-    dcc::ort::Budget budget(most_bytes);
-    dcc::ort::check_inner_model(manifest.model, manifest.model_size, budget);
+    const dcc::Manifest manifest = dcc::read_manifest(topology, size, payloads, stored_bytes);
+    dcc::Budget budget(most_bytes);
+    dcc::check_inner_model(manifest.model, manifest.model_size, budget);
   });
   return report(code, sentence, error, error_size);
 }

@@ -8,7 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "ort/tensor_type.h"
+#include "model/tensor_type.h"
 
 namespace dcc::ort {
 

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "base/byte_io.h"
-#include "ort/refusal.h"
+#include "model/refusal.h"
 
 namespace dcc::ort {
 namespace {

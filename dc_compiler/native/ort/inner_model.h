@@ -6,7 +6,7 @@
 #include <utility>
 #include <vector>
 
-#include "ort/manifest.h"
+#include "model/manifest.h"
 #include "ort/mapped_bytes.h"
 
 namespace dcc::ort {

@@ -7,7 +7,7 @@
 
 #include "dcc.h"
 #include "kernels/isa.h"
-#include "ort/model_check.h"
+#include "model/model_check.h"
 #include "ort/session_options.h"
 
 namespace dcc::ort {

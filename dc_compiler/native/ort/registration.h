@@ -13,7 +13,7 @@
 #include <optional>
 #include <string>
 
-#include "ort/budget.h"
+#include "model/budget.h"
 #include "ort/support.h"
 
 namespace dcc::ort {

@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "ort/abi.h"
-#include "ort/refusal.h"
+#include "model/refusal.h"
 
 namespace dcc::ort {
 

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-namespace dcc::ort {
+namespace dcc {
 
 // TensorProto.DataType; a frame's dtype has the same values, and so does ONNXTensorElementDataType up to 23.
 using ElementType = int;
@@ -71,5 +71,5 @@ inline bool compatible(const TensorType& a, const TensorType& b) {
   return same;
 }
 
-}  // namespace dcc::ort
+}  // namespace dcc
 #endif  // DCC_TENSOR_TYPE_H_

@@ -7,7 +7,7 @@
 #include <string_view>
 #include <vector>
 
-namespace dcc::ort {
+namespace dcc {
 
 // What a node names: an operator or a function of the model. The text lies in the message.
 struct OperatorName {
@@ -32,5 +32,5 @@ struct Expansion {
 // Of the graph; throws Failure when a function calls itself, directly or by way of others.
 Expansion expand(const NodeList& graph, const std::vector<NodeList>& functions);
 
-}  // namespace dcc::ort
+}  // namespace dcc
 #endif  // DCC_FUNCTION_CALLS_H_

@@ -8,9 +8,9 @@
 #include <string_view>
 #include <vector>
 
-#include "ort/budget.h"
+#include "model/budget.h"
 
-namespace dcc::ort {
+namespace dcc {
 
 constexpr std::string_view kRunDomain = "dcc.run";
 constexpr std::string_view kOnnxDomain = "ai.onnx";  // as long, so that one can stand in the other's place
@@ -31,5 +31,5 @@ struct RunNode {
 // Returns the nodes of the domain "dcc.run": MatMul, Gemm and Conv as of ONNX, which run from a packed weight.
 std::vector<RunNode> check_inner_model(const uint8_t* model, size_t size, Budget& budget);
 
-}  // namespace dcc::ort
+}  // namespace dcc
 #endif  // DCC_MODEL_CHECK_H_

@@ -1,4 +1,4 @@
-// refusal.h: how this folder refuses a file or an option: the codec's exception, with a whole sentence.
+// refusal.h: how a file or an option is refused: the codec's exception, with a whole sentence.
 #ifndef DCC_REFUSAL_H_
 #define DCC_REFUSAL_H_
 
@@ -6,9 +6,9 @@
 
 #include "base/failure.h"
 
-namespace dcc::ort {
+namespace dcc {
 
 [[noreturn]] inline void refuse(const std::string& sentence) { throw Failure(DCC_CORRUPT, sentence); }
 
-}  // namespace dcc::ort
+}  // namespace dcc
 #endif  // DCC_REFUSAL_H_

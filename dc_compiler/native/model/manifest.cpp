@@ -1,13 +1,13 @@
 // manifest.cpp: reads the list of weights in front of an inner model (FORMAT.md 9.2).
-#include "ort/manifest.h"
+#include "model/manifest.h"
 
 #include <string_view>
 #include <unordered_set>
 
 #include "base/failure.h"
-#include "ort/refusal.h"
+#include "model/refusal.h"
 
-namespace dcc::ort {
+namespace dcc {
 namespace {
 
 // Whether errors can quote the text: byte sequences are well formed (code points are not looked at).
@@ -170,4 +170,4 @@ Manifest read_manifest(const uint8_t* topology, size_t size, size_t payload_coun
   return manifest;
 }
 
-}  // namespace dcc::ort
+}  // namespace dcc

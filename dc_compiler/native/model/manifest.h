@@ -5,9 +5,9 @@
 #include <string>
 #include <vector>
 
-#include "ort/tensor_type.h"
+#include "model/tensor_type.h"
 
-namespace dcc::ort {
+namespace dcc {
 
 // How operators get a weight from the frame.
 enum class Execution {
@@ -47,5 +47,5 @@ struct Manifest {
 // than one. Both hold before anything is allocated for them. Throws Failure.
 Manifest read_manifest(const uint8_t* topology, size_t size, size_t payload_count, uint64_t stored_bytes);
 
-}  // namespace dcc::ort
+}  // namespace dcc
 #endif  // DCC_MANIFEST_H_

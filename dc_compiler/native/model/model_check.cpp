@@ -1,14 +1,14 @@
 // model_check.cpp: walks the protobuf wire format of an inner model and refuses what it must not hold.
-#include "ort/model_check.h"
+#include "model/model_check.h"
 
 #include <string_view>
 #include <utility>
 #include <vector>
 
-#include "ort/function_calls.h"
-#include "ort/refusal.h"
+#include "model/function_calls.h"
+#include "model/refusal.h"
 
-namespace dcc::ort {
+namespace dcc {
 namespace {
 
 constexpr size_t kMostMessages = 101;  // inside each other, as protobuf reads
@@ -314,4 +314,4 @@ std::vector<RunNode> check_inner_model(const uint8_t* model, size_t size, Budget
   return std::move(walk.run_nodes());
 }
 
-}  // namespace dcc::ort
+}  // namespace dcc

@@ -1,9 +1,9 @@
 // budget.cpp: how much memory one session's packed weights and graphs may take.
-#include "ort/budget.h"
+#include "model/budget.h"
 
-#include "ort/refusal.h"
+#include "model/refusal.h"
 
-namespace dcc::ort {
+namespace dcc {
 namespace {
 
 uint64_t saturating_add(uint64_t a, uint64_t b) {
@@ -33,4 +33,4 @@ void Budget::spend(uint64_t bytes, const std::string& what) {
   spent_ = after;
 }
 
-}  // namespace dcc::ort
+}  // namespace dcc

@@ -7,7 +7,7 @@
 #include <optional>
 #include <string>
 
-namespace dcc::ort {
+namespace dcc {
 
 constexpr char kMaxDecodedKey[] = "dcc.max_decoded_bytes";
 // Without a limit of the host's own: what every file may expand to, and what each byte stored in it adds to that.
@@ -31,5 +31,5 @@ class Budget {
   uint64_t spent_ = 0;
 };
 
-}  // namespace dcc::ort
+}  // namespace dcc
 #endif  // DCC_BUDGET_H_

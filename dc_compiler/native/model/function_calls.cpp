@@ -1,14 +1,14 @@
 // function_calls.cpp: how large and how deep a model gets when its functions are put in the place of their calls.
-#include "ort/function_calls.h"
+#include "model/function_calls.h"
 
 #include <algorithm>
 #include <map>
 #include <string>
 #include <tuple>
 
-#include "ort/refusal.h"
+#include "model/refusal.h"
 
-namespace dcc::ort {
+namespace dcc {
 namespace {
 
 // Depth-first over the calls, with a stack of its own: a chain of functions may be longer than the machine's stack.
@@ -84,4 +84,4 @@ Expansion expand(const NodeList& graph, const std::vector<NodeList>& functions) 
   return Expander(functions).expand(graph);
 }
 
-}  // namespace dcc::ort
+}  // namespace dcc
