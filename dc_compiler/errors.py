@@ -15,6 +15,10 @@ class ModelError(DccError):
     """A model file is missing, unreadable, not ONNX, or uses something that cannot be compiled."""
 
 
+class OverLimitError(ModelError):
+    """A compiled model would decode to more than it may (SECURITY.md)."""
+
+
 class DataError(DccError):
     """The input data given with ``--data`` is missing, broken, or does not match the model's inputs."""
 

@@ -22,7 +22,7 @@ from dc_compiler.codec.library import (
     get_library_path,
     library,
 )
-from dc_compiler.errors import CancelledError, CorruptFrameError, DccError, InvalidArgumentError
+from dc_compiler.errors import CancelledError, CorruptFrameError, DccError, InvalidArgumentError, OverLimitError
 
 if TYPE_CHECKING:
     from dc_compiler import ir
@@ -32,7 +32,7 @@ __all__ = ["get_library_path"]  # beside what is defined here
 Array = npt.NDArray[Any]
 Buffer = bytes | bytearray | memoryview | Array
 
-_ERROR_BYTES = 256
+_ERROR_BYTES = 1024
 _SOON = 0.1  # seconds that Ctrl-C may wait
 _MOST_ENCODE_SECONDS = 2e-6  # for an element
 
@@ -178,10 +178,28 @@ def check_topology(topology: Buffer, payloads: int, stored_bytes: int, most_byte
     stored_bytes  bytes of topology and payloads in the file
     most_bytes    about what holding the parsed model may take
 
-    Raises CorruptFrameError.
+    Raises CorruptFrameError, and OverLimitError when it would take more.
     """
     view = _bytes_view(topology)
     _call("dcc_check_topology", _pointer(view), view.size, payloads, stored_bytes, max(most_bytes, 0))
+
+
+def unpack(model: Buffer, max_decoded_bytes: int | None = None, threads: int = 0) -> bytes:
+    """The bytes of the standard ONNX model that a compiled model stands for, from its bytes.
+
+    max_decoded_bytes: what the file may decode to; None for the default of SECURITY.md.
+
+    Raises CorruptFrameError, InvalidArgumentError for a model that dcc did not write, and OverLimitError.
+    """
+    view = _bytes_view(model)
+    limit = 0 if max_decoded_bytes is None else min(max(max_decoded_bytes, 1), 2**64 - 1)
+    dense, size = ctypes.c_void_p(), ctypes.c_size_t()
+    arguments = (_pointer(view), view.size, limit, threads, ctypes.byref(dense), ctypes.byref(size))
+    try:
+        _call_for(_SOON, "dcc_unpack", *arguments)
+        return ctypes.string_at(dense.value or 0, size.value)
+    finally:
+        library().dcc_free(dense)
 
 
 def encode_codebook(
@@ -342,7 +360,12 @@ def _call(name: str, *arguments: Any) -> None:
     text = message.value.decode(errors="replace")
     if code == 3:
         raise MemoryError(text)
-    kinds: dict[int, type[DccError]] = {1: CorruptFrameError, 2: InvalidArgumentError, 4: CancelledError}
+    kinds: dict[int, type[DccError]] = {
+        1: CorruptFrameError,
+        2: InvalidArgumentError,
+        4: CancelledError,
+        5: OverLimitError,
+    }
     raise kinds[code](text)
 
 

@@ -158,6 +158,7 @@ def _declare(loaded: ctypes.CDLL) -> None:
         "dcc_frame_decode_points": (number, [pointer, size, pointer, size, pointer, size, number, text, size]),
         "dcc_frame_encode": (number, [out(EncodeRequest), out(pointer), out(size), text, size]),
         "dcc_free": (None, [pointer]),
+        "dcc_unpack": (number, [pointer, size, ctypes.c_uint64, number, out(pointer), out(size), text, size]),
         "dcc_isa": (text, []),
         "dcc_runnable_isa": (text, [size]),
         "dcc_select_isa": (number, [text]),

@@ -1,22 +1,19 @@
-"""Reads compiled models of either form: which weights they hold, and the standard model they stand for."""
+"""Reads compiled models of either form: which weights they hold, and the standard model that they stand for."""
 
 from __future__ import annotations
 
-import itertools
-import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
-import numpy as np
 import onnx
 from onnx import TensorProto
 
 from dc_compiler import ir
 from dc_compiler.codec import binding
-from dc_compiler.errors import CorruptFrameError, InvalidArgumentError, ModelError
-from dc_compiler.model import files
+from dc_compiler.errors import CorruptFrameError, ModelError, OverLimitError
+from dc_compiler.model import files, messages
 from dc_compiler.model.importer import DOMAIN
-from dc_compiler.model.sparse import RUN_DOMAIN, run_dense
 
 # Version 2 tells how each weight is executed; it is written where that is not plainly decoding it
 MANIFEST_VERSIONS = (1, 2)
@@ -88,11 +85,11 @@ class Budget:
         """Count bytes that are about to be allocated.
 
         Raises:
-            ModelError: the file would take more than it may.
+            OverLimitError: the file would take more than it may.
         """
         self.left -= size
         if self.left < 0:
-            raise ModelError(
+            raise OverLimitError(
                 f"{what} would take what the file decodes to over {self.limit:,} bytes; "
                 "if you trust the file, allow more with --max-decoded-bytes"
             )
@@ -121,20 +118,30 @@ def open_packed(model: onnx.ModelProto, label: str, max_decoded_bytes: int | Non
 def unpack(model: onnx.ModelProto, label: str, max_decoded_bytes: int | None = None) -> onnx.ModelProto:
     """The plain standard ONNX model that a compiled model stands for; weights as the library decodes them.
 
+    The library does it (``dcc_unpack`` in native/dcc.h).
+
     Raises:
-        ModelError, CorruptFrameError: as :func:`open_packed`, or a weight does not decode.
+        ModelError: the model was not written by dcc, is no model, or would take more than it may.
+        CorruptFrameError: it is damaged, or holds what a packed model must not hold.
     """
-    opened = open_packed(model, label, max_decoded_bytes)
-    tensors = [t for p in opened.payloads for t in _decode(p, label)]
-    result = _unpack_session(model, opened.inner) if opened.form == "session" else _without_decoders(opened.inner)
-    result.graph.initializer.extend(tensors)
-    run_dense(result)
-    _remove_imports(result)
-    kept = [p for p in result.metadata_props if not p.key.startswith(f"{DOMAIN}.")]
-    del result.metadata_props[:]
-    result.metadata_props.extend(kept)
+    if not is_written(model):
+        raise ModelError(f"{label} was not compiled by dcc")
+    with _labelled(label):
+        dense = binding.unpack(messages.to_bytes(model), max_decoded_bytes)
+    result = messages.from_bytes(dense, f"what {label} holds")
     files.check_is_model(result, f"what {label} holds")
     return result
+
+
+@contextmanager
+def _labelled(label: str) -> Iterator[None]:
+    """Errors of the library name the file, and the option that allows more."""
+    try:
+        yield
+    except OverLimitError as e:
+        raise OverLimitError(f"{label}: {e} (--max-decoded-bytes)") from None
+    except CorruptFrameError as e:
+        raise CorruptFrameError(f"{label}: {e}") from None
 
 
 def write_manifest(payloads: Sequence[Sequence[PackedWeight]]) -> bytes:
@@ -207,10 +214,8 @@ def _open_session(
     reader = _Reader(content)
     if reader.version not in MANIFEST_VERSIONS:
         raise ModelError(f"{label} was compiled by a newer dcc; update dc-compiler")
-    try:
+    with _labelled(label):
         binding.check_topology(content, len(names) - 1, stored, budget.left)
-    except CorruptFrameError as e:
-        raise CorruptFrameError(f"{label}: {e}") from None
     reader.varint()  # the number of payloads has been checked
     payloads = [
         Payload(initializers[name], tuple(reader.weight() for _ in range(reader.varint()))) for name in names[1:]
@@ -274,92 +279,6 @@ def _open_graph(
     for payload in payloads:
         budget.spend(_decoded_bytes(payload.frame, label), f"{label}: weight '{payload.label}'")
     return PackedModel("graph", tuple(payloads), model, 0)
-
-
-def _decode(payload: Payload, label: str) -> list[onnx.TensorProto]:
-    """The payload's weights as plain tensors.
-
-    Raises:
-        CorruptFrameError: the frame is damaged, or its type and shape are not those declared.
-    """
-    info = binding.frame_info(payload.frame)
-    weights = payload.weights
-    sizes = [math.prod(w.dims) for w in weights]
-    dims = weights[0].dims if len(weights) == 1 or payload.is_int8 else (sum(sizes),)
-    stored = TensorProto.FLOAT if payload.is_int8 else weights[0].elem_type
-    if info.dims != dims or info.elem_type != stored:
-        raise CorruptFrameError(f"{label}: weight '{payload.label}' is packed with another type or shape than declared")
-    try:
-        if payload.is_int8:
-            return _decode_int8(payload)
-        data = binding.decode(payload.frame).reshape(-1)
-    except (CorruptFrameError, InvalidArgumentError) as e:
-        raise CorruptFrameError(f"{label}: weight '{payload.label}': {e}") from None
-    ends = itertools.accumulate(sizes)
-    return [
-        TensorProto(name=w.name, data_type=w.elem_type, dims=w.dims, raw_data=data[end - size : end].tobytes())
-        for w, size, end in zip(weights, sizes, ends, strict=True)
-    ]
-
-
-def _decode_int8(payload: Payload) -> list[onnx.TensorProto]:
-    """The points and the scales.
-
-    Raises:
-        CorruptFrameError, InvalidArgumentError: the frame is damaged, or of another kind.
-    """
-    arrays: tuple[np.ndarray, ...] = binding.decode_points(payload.frame)
-    if arrays[1].shape != payload.weights[1].dims:
-        raise CorruptFrameError("the frame has another number of scales")
-    return [
-        TensorProto(name=w.name, data_type=w.elem_type, dims=w.dims, raw_data=a.tobytes())
-        for w, a in zip(payload.weights, arrays, strict=True)
-    ]
-
-
-def _unpack_session(model: onnx.ModelProto, inner: onnx.ModelProto) -> onnx.ModelProto:
-    """Outer metadata around the inner graph."""
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
-    overridable = [t for t in model.graph.initializer if t.name in {i.name for i in model.graph.input}]
-    result.graph.CopyFrom(inner.graph)
-    result.graph.doc_string = model.graph.doc_string
-    result.graph.metadata_props.extend(model.graph.metadata_props)
-    result.functions.extend(inner.functions)
-    known = {o.domain for o in result.opset_import}
-    result.opset_import.extend(o for o in inner.opset_import if o.domain not in known)
-    result.graph.initializer.extend(overridable)
-    return result
-
-
-def _without_decoders(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The graph without DecodeWeights nodes, their buffers and their payloads."""
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
-    graph = result.graph
-    decoders = [n for n in graph.node if n.domain == DOMAIN]
-    payloads = {n.input[0] for n in decoders}
-    buffers = {n.input[1] for n in decoders if len(n.input) > 1}
-    kept_nodes = []
-    for node in reversed(graph.node):  # a buffer may take two nodes
-        if buffers.intersection(node.output):
-            buffers.update(node.input)
-        elif node.domain != DOMAIN:
-            kept_nodes.append(node)
-    kept_nodes.reverse()
-    payloads |= buffers
-    kept_tensors = [t for t in graph.initializer if t.name not in payloads]
-    del graph.node[:]
-    graph.node.extend(kept_nodes)
-    del graph.initializer[:]
-    graph.initializer.extend(kept_tensors)
-    return result
-
-
-def _remove_imports(model: onnx.ModelProto) -> None:
-    kept = [o for o in model.opset_import if o.domain not in (DOMAIN, RUN_DOMAIN)]
-    del model.opset_import[:]
-    model.opset_import.extend(kept)
 
 
 def _text(text: str) -> bytes:

@@ -77,10 +77,3 @@ def run_sparse(model: onnx.ModelProto, weights: Collection[str]) -> None:
         if len(node.input) > 1 and node.input[1] in weights:
             node.domain = RUN_DOMAIN
     model.opset_import.add(domain=RUN_DOMAIN, version=1)
-
-
-def run_dense(model: onnx.ModelProto) -> None:
-    """The opposite, for all nodes."""
-    for node in model.graph.node:
-        if node.domain == RUN_DOMAIN:
-            node.ClearField("domain")

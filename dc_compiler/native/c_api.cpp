@@ -4,6 +4,7 @@
 #include <cstring>
 #include <memory>
 #include <new>
+#include <optional>
 
 #include "base/cancel.h"
 #include "base/failure.h"
@@ -16,6 +17,7 @@
 #include "kernels/sparse_matmul.h"
 #include "model/manifest.h"
 #include "model/model_check.h"
+#include "model/unpack.h"
 
 struct dcc_sparse_matmul {
   dcc::SparseMatMul matrix;
@@ -88,13 +90,32 @@ int dcc_check_topology(const uint8_t* topology, size_t size, size_t payloads, ui
   std::string sentence;
   const int code = dcc::guarded(sentence, [&] {
     const dcc::Manifest manifest = dcc::read_manifest(topology, size, payloads, stored_bytes);
-    dcc::Budget budget(most_bytes);
+    dcc::Budget budget(most_bytes, "allow more");
     dcc::check_inner_model(manifest.model, manifest.model_size, budget);
   });
   return report(code, sentence, error, error_size);
 }
 
-void dcc_free(uint8_t* frame) { std::free(frame); }
+int dcc_unpack(const uint8_t* model, size_t size, uint64_t max_decoded_bytes, int threads, uint8_t** out,
+               size_t* out_size, char* error, size_t error_size) {
+  std::string sentence;
+  uint8_t* memory = nullptr;
+  const int code = dcc::guarded(sentence, [&] {
+    const std::optional<uint64_t> limit =
+        max_decoded_bytes != 0 ? std::optional<uint64_t>(max_decoded_bytes) : std::nullopt;
+    dcc::unpack({reinterpret_cast<const char*>(model), size}, limit, threads, [&](size_t dense_size) {
+      memory = static_cast<uint8_t*>(std::malloc(dense_size));
+      if (memory == nullptr) throw std::bad_alloc();
+      *out_size = dense_size;
+      return memory;
+    });
+    *out = memory;
+  });
+  if (code != DCC_OK) std::free(memory);
+  return report(code, sentence, error, error_size);
+}
+
+void dcc_free(uint8_t* memory) { std::free(memory); }
 
 int dcc_coder(size_t index, dcc_coder_info* info) {
   if (index >= dcc::coders().size()) return DCC_BAD_ARGUMENT;

@@ -1,4 +1,4 @@
-// dcc.h: flat C interface of the dcc library (codec only; the onnxruntime entry point is RegisterCustomOps).
+// dcc.h: flat C interface of the dcc library (the onnxruntime entry point is RegisterCustomOps).
 //
 // The frame format is specified in ../codec/FORMAT.md. Every function is thread-safe. Functions that can fail return
 // DCC_OK or an error code and, when `error` is not null, write a NUL-terminated sentence of at most `error_size` bytes.
@@ -19,7 +19,14 @@
 extern "C" {
 #endif
 
-enum { DCC_OK = 0, DCC_CORRUPT = 1, DCC_BAD_ARGUMENT = 2, DCC_OUT_OF_MEMORY = 3, DCC_CANCELLED = 4 };
+enum {
+  DCC_OK = 0,
+  DCC_CORRUPT = 1,
+  DCC_BAD_ARGUMENT = 2,
+  DCC_OUT_OF_MEMORY = 3,
+  DCC_CANCELLED = 4,
+  DCC_OVER_LIMIT = 5
+};
 enum { DCC_MAX_RANK = 32 };
 // To encode: the smallest of all coders, or of those that decode fast; the first two may write a codebook as short
 // values.
@@ -105,7 +112,16 @@ typedef struct dcc_encode_request {
 // not on machine or thread count.
 DCC_EXPORT int dcc_frame_encode(const dcc_encode_request* request, uint8_t** frame, size_t* size, char* error,
                                 size_t error_size);
-DCC_EXPORT void dcc_free(uint8_t* frame);
+
+// Releases what dcc_frame_encode and dcc_unpack give.
+DCC_EXPORT void dcc_free(uint8_t* memory);
+
+// Turns the bytes of a compiled model, of either form, into those of the standard ONNX model that it stands for, in a
+// buffer that the library allocates; release it with dcc_free. `max_decoded_bytes` is what the file may decode to; 0
+// for 64 MiB and 1,024 bytes for each byte that its packed weights take (DCC_OVER_LIMIT when it would be more). A file
+// that dcc did not write is DCC_BAD_ARGUMENT. `threads` as for dcc_frame_decode; the bytes do not depend on it.
+DCC_EXPORT int dcc_unpack(const uint8_t* model, size_t size, uint64_t max_decoded_bytes, int threads, uint8_t** out,
+                          size_t* out_size, char* error, size_t error_size);
 
 // Checks a decoded topology (FORMAT.md 9.2) as the operator dcc:CompiledModel does: its list of weights, which must be
 // of `payloads` payloads, and the inner model, which must name no files and hold no compiled models. `stored_bytes` are

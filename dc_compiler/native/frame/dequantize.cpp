@@ -2,6 +2,7 @@
 #include "frame/dequantize.h"
 
 #include <algorithm>
+#include <new>
 
 #include "coders/byte_stream.h"
 #include "kernels/isa.h"
@@ -16,10 +17,13 @@ constexpr uint32_t kScaleSteps[8] = {0x3f800000, 0x3f8b95c2, 0x3f9837f0, 0x3fa5f
 constexpr int64_t kLeastLogScale = -1008;
 constexpr int64_t kMostLogScale = 1015;
 
-std::vector<uint64_t> words_for(size_t bytes) { return std::vector<uint64_t>((bytes + 7) / 8); }
+std::vector<uint64_t> words_for(uint64_t bytes) {
+  if (bytes > SIZE_MAX / 2) throw std::bad_alloc();  // where size_t has 32 bits, scales can be larger than the tensor
+  return std::vector<uint64_t>(static_cast<size_t>((bytes + 7) / 8));
+}
 
 // The same for a table that kernels look up in.
-std::vector<uint64_t> table_for(size_t bytes) { return words_for(std::max(bytes, kTableBytes)); }
+std::vector<uint64_t> table_for(uint64_t bytes) { return words_for(std::max<uint64_t>(bytes, kTableBytes)); }
 
 void narrow(const Header& header, const float* values, uint16_t* out, size_t count) {
   (header.dtype == kFloat16 ? kernels().to_float16 : kernels().to_bfloat16)(values, out, count);
@@ -75,8 +79,8 @@ void log_scale_values(Span section, size_t channels, T* out) {
 
 template <typename T>
 std::vector<uint64_t> read_scales(const Frame& frame) {
+  std::vector<uint64_t> scales = words_for(frame.header.channels * sizeof(T));
   const size_t channels = static_cast<size_t>(frame.header.channels);
-  std::vector<uint64_t> scales = words_for(channels * sizeof(T));
   const Span bytes = checked_scales(frame);
   if (frame.header.scale_kind == DCC_SCALE_LOG) {
     log_scale_values(bytes, channels, reinterpret_cast<T*>(scales.data()));

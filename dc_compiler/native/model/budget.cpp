@@ -1,7 +1,7 @@
-// budget.cpp: how much memory one session's packed weights and graphs may take.
+// budget.cpp: how much memory one file's packed weights and graphs may take.
 #include "model/budget.h"
 
-#include "model/refusal.h"
+#include "base/failure.h"
 
 namespace dcc {
 namespace {
@@ -28,8 +28,9 @@ void Budget::spend(uint64_t bytes, const std::string& what) {
   const uint64_t limit = limit_ ? *limit_ : default_limit(stored_);
   const uint64_t after = saturating_add(spent_, bytes);
   if (after > limit)
-    refuse(what + " would take what this session decodes to " + std::to_string(after) + " bytes, but it may take " +
-           std::to_string(limit) + "; if the file is trusted, set " + kMaxDecodedKey + " in the session options");
+    throw Failure(DCC_OVER_LIMIT, what + " would make the file decode to " + std::to_string(after) +
+                                      " bytes, but it may take " + std::to_string(limit) +
+                                      "; if the file is trusted, " + remedy_);
   spent_ = after;
 }
 

@@ -1,4 +1,4 @@
-// budget.h: how much memory one session's packed weights and graphs may take (SECURITY.md). Needs no onnxruntime.
+// budget.h: how much memory one file's packed weights and graphs may take (SECURITY.md). Needs no onnxruntime.
 #ifndef DCC_BUDGET_H_
 #define DCC_BUDGET_H_
 
@@ -6,6 +6,7 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <utility>
 
 namespace dcc {
 
@@ -17,15 +18,20 @@ constexpr uint64_t kBytesPerStored = 1024;
 // Counts what is about to be allocated; thread-safe.
 class Budget {
  public:
-  explicit Budget(std::optional<uint64_t> limit) : limit_(limit) {}
+  // `remedy` says what to do when a file that is trusted needs more.
+  explicit Budget(std::optional<uint64_t> limit,
+                  std::string remedy = std::string("set ") + kMaxDecodedKey + " in the session options")
+      : limit_(limit), remedy_(std::move(remedy)) {}
 
   // Counts the bytes that `what` takes in the file, which raise the default limit.
   void add_stored(uint64_t bytes);
-  // Counts bytes that `what` is about to take in memory. Throws Failure when that is more than the session may take.
+  // Counts bytes that `what` is about to take in memory. Throws Failure (DCC_OVER_LIMIT) when that is more than the
+  // file may take.
   void spend(uint64_t bytes, const std::string& what);
 
  private:
   const std::optional<uint64_t> limit_;
+  const std::string remedy_;
   std::mutex mutex_;
   uint64_t stored_ = 0;
   uint64_t spent_ = 0;
