@@ -7,8 +7,8 @@
 
 #include "kernels/isa.h"
 #include "kernels/kernels.h"
-#include "ort/inner_model.h"
 #include "model/model_check.h"
+#include "ort/inner_model.h"
 #include "ort/payload_frame.h"
 #include "ort/session_options.h"
 

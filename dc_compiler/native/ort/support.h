@@ -9,8 +9,8 @@
 #include <utility>
 #include <vector>
 
-#include "ort/abi.h"
 #include "model/refusal.h"
+#include "ort/abi.h"
 
 namespace dcc::ort {
 
