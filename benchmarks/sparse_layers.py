@@ -96,7 +96,7 @@ class SparseMatMul:
 
 
 class SparseConv:
-    """ONNX Conv of group 1 from the weights of its (M, C, kh, kw) float32 kernel that are not zero."""
+    """ONNX Conv from the weights of its (M, C / groups, kh, kw) float32 kernel that are not zero."""
 
     def __init__(
         self,
@@ -105,11 +105,13 @@ class SparseConv:
         strides: tuple[int, int] = (1, 1),
         dilations: tuple[int, int] = (1, 1),
         pads: tuple[int, int, int, int] = (0, 0, 0, 0),
+        groups: int = 1,
         threads: int = 1,
     ) -> None:
         dense = np.ascontiguousarray(weights, np.float32)
-        self.outputs, self.channels, *kernel = dense.shape
-        attributes = (_SIZE * 10)(*kernel, *strides, *dilations, *pads)
+        self.outputs, channels, *kernel = dense.shape
+        self.channels = channels * groups
+        attributes = (_SIZE * 11)(*kernel, *strides, *dilations, *pads, groups)
         handle = _POINTER()
         arguments = (dense.ctypes.data, self.outputs, self.channels, attributes, threads, ctypes.byref(handle))
         _call("dcc_sparse_conv_make", *arguments)

@@ -7,7 +7,7 @@ a domain of our own: the library runs it from the frame, or puts ONNX's domain i
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import onnx
 
@@ -19,6 +19,7 @@ RUN_DOMAIN = "dcc.run"
 # (benchmarks/layers.py); with other kernels the library decides when loading (native/ort/inner_session.cpp)
 MOST_KEPT_OF_KERNELS, MOST_KEPT_OF_MATRICES, MOST_KEPT_OF_SMALL_MATRICES = 0.3, 0.35, 0.2
 SMALL_MATRIX = 300_000  # elements
+BOUNDS = frozenset({"Relu", "Clip"})  # behind a layer they are part of it
 LEAST_SIZE = 1 << 12  # elements from which on a layer gains
 
 
@@ -60,8 +61,8 @@ def can_run(node: onnx.NodeProto, name: str, record: ir.WeightRecord, shapes: Ma
     if node.op_type != "Conv":
         columns = record.shape[0 if ir.attribute(node, "transB", 0) else -1] if len(record.shape) == 2 else 0
         return columns > 0 and _has_plain_bias(node, columns, shapes)
-    plain = {"group": 1, "auto_pad": "NOTSET"}
-    return len(record.shape) == 4 and all(ir.attribute(node, key, value) == value for key, value in plain.items())
+    is_depthwise = record.shape[1] == 1 and ir.attribute(node, "group", 1) > 1
+    return len(record.shape) == 4 and not is_depthwise and ir.attribute(node, "auto_pad", "NOTSET") == "NOTSET"
 
 
 def _has_plain_bias(node: onnx.NodeProto, columns: int, shapes: Mapping[str, tuple[int, ...]]) -> bool:
@@ -72,8 +73,22 @@ def _has_plain_bias(node: onnx.NodeProto, columns: int, shapes: Mapping[str, tup
 
 
 def run_sparse(model: onnx.ModelProto, weights: Collection[str]) -> None:
-    """Put the nodes that read these weights into the library's domain."""
+    """Put the nodes that read these weights into the library's domain, and what bounds their outputs with them."""
+    readers, outputs = ir.readers(model.graph), {o.name for o in model.graph.output}
     for node in model.graph.node:
         if len(node.input) > 1 and node.input[1] in weights:
             node.domain = RUN_DOMAIN
+            follower = sole_reader(node.output[0], readers, outputs)
+            if follower is not None and follower.op_type in BOUNDS and not follower.domain:
+                follower.domain = RUN_DOMAIN
     model.opset_import.add(domain=RUN_DOMAIN, version=1)
+
+
+def sole_reader(
+    value: str, readers: Mapping[str, Sequence[onnx.NodeProto | None]], outputs: Collection[str]
+) -> onnx.NodeProto | None:
+    """The node of the main graph whose first input a value is, if nothing else reads it."""
+    found = readers.get(value, [])
+    node = found[0] if len(found) == 1 and value not in outputs else None
+    is_plain = node is not None and node.input[0] == value and list(node.input).count(value) == 1
+    return node if is_plain else None

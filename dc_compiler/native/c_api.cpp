@@ -182,7 +182,7 @@ size_t dcc_sparse_matmul_bytes(const dcc_sparse_matmul* matrix) { return matrix-
 
 void dcc_sparse_matmul_free(dcc_sparse_matmul* matrix) { delete matrix; }
 
-int dcc_sparse_conv_make(const float* dense, size_t outputs, size_t channels, const size_t attributes[10], int threads,
+int dcc_sparse_conv_make(const float* dense, size_t outputs, size_t channels, const size_t attributes[11], int threads,
                          dcc_sparse_conv** made, char* error, size_t error_size) {
   std::string sentence;
   const int code = dcc::guarded(sentence, [&] {
@@ -193,6 +193,7 @@ int dcc_sparse_conv_make(const float* dense, size_t outputs, size_t channels, co
     std::copy_n(attributes + 2, 2, a.strides);
     std::copy_n(attributes + 4, 2, a.dilations);
     std::copy_n(attributes + 6, 4, a.pads);
+    a.groups = attributes[10];
     *made = new dcc_sparse_conv{dcc::SparseConv(dense, a, threads)};
   });
   return report(code, sentence, error, error_size);

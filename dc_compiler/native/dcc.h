@@ -158,11 +158,12 @@ DCC_EXPORT int dcc_sparse_matmul_run(const dcc_sparse_matmul* matrix, const floa
 DCC_EXPORT size_t dcc_sparse_matmul_bytes(const dcc_sparse_matmul* matrix);
 DCC_EXPORT void dcc_sparse_matmul_free(dcc_sparse_matmul* matrix);
 
-// The same for 2-D convolutions (kernels/sparse_conv.h). `dense` is [M, C, kernel rows, kernel columns]; attributes are
-// kernel, strides, dilations (2 each: rows, columns) and pads (top, left, bottom, right). A run writes
-// y [images, M, OH, OW] from x [images, C, height, width] and bias [M] (or null), brought into `bounds` (or null).
+// The same for 2-D convolutions (kernels/sparse_conv.h). `dense` is [M, C / groups, kernel rows, kernel columns];
+// attributes are kernel, strides, dilations (2 each: rows, columns), pads (top, left, bottom, right) and groups. A run
+// writes y [images, M, OH, OW] from x [images, C, height, width] and bias [M] (or null), brought into `bounds` (or
+// null).
 typedef struct dcc_sparse_conv dcc_sparse_conv;
-DCC_EXPORT int dcc_sparse_conv_make(const float* dense, size_t outputs, size_t channels, const size_t attributes[10],
+DCC_EXPORT int dcc_sparse_conv_make(const float* dense, size_t outputs, size_t channels, const size_t attributes[11],
                                     int threads, dcc_sparse_conv** made, char* error, size_t error_size);
 DCC_EXPORT int dcc_sparse_conv_shape(const dcc_sparse_conv* conv, size_t height, size_t width, size_t out_shape[2],
                                      char* error, size_t error_size);

@@ -18,6 +18,7 @@ from dc_compiler import InferenceSession, compile_model, inspect_model, session_
 from dc_compiler.cli import main
 from dc_compiler.codec import binding
 from dc_compiler.errors import InvalidArgumentError
+from dc_compiler.model.packed import open_packed
 
 Array = np.ndarray
 FLOAT = TensorProto.FLOAT
@@ -57,6 +58,10 @@ LAYERS: dict[str, tuple[onnx.ModelProto, tuple[int, ...]]] = {
             ("n", 8, "h", "w"),
         ),
         (3, 8, 10, 13),
+    ),
+    "groups": (
+        net([node("Conv", "x", "w", "b", group=2)], {"w": normal(12, 4, 3, 3)} | KERNEL_BIAS, ("n", 8, 9, 9)),
+        (2, 8, 9, 9),
     ),
     "no images": (net([node("Conv", "x", "w")], {"w": KERNEL}, ("n", 8, 9, 11)), (0, 8, 9, 11)),
 }  # fmt: skip
@@ -109,6 +114,58 @@ def test_sums_are_in_the_documented_order() -> None:
     assert_same(run(served(made.model), x), sums + np.float32(0))
 
 
+CLIP = {"low": np.array(-0.25, np.float32), "high": np.array(0.5, np.float32)}
+CONV_A = node("Conv", "x", "w", "b", to="a")
+KERNELS: dict[str, Array] = {"w": KERNEL} | KERNEL_BIAS
+IMAGES = ("n", 8, 9, 11)
+# Nodes, what is stored, the shape of x, the operator set; how many nodes are left to onnxruntime
+BOUNDED: dict[str, tuple[list[onnx.NodeProto], dict[str, Array], tuple[int | str, ...], int, list[str]]] = {
+    "conv, relu": ([CONV_A, node("Relu", "a")], KERNELS, IMAGES, 17, []),
+    "conv, clip": ([CONV_A, node("Clip", "a", "low", "high")], KERNELS | CLIP, IMAGES, 17, []),
+    "conv, clip from below": ([CONV_A, node("Clip", "a", "low")], KERNELS | CLIP, IMAGES, 17, []),
+    "conv, clip from above": ([CONV_A, node("Clip", "a", "", "high")], KERNELS | CLIP, IMAGES, 17, []),
+    "conv, clip of old": ([CONV_A, node("Clip", "a", min=-0.25, max=0.5)], KERNELS, IMAGES, 10, []),
+    "conv, clip by a value": (
+        [node("ReduceMax", "x", to="top", keepdims=0), CONV_A, node("Clip", "a", "low", "top")],
+        KERNELS | CLIP, IMAGES, 17, ["ReduceMax"],
+    ),
+    "matmul, relu": ([node("MatMul", "x", "w", to="a"), node("Relu", "a")], {"w": W}, ("n", 60), 17, []),
+    "matmul, clip": ([node("MatMul", "x", "w", to="a"), node("Clip", "a", "low")], {"w": W} | CLIP, ("n", 60), 17, []),
+    "gemm, relu": (
+        [node("Gemm", "x", "w", "b", to="a", transB=1), node("Relu", "a")], {"w": T} | BIAS, ("n", 60), 17, []
+    ),
+    "a chain": (
+        [node("MatMul", "x", "w", to="a"), node("Relu", "a", to="r"), node("MatMul", "r", "v", to="c"),
+         node("Relu", "c", to="d"), node("Relu", "d")], PAIR, ("n", 60), 17, ["Relu"],
+    ),
+    "read by another": (
+        [CONV_A, node("Relu", "a", to="r"), node("Add", "a", "r")], KERNELS, IMAGES, 17, ["Relu", "Add"]
+    ),
+    "two of them": (
+        [CONV_A, node("Relu", "a", to="r"), node("Clip", "a", "low", to="s"), node("Add", "s", "r")],
+        KERNELS | CLIP, IMAGES, 17, ["Relu", "Clip", "Add"],
+    ),
+    "another activation": ([CONV_A, node("Sigmoid", "a")], KERNELS, IMAGES, 17, ["Sigmoid"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BOUNDED)
+def test_relu_and_clip_are_part_of_the_layer_before(name: str) -> None:
+    """The library has no operators Relu and Clip: what is marked so runs as part of the layer, or in onnxruntime."""
+    nodes, stored, x_shape, opset, left = BOUNDED[name]
+    model = net(nodes, stored, x_shape, opset)
+    model.graph.output[0].type.tensor_type.elem_type = FLOAT
+    made = compiled(model)
+    inner = open_packed(made.model, "made").inner
+    assert [n.op_type for n in inner.graph.node if n.domain != "dcc.run"] == left
+    plain = unpack_model(made.model)
+    assert [(n.domain, n.op_type) for n in plain.graph.node] == [("", n.op_type) for n in nodes]
+    x = normal(*(3 if d == "n" else int(d) for d in x_shape), seed=9)
+    wanted = run(ort.InferenceSession(plain.SerializeToString()), x)
+    np.testing.assert_allclose(run(served(made.model, "sparse"), x), wanted, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(run(served(made.model, "dense"), x), wanted)
+
+
 def test_on_every_instruction_set() -> None:
     """The same bits, also where the library itself would decode: it has no fast kernels for portable code."""
     for name in ("gemm with bias", "conv with all"):
@@ -146,7 +203,7 @@ def test_two_runs_at_a_time() -> None:
 
 
 STAYS: dict[str, onnx.ModelProto] = {
-    "groups": net([node("Conv", "x", "w", group=2)], {"w": normal(12, 4, 3, 3)}, ("n", 8, 9, 9)),
+    "depthwise": net([node("Conv", "x", "w", group=8)], {"w": normal(8, 1, 3, 3)}, ("n", 8, 9, 9)),
     "auto_pad": net([node("Conv", "x", "w", auto_pad="SAME_UPPER")], {"w": KERNEL}, ("n", 8, 9, 9)),
     "one axis": net([node("Conv", "x", "w")], {"w": normal(12, 8, 3)}, ("n", 8, 9)),
     "matrix added": net([node("Gemm", "x", "w", "c")], {"w": W, "c": normal(5, 70)}, (5, 60)),

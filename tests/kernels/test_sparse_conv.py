@@ -29,10 +29,22 @@ class Attributes:
     strides: tuple[int, int] = (1, 1)
     dilations: tuple[int, int] = (1, 1)
     pads: tuple[int, int, int, int] = (0, 0, 0, 0)
+    groups: int = 1
+
+
+def whole(weights: Floats, groups: int) -> Floats:
+    """The kernel of one group that does what this one of several does."""
+    outputs, channels, *kernel = weights.shape
+    result = np.zeros((outputs, channels * groups, *kernel), np.float32)
+    for group in range(groups):
+        rows = slice(group * outputs // groups, (group + 1) * outputs // groups)
+        result[rows, group * channels : (group + 1) * channels] = weights[rows]
+    return result
 
 
 def convolution(x: Floats, weights: Floats, a: Attributes, bias: Floats | None = None) -> Floats:
     """What SparseConv promises: a fused multiply-add a kept weight by channel, row, column; no sum is -0.0."""
+    weights = whole(weights, a.groups)
     outputs, channels, *kernel = weights.shape
     padded = np.pad(x, ((0, 0), (0, 0), a.pads[0::2], a.pads[1::2]))
     out = [(padded.shape[2 + i] - (kernel[i] - 1) * a.dilations[i] - 1) // a.strides[i] + 1 for i in (0, 1)]
@@ -51,7 +63,7 @@ def convolution(x: Floats, weights: Floats, a: Attributes, bias: Floats | None =
 
 def made(isa: str, weights: Floats, a: Attributes) -> SparseConv:
     binding.select_isa(isa)
-    return SparseConv(weights, strides=a.strides, dilations=a.dilations, pads=a.pads)
+    return SparseConv(weights, strides=a.strides, dilations=a.dilations, pads=a.pads, groups=a.groups)
 
 
 def kept(rng: np.random.Generator, density: float, *shape: int) -> Floats:
@@ -71,6 +83,9 @@ LAYERS = [
     (1, 4, 2, (11, 5), 40, 23, Attributes(strides=(4, 3), dilations=(2, 1), pads=(0, 2, 5, 1))),
     (1, 4, 3, (3, 2), 12, 19, Attributes(strides=(4, 1), dilations=(3, 5), pads=(6, 0, 0, 7))),
     (1, 2, 2, (2, 3), 2, 1, Attributes(pads=(4, 9, 4, 9))),
+    (1, 134, 70, (3, 3), 13, 13, Attributes(pads=(1, 1, 1, 1), groups=2)),
+    (2, 69, 69, (1, 1), 5, 5, Attributes(groups=3)),
+    (1, 10, 5, (3, 1), 9, 4, Attributes(strides=(2, 1), groups=5)),
 ]
 
 
@@ -82,7 +97,7 @@ def test_the_bits_are_those_of_the_order_of_sums(
     images, outputs, channels, kernel, height, width, a = layer
     rng = np.random.default_rng(0)
     for density in (0.0, 0.2, 1.0):
-        weights = kept(rng, density, outputs, channels, *kernel)
+        weights = kept(rng, density, outputs, channels // a.groups, *kernel)
         x = rng.standard_normal((images, channels, height, width)).astype(np.float32)
         bias = rng.standard_normal(outputs).astype(np.float32)
         assert_same(made(isa, weights, a)(x, bias), convolution(x, weights, a, bias))
@@ -96,9 +111,8 @@ def problems(draw: st.DrawFn) -> tuple[Floats, Floats, Attributes, Floats | None
     """x, weights, attributes and bias, with infinities, NaN, subnormal numbers and both zeros."""
     small, size = st.integers(0, 3), st.integers(1, 3)
     kernel = draw(st.tuples(st.integers(1, 4), st.integers(1, 4)))
-    a = Attributes(
-        draw(st.tuples(size, size)), draw(st.tuples(size, size)), draw(st.tuples(small, small, small, small))
-    )
+    steps, dilations, groups = draw(st.tuples(size, size)), draw(st.tuples(size, size)), draw(size)
+    a = Attributes(steps, dilations, draw(st.tuples(small, small, small, small)), groups)
     least = [max(1, (kernel[i] - 1) * a.dilations[i] + 1 - a.pads[i] - a.pads[i + 2]) for i in (0, 1)]
     height, width = (draw(st.integers(n, n + 20)) for n in least)
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
@@ -108,9 +122,10 @@ def problems(draw: st.DrawFn) -> tuple[Floats, Floats, Attributes, Floats | None
         return pool[rng.integers(0, len(pool), shape)]
 
     images, outputs, channels = draw(st.integers(0, 2)), draw(st.integers(1, 6)), draw(st.integers(1, 6))
-    shape = (outputs, channels, *kernel)
+    shape = (outputs * groups, channels, *kernel)
     weights = np.where(rng.random(shape) < draw(st.floats(0, 1)), filled(*shape), np.float32(0))
-    return filled(images, channels, height, width), weights, a, draw(st.sampled_from([None, filled(outputs)]))
+    bias = draw(st.sampled_from([None, filled(outputs * groups)]))
+    return filled(images, channels * groups, height, width), weights, a, bias
 
 
 @settings(deadline=None)
@@ -132,6 +147,8 @@ def test_what_cannot_be_is_refused() -> None:
     weights = np.ones((1, 1, 3, 3), np.float32)
     with pytest.raises(ValueError, match="a kernel, stride or dilation of 0"):
         SparseConv(weights, strides=(0, 1))
+    with pytest.raises(ValueError, match="no multiple of its groups"):
+        SparseConv(weights, groups=2)
     with pytest.raises(ValueError, match="no input channels"):
         SparseConv(weights[:, :0])
     layer = SparseConv(weights, pads=(0, 0, 0, 1))

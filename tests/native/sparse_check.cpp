@@ -77,7 +77,7 @@ void check_conv(Numbers& numbers, size_t outputs, size_t channels, size_t window
                 size_t dilation, size_t pad) {
   const Floats w = numbers.weights(outputs * channels * window * window, 3, 0);
   const Floats x = numbers.some(channels * size * size);
-  const size_t attributes[] = {window, window, stride, stride, dilation, dilation, pad, pad, pad, pad};
+  const size_t attributes[] = {window, window, stride, stride, dilation, dilation, pad, pad, pad, pad, 1};
   dcc_sparse_conv* made = nullptr;
   if (dcc_sparse_conv_make(w.data(), outputs, channels, attributes, 2, &made, nullptr, 0) != DCC_OK)
     fail("dcc_sparse_conv_make");

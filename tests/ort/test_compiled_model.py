@@ -444,6 +444,13 @@ DEFINED = onnx.FunctionProto(
     node=[helper.make_node("Identity", ["x"], ["y"])], opset_import=[helper.make_opsetid("", 17)],
 )  # fmt: skip
 DOUBLES = np.eye(8)
+LAYER = helper.make_node("MatMul", ["x", "w"], ["h"], domain="dcc.run")
+
+
+def bounding(value: str = "h", op_type: str = "Relu", to: str = "y", inputs: tuple[str, ...] = ()) -> onnx.NodeProto:
+    return helper.make_node(op_type, [value, *inputs], [to], domain="dcc.run")
+
+
 SPARSE_LIES: dict[str, tuple[onnx.ModelProto, str]] = {
     "of no weight": (sparse_model([run_node(weight="x")]), "which is no sparse weight"),
     "of a weight that is decoded": (sparse_model([run_node()], executions=b"decode"), "which is no sparse weight"),
@@ -451,13 +458,43 @@ SPARSE_LIES: dict[str, tuple[onnx.ModelProto, str]] = {
         sparse_model([helper.make_node("MatMul", ["x"], ["y"], domain="dcc.run")]),
         "which is no sparse weight",
     ),
-    "other operator": (sparse_model([run_node("Relu")]), "no MatMul, Gemm or Conv of the main graph"),
-    "in a body": (sparse_model([CONDITION, IN_A_BODY]), "no MatMul, Gemm or Conv of the main graph"),
+    "other operator": (sparse_model([run_node("Tanh")]), "no MatMul, Gemm, Conv, Relu or Clip of the main graph"),
+    "in a body": (sparse_model([CONDITION, IN_A_BODY]), "no MatMul, Gemm, Conv, Relu or Clip of the main graph"),
     "in a function": (
         sparse_model([run_node(domain="f", op_type="f")], functions=(CALLED,)),
-        "no MatMul, Gemm or Conv of the main graph",
+        "no MatMul, Gemm, Conv, Relu or Clip of the main graph",
     ),
     "own function": (sparse_model([run_node()], functions=(DEFINED,)), "uses the operator domain 'dcc'"),
+    "Relu of no layer": (sparse_model([LAYER, bounding("x")]), "which no layer of that domain makes for it alone"),
+    "two in a row": (
+        sparse_model([LAYER, bounding(to="r"), bounding("r")]),
+        "which no layer of that domain makes for it alone",
+    ),
+    "two of one layer": (
+        sparse_model([LAYER, bounding(to="r"), bounding()]),
+        "which no layer of that domain makes for it alone",
+    ),
+    "Relu before the layer": (sparse_model([bounding(), LAYER]), "which no layer of that domain makes for it alone"),
+    "read by another, too": (
+        sparse_model([LAYER, bounding(to="r"), helper.make_node("Add", ["h", "r"], ["y"])]),
+        "'h'",
+    ),
+    "two outputs": (
+        sparse_model([helper.make_node("MatMul", ["x", "w"], ["h", "y"], domain="dcc.run")]),
+        "has not one output",
+    ),
+    "four inputs": (
+        sparse_model([helper.make_node("MatMul", ["x", "w", "", "x"], ["h"], domain="dcc.run"), bounding()]),
+        "more than 3 inputs",
+    ),
+    "no groups": (
+        sparse_model([run_node("Conv", group=0)], dims=(1, 1, 1, 1), stored=np.ones((1, 1, 1, 1), np.float32)),
+        "no number of groups",
+    ),
+    "groups that do not fit": (
+        sparse_model([run_node("Conv", group=2)], dims=(1, 1, 1, 1), stored=np.ones((1, 1, 1, 1), np.float32)),
+        "no multiple of its groups",
+    ),
     "double": (sparse_model([run_node()], TensorProto.DOUBLE, stored=DOUBLES), "not a float tensor alone"),
     "read by another": (
         sparse_model([helper.make_node("MatMul", ["x", "w"], ["v"]), run_node()]),
@@ -500,6 +537,13 @@ def test_convolutions_of_impossible_sizes_are_refused_when_run(attributes: dict[
     session = models.open_session(model, AS_SPARSE)
     with pytest.raises(Exception, match=r"convolution|shape|memory|fit"):
         session.run(None, {"x": np.ones((1, 1, 4, 4), np.float32)})
+
+
+def test_bounds_are_one_number() -> None:
+    model = sparse_model([LAYER, bounding(op_type="Clip", inputs=("x",))])
+    session = models.open_session(model, AS_SPARSE)
+    with pytest.raises(Exception, match="a bound is not one number"):
+        session.run(None, {"x": np.ones((2, 8), np.float32)})
 
 
 def test_damaged_frames_of_sparse_layers_are_refused() -> None:

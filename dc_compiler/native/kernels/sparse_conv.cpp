@@ -65,17 +65,31 @@ size_t pitch_for(size_t width) {
   return width <= kLine ? pitch : product(divided_up(width, kLine), kLine);
 }
 
+// Makes inputs of a group inputs of the whole: the matrix of a grouped convolution is zero but for a block each.
+void spread_groups(KeptWeights& kept, size_t groups) {
+  const size_t outputs = kept.n / groups;
+  for (size_t o = outputs; o < kept.n; ++o) {  // those of the first group stay
+    const auto from = static_cast<uint32_t>(o / outputs * kept.k);
+    for (size_t i = kept.starts[o]; i < kept.starts[o + 1]; ++i) kept.inputs[i] += from;
+  }
+  kept.k *= groups;
+}
+
 }  // namespace
 
 SparseConv::SparseConv(const float* dense, const ConvAttributes& attributes, int threads)
     : kernels_(kernels().sparse), attributes_(attributes) {
   const ConvAttributes& a = attributes_;
   require_argument(a.channels > 0, "the convolution has no input channels");
+  require_argument(a.groups > 0 && a.channels % a.groups == 0 && a.outputs % a.groups == 0,
+                   "the convolution's channels or outputs are no multiple of its groups");
   require_argument(a.kernel[0] > 0 && a.kernel[1] > 0 && a.strides[0] > 0 && a.strides[1] > 0 && a.dilations[0] > 0 &&
                        a.dilations[1] > 0,
                    "the convolution has a kernel, stride or dilation of 0");
   const size_t inputs = product(a.channels, product(a.kernel[0], a.kernel[1]));
-  const KeptWeights kept = kept_weights(dense, inputs, a.outputs, true, threads);
+  require_argument(inputs <= std::numeric_limits<uint32_t>::max(), "the convolution has more than 2^32 inputs");
+  KeptWeights kept = kept_weights(dense, inputs / a.groups, a.outputs, true, threads);
+  if (a.groups > 1) spread_groups(kept, a.groups);
   kept_ = kept.values.size();
   weights_ = RowLayout(kept, threads);
 }

@@ -6,10 +6,11 @@
 
 namespace dcc {
 
-// ONNX Conv of group 1 over [N, C, H, W], kernel [M, C, kh, kw].
+// ONNX Conv over [N, C, H, W], kernel [M, C / groups, kh, kw].
 struct ConvAttributes {
   size_t outputs = 0, channels = 0;  // M, C
-  size_t kernel[2] = {1, 1};         // rows, columns
+  size_t groups = 1;
+  size_t kernel[2] = {1, 1};  // rows, columns
   size_t strides[2] = {1, 1}, dilations[2] = {1, 1};
   size_t pads[4] = {};  // top, left, bottom, right
 };
@@ -35,7 +36,8 @@ struct ConvPlan {
 // in the default floating-point environment. The padding is zeros, which kept weights do multiply.
 class SparseConv {
  public:
-  // `dense` is [M, C, kh, kw]. Throws Failure for attributes that are 0 or too large.
+  // `dense` is [M, C / groups, kh, kw]. Throws Failure for attributes that are 0 or too large, and for groups that
+  // channels or outputs cannot be shared out among.
   SparseConv(const float* dense, const ConvAttributes& attributes, int threads = 1);
 
   const ConvAttributes& attributes() const { return attributes_; }

@@ -246,6 +246,7 @@ void conv_tile(const RowWeights& weights, size_t chunk, const ConvTile& tile, co
     for (size_t visit = from; visit < to; ++visit) {
       const size_t o = weights.outputs[block * weights.n + visit];
       const size_t count = weights.counts[block * weights.n + visit];
+      if (count == 0 && block > 0 && block + 1 < blocks) continue;  // in grouped convolutions most are
       const Visit<kCodes> visited(weights, at);
       Vectors<Vec, kVectors> sum;
       if (block > 0) {

@@ -16,6 +16,7 @@ constexpr size_t kMostDepth = 64;      // of bodies and calls; onnxruntime recur
 constexpr uint64_t kMessageCost =
     128;  // about what protobuf and onnxruntime keep for a message or a text, beside its bytes
 constexpr uint64_t kNumberCost = 8;
+constexpr uint8_t kNodeField = 0x0a;  // GraphProto.node
 constexpr std::string_view kOwnDomain = "dcc";
 constexpr std::string_view kOwnValue = "dcc.released";
 
@@ -117,17 +118,48 @@ Kind kind_of_field(Kind message, uint32_t number) {
 // A message that the walk is inside of.
 struct Level {
   Kind kind;
+  const uint8_t* begin;
   const uint8_t* end;
-  OperatorName name;  // of a node or a function, as far as read
-  size_t inputs = 0;  // of a node
-  std::string_view second = {};
+  const uint8_t* field;  // that holds it
+  OperatorName name;     // of a node or a function, as far as read
 };
+
+// The next field of a well-formed message: its number, and its content where that is a text or a message.
+struct WireField {
+  uint32_t number;
+  std::string_view content;
+};
+
+WireField next_field(std::string_view& message) {
+  const auto varint = [&] {
+    uint64_t value = 0;
+    for (unsigned shift = 0;; shift += 7) {
+      const auto byte = static_cast<unsigned char>(message.front());
+      message.remove_prefix(1);
+      value |= static_cast<uint64_t>(byte & 127) << shift;
+      if (byte < 128) return value;
+    }
+  };
+  const uint64_t tag = varint();
+  WireField field{static_cast<uint32_t>(tag >> 3), {}};
+  switch (tag & 7) {
+    case 0: varint(); break;
+    case 1: message.remove_prefix(8); break;
+    case 5: message.remove_prefix(4); break;
+    default: {
+      const auto size = static_cast<size_t>(varint());
+      field.content = message.substr(0, size);
+      message.remove_prefix(size);
+    }
+  }
+  return field;
+}
 
 class ModelWalk {
  public:
   ModelWalk(const uint8_t* model, size_t size, Budget& budget) : model_(model), at_(model), budget_(budget) {
     levels_.reserve(kMostMessages);
-    levels_.push_back({Kind::kModel, model + size, {}});
+    levels_.push_back({Kind::kModel, model, model + size, model, {}});
   }
 
   void run() {
@@ -169,6 +201,7 @@ class ModelWalk {
   }
 
   void field() {
+    field_ = at_;
     const uint64_t tag = varint();
     if (tag > UINT32_MAX || tag >> 3 == 0) malformed();
     const auto number = static_cast<uint32_t>(tag >> 3);
@@ -202,7 +235,7 @@ class ModelWalk {
   void enter(Kind kind, std::string_view content) {
     if (levels_.size() == kMostMessages) refuse("bodies of the inner model nest too deep");
     at_ = reinterpret_cast<const uint8_t*>(content.data());
-    levels_.push_back({kind, at_ + content.size(), {}});
+    levels_.push_back({kind, at_, at_ + content.size(), field_, {}});
     if (kind == Kind::kFunction) functions_.emplace_back();
     in_function_ += kind == Kind::kFunction;
     graphs_ += kind == Kind::kGraph;
@@ -230,10 +263,20 @@ class ModelWalk {
 
   void add_run_node(const Level& node) {
     const std::string_view op = node.name.name;
-    if (in_function_ || graphs_ != 1 || (op != "MatMul" && op != "Gemm" && op != "Conv"))
-      refuse("a node of the domain 'dcc.run' is no MatMul, Gemm or Conv of the main graph");
+    if (in_function_ || graphs_ != 1 || !(is_layer(op) || op == "Relu" || op == "Clip"))
+      refuse("a node of the domain 'dcc.run' is no MatMul, Gemm, Conv, Relu or Clip of the main graph");
+    if (*node.field != kNodeField) malformed();  // longer than it need be, which nothing writes
     const auto* domain = reinterpret_cast<const uint8_t*>(node.name.domain.data());
-    run_nodes_.push_back({node.second, static_cast<size_t>(domain - model_)});
+    RunNode found{op, {}, {}, {}, {}, static_cast<size_t>(node.field - model_), static_cast<size_t>(domain - model_)};
+    std::string_view message(reinterpret_cast<const char*>(node.begin), static_cast<size_t>(node.end - node.begin));
+    while (!message.empty()) {
+      const WireField field = next_field(message);
+      if (field.number == 1) found.inputs.push_back(field.content);
+      if (field.number == 2) found.outputs.push_back(field.content);
+      if (field.number == 3) found.name = field.content;
+      if (field.number == 5) found.attributes.push_back(field.content);
+    }
+    run_nodes_.push_back(std::move(found));
   }
 
   NodeList& current() { return in_function_ ? functions_.back() : main_; }
@@ -243,7 +286,6 @@ class ModelWalk {
     switch (level.kind) {
       case Kind::kNode:
         if (number <= 2) refuse_own_value(text);
-        if (number == 1 && ++level.inputs == 2) level.second = text;
         if (number == 4) level.name.name = text;
         if (number == 7) level.name.domain = checked_domain(text);
         if (number == 8) level.name.overload = text;
@@ -296,6 +338,7 @@ class ModelWalk {
   static constexpr uint64_t kPortion = 1 << 16;
   const uint8_t* model_;
   const uint8_t* at_;
+  const uint8_t* field_ = nullptr;  // the last that began
   Budget& budget_;
   std::vector<RunNode> run_nodes_;
   std::vector<Level> levels_;

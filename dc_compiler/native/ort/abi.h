@@ -86,6 +86,7 @@ struct OrtApiBase {
   X(69, CreateCpuMemoryInfo, OrtStatus*, (int allocator, int memory, OrtMemoryInfo** out))                         \
   X(76, AllocatorFree, OrtStatus*, (OrtAllocator * allocator, void* memory))                                       \
   X(78, GetAllocatorWithDefaultOptions, OrtStatus*, (OrtAllocator * *out))                                         \
+  X(85, KernelInfoGetAttribute_float, OrtStatus*, (const OrtKernelInfo* info, const char* name, float* out))       \
   X(86, KernelInfoGetAttribute_int64, OrtStatus*, (const OrtKernelInfo* info, const char* name, int64_t* out))     \
   X(90, KernelContext_GetInput, OrtStatus*, (const OrtKernelContext* context, size_t index, const OrtValue** out)) \
   X(91, KernelContext_GetOutput, OrtStatus*,                                                                       \

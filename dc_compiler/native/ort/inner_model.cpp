@@ -30,6 +30,7 @@ constexpr size_t kReleaseNodeSize = sizeof kReleaseNode - 1;
 // Field tags of ModelProto, GraphProto and TensorProto in protobuf's wire format.
 enum Tag : char {
   kModelGraph = 0x3a,
+  kGraphNode = 0x0a,
   kGraphInitializer = 0x2a,
   kTensorDims = 0x08,
   kTensorType = 0x10,
@@ -39,12 +40,6 @@ enum Tag : char {
   kTensorExternalData = 0x6a,
   kTensorDataLocation = 0x70,
 };
-
-// Writes at least `size` bytes; protobuf reads numbers that are longer than they need to be.
-void put_varint(std::string& out, uint64_t value, size_t size = 1) {
-  for (; value > 127 || size > 1; value >>= 7, size -= size > 1) out.push_back(static_cast<char>((value & 127) | 128));
-  out.push_back(static_cast<char>(value));
-}
 
 constexpr size_t kGraphLengthSize = 5;
 
@@ -115,6 +110,22 @@ size_t choose_external(const std::vector<Weight*>& order, size_t total, bool fit
 
 }  // namespace
 
+void put_varint(std::string& out, uint64_t value, size_t size) {
+  for (; value > 127 || size > 1; value >>= 7, size -= size > 1) out.push_back(static_cast<char>((value & 127) | 128));
+  out.push_back(static_cast<char>(value));
+}
+
+void InnerModel::remove_node(size_t offset) {
+  static constexpr std::string_view kUnusedField = "\x1a";  // 3 of GraphProto: readers leave it out
+  put_text(offset, kUnusedField);
+}
+
+void InnerModel::add_node(std::string_view node) {
+  nodes_.push_back(kGraphNode);
+  put_varint(nodes_, node.size());
+  nodes_ += node;
+}
+
 InnerModel::Serialized InnerModel::serialize() {
   // Largest first: protobuf grows long fields by copying, which costs least memory while little else is parsed.
   std::vector<Weight*> order;
@@ -130,9 +141,10 @@ InnerModel::Serialized InnerModel::serialize() {
   std::stable_sort(order.begin(), order.end(), [](const Weight* a, const Weight* b) { return a->bytes > b->bytes; });
   MappedBytes external = map_bytes(choose_external(order, total, manifest_.model_size + total < kMessageLimit));
 
-  // GraphProto with all initializers: first the texts, whose positions decide the padding, then their place
+  // GraphProto with added nodes and all initializers: first the texts, whose positions decide the padding, then their
+  // place
   const size_t graph_start = manifest_.model_size + kReleaseNodeSize + 1 + kGraphLengthSize;
-  size_t position = graph_start;
+  size_t position = graph_start + nodes_.size();
   std::vector<std::string> texts;
   for (const Weight* weight : order) {
     texts.push_back(weight->external ? declared_external(*weight) : embedded(*weight, position));
@@ -146,7 +158,9 @@ InnerModel::Serialized InnerModel::serialize() {
   put_varint(head, position - graph_start, kGraphLengthSize);
   std::memcpy(message.get() + graph_start - head.size(), head.data(), head.size());
 
-  uint8_t* inside = message.get() + graph_start;
+  std::memcpy(message.get() + graph_start, nodes_.data(), nodes_.size());
+
+  uint8_t* inside = message.get() + graph_start + nodes_.size();
   uint8_t* outside = external.get();
   auto text = texts.begin();
   for (Weight* weight : order) {

@@ -2,6 +2,7 @@
 #ifndef DCC_INNER_MODEL_H_
 #define DCC_INNER_MODEL_H_
 
+#include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -10,6 +11,9 @@
 #include "ort/mapped_bytes.h"
 
 namespace dcc::ort {
+
+// Writes at least `size` bytes; protobuf reads numbers that are longer than they need to be.
+void put_varint(std::string& out, uint64_t value, size_t size = 1);
 
 class InnerModel {
  public:
@@ -22,7 +26,13 @@ class InnerModel {
   size_t message_size() const { return manifest_.model_size; }
 
   // Puts a text over one of the same length that begins at `offset` of the message.
-  void put_domain(size_t offset, std::string_view text) { texts_.emplace_back(offset, text); }
+  void put_text(size_t offset, std::string_view text) { texts_.emplace_back(offset, text); }
+
+  // Takes a node of the main graph away, whose field begins at `offset`.
+  void remove_node(size_t offset);
+
+  // Adds a NodeProto to the main graph. Where it stands does not matter to onnxruntime.
+  void add_node(std::string_view node);
 
   // The ModelProto with a node dcc:ReleaseModel and an initializer for every weight, whose bytes are still to be
   // written to Weight::data. While onnxruntime parses the message, every byte in it is in memory twice; then every
@@ -39,6 +49,7 @@ class InnerModel {
  private:
   Manifest manifest_;
   std::vector<std::pair<size_t, std::string_view>> texts_;
+  std::string nodes_;  // fields of GraphProto
   size_t serialized_size_ = 0;
 };
 

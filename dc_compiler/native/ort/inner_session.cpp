@@ -3,13 +3,13 @@
 
 #include <cstring>
 #include <string_view>
-#include <unordered_set>
 
 #include "kernels/isa.h"
 #include "kernels/kernels.h"
 #include "model/model_check.h"
 #include "ort/inner_model.h"
 #include "ort/payload_frame.h"
+#include "ort/run_nodes.h"
 #include "ort/session_options.h"
 
 namespace dcc::ort {
@@ -73,29 +73,24 @@ bool runs_faster_sparse(const PayloadFrame& frame) {
 }
 
 // Lets layers run from packed weights where they gain by it: their weights become the frames themselves. All others
-// get dense weights, and their nodes ONNX's domain in the place of ours.
+// get dense weights.
 void choose_execution(InnerModel& model, const std::vector<RunNode>& nodes, const std::vector<PayloadFrame>& frames,
                       const std::string& wanted) {
-  std::unordered_set<std::string_view> sparse, dense;
+  FromFrame from_frame;
   for (size_t i = 0; i < frames.size(); ++i) {
     Payload& payload = model.payloads()[i];
     if (!payload.is_sparse()) continue;
     Weight& weight = payload.weights.front();
-    if (wanted == "sparse" || (wanted == "auto" && runs_faster_sparse(frames[i]))) {
+    const bool is_sparse = wanted == "sparse" || (wanted == "auto" && runs_faster_sparse(frames[i]));
+    from_frame[weight.name] = is_sparse;
+    if (is_sparse) {
       weight.type = {kElementUint8, {static_cast<int64_t>(frames[i].size)}};
       weight.bytes = frames[i].size;
-      sparse.insert(weight.name);
     } else {
       weight.execution = Execution::kDecode;
-      dense.insert(weight.name);
     }
   }
-  for (const RunNode& node : nodes) {
-    if (sparse.count(node.weight)) continue;
-    if (!dense.count(node.weight))
-      refuse("a node of the domain 'dcc.run' reads '" + std::string(node.weight) + "', which is no sparse weight");
-    model.put_domain(node.domain, kOnnxDomain);
-  }
+  place_run_nodes(model, nodes, from_frame);
 }
 
 // Decodes every payload to where its weights lie; payloads of several weights go through a buffer, but for an int8

@@ -1,7 +1,8 @@
 // sparse_layers.cpp: MatMul, Gemm and Conv of the domain "dcc.run", which multiply by what a frame keeps
 // (FORMAT.md 9.2).
 //
-// Inputs are those of ONNX's operators, but that the second is the frame of a float weight.
+// Inputs are those of ONNX's operators, but that the second is the frame of a float weight; inputs 3 and 4, or the
+// attributes min and max, are bounds of what comes out (run_nodes.h).
 #include <algorithm>
 #include <mutex>
 #include <optional>
@@ -63,6 +64,14 @@ void integers_attribute(const Api& api, const OrtKernelInfo* info, const char* n
   std::copy(found, found + kCount, values);
 }
 
+float float_attribute(const Api& api, const OrtKernelInfo* info, const char* name, float otherwise) {
+  float value = 0;
+  OrtStatus* status = api.KernelInfoGetAttribute_float(info, name, &value);
+  if (!status) return value;
+  api.ReleaseStatus(status);
+  return otherwise;
+}
+
 struct Input {
   std::vector<size_t> dims;
   const float* values = nullptr;  // null where the input is left out
@@ -111,6 +120,28 @@ void run_tasks(const Api& api, const OrtKernelContext* context, size_t count, Ta
   check(api, api.KernelContext_ParallelFor(context, body, count, 0, &task));
 }
 
+// What outputs are brought into: given by attributes, and by inputs in the place of these.
+class GivenBounds {
+ public:
+  GivenBounds(const Api& api, const OrtKernelInfo* info)
+      : given_{float_attribute(api, info, "min", Bounds().low), float_attribute(api, info, "max", Bounds().high)} {}
+
+  Bounds of_run(const Api& api, OrtKernelContext* context, size_t inputs) const {
+    Bounds bounds = given_;
+    float* const parts[] = {&bounds.low, &bounds.high};
+    for (size_t i = 0; i < 2; ++i) {
+      const Input bound = float_input(api, context, kFirst + i, inputs);
+      if (bound.values && product(bound.dims) != 1) refuse("a bound is not one number");
+      if (bound.values) *parts[i] = *bound.values;
+    }
+    return bounds;
+  }
+
+ private:
+  static constexpr size_t kFirst = 3;  // input
+  Bounds given_;
+};
+
 SparseMatMul matrix_of(const Context& context, const OrtKernelInfo* info, bool transposed) {
   const DenseWeight weight = decode_weight(context, info, 2);
   const size_t k = weight.dims[transposed ? 1 : 0], n = weight.dims[transposed ? 0 : 1];
@@ -124,6 +155,7 @@ class SparseProduct {
       : api_(context.owner.api),
         budget_(context.budget),
         inputs_(get<size_t>(api_, api_.KernelInfo_GetInputCount, info)),
+        bounds_(api_, info),
         matrix_(matrix_of(context, info, transposed)) {}
 
   void compute(OrtKernelContext* context) const {
@@ -137,14 +169,17 @@ class SparseProduct {
     float* y = float_output(api_, context, dims);
     dims.pop_back();
     const size_t m = product(dims);
+    const Bounds bounds = bounds_.of_run(api_, context, inputs_);
     if (y && m && matrix_.n())
-      run_tasks(api_, context, matrix_.tasks(m), [&](size_t task) { matrix_.run(task, x.values, m, bias.values, y); });
+      run_tasks(api_, context, matrix_.tasks(m),
+                [&](size_t task) { matrix_.run(task, x.values, m, bias.values, y, bounds); });
   }
 
  private:
   const Api& api_;
   std::shared_ptr<Budget> budget_;  // kept while the session lives
   size_t inputs_;
+  GivenBounds bounds_;
   SparseMatMul matrix_;
 };
 
@@ -162,7 +197,10 @@ SparseConv convolution_of(const Context& context, const OrtKernelInfo* info) {
   const DenseWeight weight = decode_weight(context, info, 4);
   ConvAttributes attributes;
   attributes.outputs = weight.dims[0];
-  attributes.channels = weight.dims[1];
+  const int64_t groups = integer_attribute(api, info, "group", 1);
+  if (groups < 1 || __builtin_mul_overflow(weight.dims[1], groups, &attributes.channels))
+    refuse(node_text(api, info) + ": attribute group is no number of groups");
+  attributes.groups = static_cast<size_t>(groups);
   attributes.kernel[0] = weight.dims[2];
   attributes.kernel[1] = weight.dims[3];
   integers_attribute(api, info, "strides", attributes.strides);
@@ -206,6 +244,7 @@ class ConvKernel {
       : api_(context.owner.api),
         budget_(context.budget),
         inputs_(get<size_t>(api_, api_.KernelInfo_GetInputCount, info)),
+        bounds_(api_, info),
         convolution_(convolution_of(context, info)) {}
 
   void compute(OrtKernelContext* context) {
@@ -220,6 +259,7 @@ class ConvKernel {
     convolution_.out_shape(x.dims[2], x.dims[3], shape);
     float* y = float_output(api_, context, {x.dims[0], attributes.outputs, shape[0], shape[1]});
     if (!y) return;
+    const Bounds bounds = bounds_.of_run(api_, context, inputs_);
     const size_t image = product(x.dims, 1);
     const size_t result = product({attributes.outputs, shape[0], shape[1]});
     ScratchPool::Scratch scratch = scratches_.take(plan.scratch_bytes);
@@ -229,7 +269,7 @@ class ConvKernel {
       run_tasks(api_, context, plan.prepare_tasks,
                 [&](size_t task) { convolution_.prepare(plan, task, from, memory); });
       run_tasks(api_, context, plan.tasks,
-                [&](size_t task) { convolution_.run(plan, task, memory, bias.values, y + i * result); });
+                [&](size_t task) { convolution_.run(plan, task, memory, bias.values, y + i * result, bounds); });
     }
     scratches_.give_back(std::move(scratch));
   }
@@ -238,6 +278,7 @@ class ConvKernel {
   const Api& api_;
   std::shared_ptr<Budget> budget_;  // kept while the session lives
   size_t inputs_;
+  GivenBounds bounds_;
   SparseConv convolution_;
   ScratchPool scratches_;
 };
@@ -245,7 +286,7 @@ class ConvKernel {
 template <class Kernel>
 Operator layer_operator(const Registration& owner, const char* (*name)(const OrtCustomOp*)) {
   Operator op(owner, name);
-  op.GetInputTypeCount = [](const OrtCustomOp*) -> size_t { return 3; };
+  op.GetInputTypeCount = [](const OrtCustomOp*) -> size_t { return 5; };
   op.GetOutputTypeCount = [](const OrtCustomOp*) -> size_t { return 1; };
   op.GetInputType = [](const OrtCustomOp*, size_t index) { return index == 1 ? kElementUint8 : kElementFloat; };
   op.GetOutputType = [](const OrtCustomOp*, size_t) { return kElementFloat; };

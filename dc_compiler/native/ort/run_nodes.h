@@ -1,0 +1,25 @@
+// run_nodes.h: what becomes of the nodes of the domain "dcc.run" in an inner model (FORMAT.md 9.2). Needs no
+// onnxruntime.
+#ifndef DCC_RUN_NODES_H_
+#define DCC_RUN_NODES_H_
+
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include "ort/inner_model.h"
+#include "ort/model_check.h"
+
+namespace dcc::ort {
+
+// Which weights layers run from as they are in the frame (true), and which are decoded (false), by name.
+using FromFrame = std::unordered_map<std::string_view, bool>;
+
+// Nodes of decoded weights get ONNX's domain in the place of ours. A layer that runs from its frame and the Relu or
+// Clip behind it become one node of our domain: the layer with its inputs and attributes, where inputs 3 and 4 are the
+// bounds, or attributes "min" and "max". Nodes come in the order in which they run. Throws Failure for nodes that read
+// no such weight.
+void place_run_nodes(InnerModel& model, const std::vector<RunNode>& nodes, const FromFrame& weights);
+
+}  // namespace dcc::ort
+#endif  // DCC_RUN_NODES_H_
