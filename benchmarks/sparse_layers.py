@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import weakref
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,7 @@ Bounds = tuple[float, float] | None
 
 _ERROR_BYTES = 256
 _POINTER, _SIZE, _NUMBER, _TEXT = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_char_p
+_BYTE, _FLOAT = ctypes.c_uint8, ctypes.c_float
 
 
 @functools.cache
@@ -29,6 +31,16 @@ def _functions() -> ctypes.CDLL:
         ),
         "dcc_sparse_matmul_bytes": (_SIZE, [_POINTER]),
         "dcc_sparse_matmul_free": (None, [_POINTER]),
+        "dcc_sparse_int8_make": (
+            _NUMBER,
+            [_POINTER, _POINTER, _SIZE, _SIZE, _NUMBER, _NUMBER, _POINTER, _TEXT, _SIZE],
+        ),
+        "dcc_sparse_int8_run": (
+            _NUMBER,
+            [_POINTER, _POINTER, _SIZE, _BYTE, _FLOAT, _POINTER, _POINTER, _POINTER, _NUMBER, _TEXT, _SIZE],
+        ),
+        "dcc_sparse_int8_bytes": (_SIZE, [_POINTER]),
+        "dcc_sparse_int8_free": (None, [_POINTER]),
         "dcc_sparse_conv_make": (_NUMBER, [_POINTER, _SIZE, _SIZE, _POINTER, _NUMBER, _POINTER, _TEXT, _SIZE]),
         "dcc_sparse_conv_shape": (_NUMBER, [_POINTER, _SIZE, _SIZE, _POINTER, _TEXT, _SIZE]),
         "dcc_sparse_conv_run": (
@@ -50,7 +62,7 @@ def _call(name: str, *arguments: object) -> None:
         raise ValueError(error.value.decode())
 
 
-def _address(array: Floats | None) -> int | None:
+def _address(array: npt.NDArray[Any] | None) -> int | None:
     return None if array is None else array.ctypes.data
 
 
@@ -92,6 +104,50 @@ class SparseMatMul:
     def __call__(self, x: Floats, bias: Floats | None = None, bounds: Bounds = None, threads: int = 1) -> Floats:
         out = np.empty((len(x), self.n), np.float32)
         self.run(x, out, bias=bias, bounds=bounds, threads=threads)
+        return out
+
+
+class SparseInt8MatMul:
+    """y = (x - zero) @ W in integers, * (step * scales) + bias, from the weights of W that are not zero.
+
+    points      (k, n), or (n, k) if `transposed`, int8
+    scales      (n,) float32: what they are multiples of
+    threads     that make it
+    """
+
+    def __init__(
+        self, points: npt.NDArray[np.int8], scales: Floats, *, transposed: bool = False, threads: int = 1
+    ) -> None:
+        dense, own = np.ascontiguousarray(points, np.int8), np.ascontiguousarray(scales, np.float32)
+        self.k, self.n = dense.shape[::-1] if transposed else dense.shape
+        assert own.shape == (self.n,)
+        handle = _POINTER()
+        size = (self.k, self.n, int(transposed), threads)
+        _call("dcc_sparse_int8_make", dense.ctypes.data, own.ctypes.data, *size, ctypes.byref(handle))
+        self._handle = handle
+        weakref.finalize(self, _functions().dcc_sparse_int8_free, handle)
+
+    @property
+    def nbytes(self) -> int:
+        return int(_functions().dcc_sparse_int8_bytes(self._handle))
+
+    def run(
+        self, x: npt.NDArray[np.uint8], zero: int, step: float, out: Floats, *, bias: Floats | None = None,
+        bounds: Bounds = None, threads: int = 1,
+    ) -> None:  # fmt: skip
+        """Write (m, n) `out` for (m, k) `x` and (n,) `bias`, brought into `bounds`; contiguous."""
+        assert x.shape[1] == self.k
+        assert x.dtype == np.uint8
+        assert out.shape == (len(x), self.n)
+        arguments = (self._handle, x.ctypes.data, len(x), zero, step, _address(bias), _bounds(bounds))
+        _call("dcc_sparse_int8_run", *arguments, out.ctypes.data, threads)
+
+    def __call__(
+        self, x: npt.NDArray[np.uint8], zero: int, step: float, bias: Floats | None = None, bounds: Bounds = None,
+        threads: int = 1,
+    ) -> Floats:  # fmt: skip
+        out = np.empty((len(x), self.n), np.float32)
+        self.run(x, zero, step, out, bias=bias, bounds=bounds, threads=threads)
         return out
 
 

@@ -14,6 +14,7 @@
 #include "kernels/isa.h"
 #include "kernels/kernels.h"
 #include "kernels/sparse_conv.h"
+#include "kernels/sparse_int8.h"
 #include "kernels/sparse_matmul.h"
 #include "model/manifest.h"
 #include "model/model_check.h"
@@ -21,6 +22,10 @@
 
 struct dcc_sparse_matmul {
   dcc::SparseMatMul matrix;
+};
+
+struct dcc_sparse_int8 {
+  dcc::SparseInt8MatMul matrix;
 };
 
 struct dcc_sparse_conv {
@@ -181,6 +186,32 @@ int dcc_sparse_matmul_run(const dcc_sparse_matmul* matrix, const float* x, size_
 size_t dcc_sparse_matmul_bytes(const dcc_sparse_matmul* matrix) { return matrix->matrix.bytes(); }
 
 void dcc_sparse_matmul_free(dcc_sparse_matmul* matrix) { delete matrix; }
+
+int dcc_sparse_int8_make(const int8_t* dense, const float* scales, size_t k, size_t n, int transposed, int threads,
+                         dcc_sparse_int8** made, char* error, size_t error_size) {
+  std::string sentence;
+  const int code = dcc::guarded(sentence, [&] {
+    const dcc::KeptWeights kept = dcc::kept_points(dense, k, n, transposed != 0, threads);
+    *made = new dcc_sparse_int8{dcc::SparseInt8MatMul(kept, scales, threads)};
+  });
+  return report(code, sentence, error, error_size);
+}
+
+int dcc_sparse_int8_run(const dcc_sparse_int8* matrix, const uint8_t* x, size_t m, uint8_t zero, float step,
+                        const float* bias, const float bounds[2], float* y, int threads, char* error,
+                        size_t error_size) {
+  std::string sentence;
+  const int code = dcc::guarded(sentence, [&] {
+    const dcc::SparseInt8MatMul& layer = matrix->matrix;
+    dcc::parallel_for(layer.tasks(m), threads,
+                      [&](size_t task) { layer.run(task, {x, m, zero, step}, bias, y, bounds_of(bounds)); });
+  });
+  return report(code, sentence, error, error_size);
+}
+
+size_t dcc_sparse_int8_bytes(const dcc_sparse_int8* matrix) { return matrix->matrix.bytes(); }
+
+void dcc_sparse_int8_free(dcc_sparse_int8* matrix) { delete matrix; }
 
 int dcc_sparse_conv_make(const float* dense, size_t outputs, size_t channels, const size_t attributes[11], int threads,
                          dcc_sparse_conv** made, char* error, size_t error_size) {

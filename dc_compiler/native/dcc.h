@@ -158,6 +158,17 @@ DCC_EXPORT int dcc_sparse_matmul_run(const dcc_sparse_matmul* matrix, const floa
 DCC_EXPORT size_t dcc_sparse_matmul_bytes(const dcc_sparse_matmul* matrix);
 DCC_EXPORT void dcc_sparse_matmul_free(dcc_sparse_matmul* matrix);
 
+// The same for int8 weights, each times its output's of `scales` [n], and rows of uint8, for which x[i, c] stands for
+// (x[i, c] - zero) * step (kernels/sparse_int8.h).
+typedef struct dcc_sparse_int8 dcc_sparse_int8;
+DCC_EXPORT int dcc_sparse_int8_make(const int8_t* dense, const float* scales, size_t k, size_t n, int transposed,
+                                    int threads, dcc_sparse_int8** made, char* error, size_t error_size);
+DCC_EXPORT int dcc_sparse_int8_run(const dcc_sparse_int8* matrix, const uint8_t* x, size_t m, uint8_t zero, float step,
+                                   const float* bias, const float bounds[2], float* y, int threads, char* error,
+                                   size_t error_size);
+DCC_EXPORT size_t dcc_sparse_int8_bytes(const dcc_sparse_int8* matrix);
+DCC_EXPORT void dcc_sparse_int8_free(dcc_sparse_int8* matrix);
+
 // The same for 2-D convolutions (kernels/sparse_conv.h). `dense` is [M, C / groups, kernel rows, kernel columns];
 // attributes are kernel, strides, dilations (2 each: rows, columns), pads (top, left, bottom, right) and groups. A run
 // writes y [images, M, OH, OW] from x [images, C, height, width] and bias [M] (or null), brought into `bounds` (or

@@ -36,7 +36,7 @@ constexpr Choice kChoices[] = {
        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
               __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
               __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vbmi2") &&
-              __builtin_cpu_supports("bmi2") && have_unnamed();
+              __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("bmi2") && have_unnamed();
      }},
     {&kAvx2Kernels,
      [] {

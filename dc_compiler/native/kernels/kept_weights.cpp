@@ -128,6 +128,12 @@ KeptWeights kept_weights(const float* dense, size_t k, size_t n, bool transposed
   return kept;
 }
 
+KeptWeights kept_points(const int8_t* dense, size_t k, size_t n, bool transposed, int threads) {
+  size_t size = 0;
+  require_argument(!__builtin_mul_overflow(k, n, &size), "the matrix has more elements than memory holds");
+  return kept_weights(LargeArray<float>(dense, dense + size).data(), k, n, transposed, threads);
+}
+
 Codes find_codes(const LargeArray<float>& values, size_t most) {
   constexpr uint32_t kSlots = 1024;          // a table of hashes, a quarter full at most
   std::vector<uint16_t> code_of(kSlots, 0);  // one more than the code; 0: free

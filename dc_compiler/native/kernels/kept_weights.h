@@ -21,6 +21,9 @@ struct KeptWeights {
 // `threads` as in parallel.h.
 KeptWeights kept_weights(const float* dense, size_t k, size_t n, bool transposed, int threads = 1);
 
+// The same for int8: their values as floats.
+KeptWeights kept_points(const int8_t* dense, size_t k, size_t n, bool transposed, int threads = 1);
+
 // Values as a number each: values[i] = table[of[i]]. All empty when there are more than `most` (up to 256) different
 // ones.
 struct Codes {

@@ -28,6 +28,7 @@ struct Eight {
 
 }  // namespace
 
-const SparseKernels kAvx2Sparse = {keep_loop, rows_loop<Eight, 2>, nullptr, conv_of<Eight, 6>, plane_rows<Eight>, 6};
+const SparseKernels kAvx2Sparse = {keep_loop,         rows_loop<Eight, 2>, nullptr, bytes_loop,
+                                   conv_of<Eight, 6>, plane_rows<Eight>,   6};
 
 }  // namespace dcc

@@ -145,20 +145,12 @@ inline bool lanes_group(const LaneWeights& weights, size_t group, const float* c
 
 template <size_t kRows>
 void lanes_rows(const LaneWeights& weights, size_t first, size_t last, const float* x, const Ends& ends, float* y) {
-  float short_rows[kRows][kWindow] = {};  // a window would reach behind rows shorter than it
-  const float* row[kRows];
-  for (size_t r = 0; r < kRows; ++r) {
-    row[r] = x + r * weights.k;
-    if (weights.k < kWindow) {
-      __builtin_memcpy(short_rows[r], row[r], weights.k * sizeof *x);
-      row[r] = short_rows[r];
-    }
-  }
+  const WideRows<float, kWindow, kRows> wide(x, weights.k);
   const bool coded = weights.words != nullptr;
   const auto run = coded ? lanes_group<kRows, CodedRounds, false> : lanes_group<kRows, PlainRounds, false>;
   const auto careful = coded ? lanes_group<kRows, CodedRounds, true> : lanes_group<kRows, PlainRounds, true>;
   for (size_t group = first; group < last; ++group) {
-    if (!run(weights, group, row, ends, y)) careful(weights, group, row, ends, y);
+    if (!run(weights, group, wide.row, ends, y)) careful(weights, group, wide.row, ends, y);
   }
 }
 
@@ -173,9 +165,94 @@ void lanes_avx512(const LaneWeights& weights, size_t first, size_t last, const f
   }
 }
 
+// Reads the weights of a round as int8, with up to 31 different ones.
+struct CodedBytes {
+  const uint8_t* codes;
+  __m512i table;
+
+  CodedBytes(const ByteWeights& weights, size_t group)
+      : codes(weights.codes + weights.starts[group] * kLanes * kByteSlots / 2),
+        table(_mm512_loadu_si512(weights.table)) {}
+
+  __m512i next(__m512i position) {
+    // 4 bits to a byte each, with what follows them above; the table has every entry twice, so bit 5 does not matter
+    const __m512i spread = _mm512_cvtepu32_epi64(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes)));
+    const __m512i low = _mm512_multishift_epi64_epi8(_mm512_set1_epi64(0x1C1814100C080400), spread);
+    const __m512i code =
+        _mm512_ternarylogic_epi64(_mm512_set1_epi8(15), low, _mm512_srli_epi16(position, 3), 0xCA);  // select
+    codes += kLanes * kByteSlots / 2;
+    return _mm512_permutexvar_epi8(code, table);
+  }
+};
+
+// The same for any weights.
+struct PlainBytes {
+  const int8_t* values;
+
+  PlainBytes(const ByteWeights& weights, size_t group)
+      : values(weights.values + weights.starts[group] * kLanes * kByteSlots) {}
+
+  __m512i next(__m512i) {
+    const __m512i weight = _mm512_loadu_si512(values);
+    values += kLanes * kByteSlots;
+    return weight;
+  }
+};
+
+// One group for kRows rows: vpermi2b fetches each slot's input from the window in two registers, vpdpbusd adds the four
+// products of each lane.
+template <size_t kRows, typename Bytes>
+void bytes_group(const ByteWeights& weights, size_t group, const uint8_t* const* x, __m512i* sum) {
+  for (size_t row = 0; row < kRows; ++row) sum[row] = _mm512_setzero_si512();
+  Bytes bytes(weights, group);
+  const uint8_t* positions = weights.positions + weights.starts[group] * kLanes * kByteSlots;
+  size_t at = 0;
+  for (size_t r = weights.starts[group]; r < weights.starts[group + 1]; ++r) {
+    at += weights.advances[r];
+    const __m512i position = _mm512_loadu_si512(positions);
+    positions += kLanes * kByteSlots;
+    const __m512i weight = bytes.next(position);
+    for (size_t row = 0; row < kRows; ++row) {
+      const __m512i low = _mm512_loadu_si512(x[row] + at);
+      const __m512i high = _mm512_loadu_si512(x[row] + at + kByteWindow / 2);
+      sum[row] = _mm512_dpbusd_epi32(sum[row], _mm512_permutex2var_epi8(low, position, high), weight);
+    }
+  }
+}
+
+template <size_t kRows>
+void bytes_rows(const ByteWeights& weights, size_t first, size_t last, const ByteRows& rows, const Ends& ends,
+                float* y) {
+  const WideRows<uint8_t, kByteWindow, kRows> wide(rows.x, weights.k);
+  const auto run = weights.codes != nullptr ? bytes_group<kRows, CodedBytes> : bytes_group<kRows, PlainBytes>;
+  for (size_t group = first; group < last; ++group) {
+    __m512i sum[kRows];
+    run(weights, group, wide.row, sum);
+    for (size_t row = 0; row < kRows; ++row) {
+      alignas(64) int32_t sums[kLanes];
+      _mm512_store_si512(sums, sum[row]);
+      finish_bytes(weights, group, sums, rows, ends, y + row * weights.n);
+    }
+  }
+}
+
+void bytes_avx512(const ByteWeights& weights, size_t first, size_t last, const ByteRows& rows, const Ends& ends,
+                  float* y) {
+  for (size_t i = 0; i < rows.m;) {
+    const size_t left = rows.m - i;
+    const size_t count = left >= 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1;
+    const auto run = count == 8   ? bytes_rows<8>
+                     : count == 4 ? bytes_rows<4>
+                     : count == 2 ? bytes_rows<2>
+                                  : bytes_rows<1>;
+    run(weights, first, last, {rows.x + i * weights.k, count, rows.zero, rows.step}, ends, y + i * weights.n);
+    i += count;
+  }
+}
+
 }  // namespace
 
-const SparseKernels kAvx512Sparse = {keep_avx512,          rows_loop<Sixteen, 2>, lanes_avx512,
-                                     conv_of<Sixteen, 14>, plane_rows<Sixteen>,   8};
+const SparseKernels kAvx512Sparse = {
+    keep_avx512, rows_loop<Sixteen, 2>, lanes_avx512, bytes_avx512, conv_of<Sixteen, 14>, plane_rows<Sixteen>, 8};
 
 }  // namespace dcc

@@ -1,8 +1,8 @@
 // sparse_kernels.h: the inner loops of layers that run from their kept weights, once per instruction set.
 //
-// Every set gives the same bits: an output starts from +0.0 or its bias and adds its kept products in ascending order
-// of the input index, with one fused multiply-add each, and at last +0.0, so that no output is -0.0: whether a kernel
-// also adds zeros in between makes no difference. Which NaN comes out of several is not defined.
+// Every set gives the same bits. Of floats: an output starts from +0.0 or its bias and adds its kept products in
+// ascending order of the input index, with one fused multiply-add each, and at last +0.0, so that no output is -0.0:
+// whether a kernel also adds zeros in between makes no difference. Which NaN comes out of several is not defined.
 #ifndef DCC_SPARSE_KERNELS_H_
 #define DCC_SPARSE_KERNELS_H_
 
@@ -50,6 +50,33 @@ struct LaneWeights {
   const float* values = nullptr;
 };
 
+// Layout `bytes` of a matrix of int8, for inputs of uint8. As `lanes`, but a round looks at kByteWindow inputs and has
+// at most kByteSlots weights for every lane; those left over are 0.
+constexpr size_t kByteWindow = 128;
+constexpr size_t kByteSlots = 4;
+struct ByteWeights {
+  size_t k = 0, n = 0;
+  const uint32_t* outputs = nullptr;   // [group][lane]
+  const size_t* starts = nullptr;      // [group + 1]: its first round
+  const uint16_t* advances = nullptr;  // [round]
+  const uint8_t* positions = nullptr;  // [round][lane][slot]: 7 bits for the input within the window
+  // Up to 31 different values: where `table` (of 32, and once more) has one. Bit 4 stands above the input's bits, bits
+  // 0 to 3 in [round][lane][slot], two slots a byte, the first below. table[0] is 0: there is no weight.
+  const uint8_t* codes = nullptr;
+  const int8_t* table = nullptr;
+  const int8_t* values = nullptr;  // more: [round][lane][slot]
+  const int32_t* sums = nullptr;   // [group][lane]: of an output's weights
+  const float* scales = nullptr;   // [group][lane]: what they are multiples of
+};
+
+// Rows of uint8: x[i] stands for (x[i] - zero) * step.
+struct ByteRows {
+  const uint8_t* x = nullptr;  // [m, k]
+  size_t m = 0;
+  int32_t zero = 0;
+  float step = 1;
+};
+
 // Part of the planes that a convolution's input is copied to (sparse_conv.h): the pixels that input i (channel, kernel
 // row, kernel column) meets are planes[offsets[i]] and those that follow.
 constexpr size_t kLine = 16;  // floats of a cache line
@@ -87,6 +114,11 @@ struct SparseKernels {
                float* y);
   // The same for groups; null where the set has no instructions that make it worth while.
   void (*lanes)(const LaneWeights& weights, size_t first, size_t last, const float* x, size_t m, const Ends& ends,
+                float* y);
+
+  // For groups of int8 weights y[i, o] = float(sum over c of (x[i, c] - zero) * W[c, o]) * (step * scale of o) + bias,
+  // each rounded; sums are exact, modulo 2^32. The same bits on every instruction set.
+  void (*bytes)(const ByteWeights& weights, size_t first, size_t last, const ByteRows& rows, const Ends& ends,
                 float* y);
 
   // sums[o, p] = sum over inputs i of W[i, o] * (pixel p that i meets) for the outputs o of a chunk, `stride` floats

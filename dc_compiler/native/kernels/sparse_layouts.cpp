@@ -2,6 +2,7 @@
 #include "kernels/sparse_layouts.h"
 
 #include <algorithm>
+#include <iterator>
 #include <limits>
 #include <numeric>
 #include <vector>
@@ -92,26 +93,94 @@ size_t RowLayout::bytes() const {
          bytes_of(table_) + bytes_of(values_);
 }
 
-LaneLayout::LaneLayout(const KeptWeights& kept, int threads) : k_(kept.k), n_(kept.n) {
-  const size_t groups = divided_up(n_, kLanes);
-  outputs_.resize(groups * kLanes);
-  std::iota(outputs_.begin(), outputs_.end(), 0U);
+namespace {
+
+// Outputs by falling number of weights, filled up to whole groups.
+LargeArray<uint32_t> grouped_outputs(const KeptWeights& kept) {
+  LargeArray<uint32_t> outputs(divided_up(kept.n, kLanes) * kLanes);
+  std::iota(outputs.begin(), outputs.end(), 0U);
   const auto count = [&](uint32_t output) { return kept.starts[output + 1] - kept.starts[output]; };
-  std::stable_sort(outputs_.begin(), outputs_.begin() + static_cast<ptrdiff_t>(n_),
+  std::stable_sort(outputs.begin(), outputs.begin() + static_cast<ptrdiff_t>(kept.n),
                    [&](uint32_t a, uint32_t b) { return count(a) > count(b); });
+  return outputs;
+}
+
+// Layouts of consecutive groups of the outputs, made side by side: add(part, outputs, used) adds a group to one.
+template <class Layout, class Add>
+std::vector<Layout> made_in_parts(const LargeArray<uint32_t>& outputs, size_t n, int threads, Add add) {
+  const size_t groups = outputs.size() / kLanes;
+  const size_t parts = std::max<size_t>(std::min(groups, 4 * thread_count(threads)), 1);
+  std::vector<Layout> made(parts);
+  parallel_for(parts, threads, [&](size_t part) {
+    for (size_t group = groups * part / parts; group < groups * (part + 1) / parts; ++group) {
+      add(made[part], outputs.data() + group * kLanes, std::min(kLanes, n - group * kLanes));
+    }
+  });
+  return made;
+}
+
+// Fills an array with those of the parts, one behind the other.
+template <class Layout, typename T>
+void join(const std::vector<Layout>& parts, LargeArray<T> Layout::* array, Layout& whole) {
+  size_t size = 0;
+  for (const Layout& part : parts) size += (part.*array).size();
+  (whole.*array).reserve(size);
+  for (const Layout& part : parts) {
+    (whole.*array).insert((whole.*array).end(), (part.*array).begin(), (part.*array).end());
+  }
+}
+
+// The weights of a group's lanes, in the order of inputs, as a window moves over these.
+class Group {
+ public:
+  Group(const KeptWeights& kept, const uint32_t* outputs, size_t used, size_t window)
+      : kept_(kept), used_(used), window_(window), last_(kept.k < window ? 0 : kept.k - window) {
+    for (size_t lane = 0; lane < used; ++lane) {
+      next_[lane] = kept.starts[outputs[lane]];
+      ends_[lane] = kept.starts[outputs[lane] + 1];
+    }
+  }
+
+  // Moves the window to the first weight that is left, but by no more than 16 bits say; false when none is left.
+  bool move(LargeArray<uint16_t>& advances) {
+    size_t wanted = std::numeric_limits<size_t>::max();
+    for (size_t lane = 0; lane < used_; ++lane) {
+      if (next_[lane] < ends_[lane]) wanted = std::min<size_t>(wanted, kept_.inputs[next_[lane]]);
+    }
+    if (wanted == std::numeric_limits<size_t>::max()) return false;
+    const size_t before = at_;
+    at_ = std::min({wanted, last_, before + std::numeric_limits<uint16_t>::max()});
+    advances.push_back(static_cast<uint16_t>(at_ - before));
+    return true;
+  }
+
+  // Takes the lane's next weight if it lies in the window: its number, and its input within the window.
+  bool take(size_t lane, size_t& weight, uint32_t& input) {
+    if (next_[lane] == ends_[lane] || kept_.inputs[next_[lane]] >= at_ + window_) return false;
+    weight = next_[lane]++;
+    input = kept_.inputs[weight] - static_cast<uint32_t>(at_);
+    return true;
+  }
+
+ private:
+  const KeptWeights& kept_;
+  size_t used_, window_, last_;  // last_: where a window may begin
+  size_t at_ = 0;
+  size_t next_[kLanes] = {}, ends_[kLanes] = {};
+};
+
+}  // namespace
+
+LaneLayout::LaneLayout(const KeptWeights& kept, int threads) : k_(kept.k), n_(kept.n), outputs_(grouped_outputs(kept)) {
   const Codes codes = find_codes(kept.values, 31);
   if (!codes.table.empty()) {
     table_.assign(32, 0.0F);
     std::copy(codes.table.begin(), codes.table.end(), table_.begin() + 1);
   }
-  const size_t parts = std::max<size_t>(std::min(groups, 4 * thread_count(threads)), 1);
-  std::vector<LaneLayout> made(parts);
-  parallel_for(parts, threads, [&](size_t part) {
-    const size_t first = groups * part / parts * kLanes;
-    const size_t last = std::min(groups * (part + 1) / parts * kLanes, n_);
-    made[part].k_ = k_;
-    made[part].add_groups(kept, codes, outputs_.data() + first, last - first);
-  });
+  const auto add = [&](LaneLayout& part, const uint32_t* outputs, size_t used) {
+    part.add_group(kept, codes, outputs, used);
+  };
+  const std::vector<LaneLayout> made = made_in_parts<LaneLayout>(outputs_, n_, threads, add);
   size_t rounds = 0, values = 0;
   for (const LaneLayout& part : made) {
     for (const size_t start : part.starts_) starts_.push_back(rounds + start);
@@ -120,77 +189,41 @@ LaneLayout::LaneLayout(const KeptWeights& kept, int threads) : k_(kept.k), n_(ke
     values += part.values_.size();
   }
   starts_.push_back(rounds);
-  join(made, &LaneLayout::words_);
-  join(made, &LaneLayout::advances_);
-  join(made, &LaneLayout::positions_);
-  join(made, &LaneLayout::masks_);
-  join(made, &LaneLayout::values_);
-}
-
-// Fills an array with those of the parts, one behind the other.
-template <typename T>
-void LaneLayout::join(const std::vector<LaneLayout>& parts, LargeArray<T> LaneLayout::* array) {
-  size_t size = 0;
-  for (const LaneLayout& part : parts) size += (part.*array).size();
-  (this->*array).reserve(size);
-  for (const LaneLayout& part : parts) {
-    (this->*array).insert((this->*array).end(), (part.*array).begin(), (part.*array).end());
-  }
-}
-
-void LaneLayout::add_groups(const KeptWeights& kept, const Codes& codes, const uint32_t* outputs, size_t count) {
-  for (size_t first = 0; first < count; first += kLanes) {
-    add_group(kept, codes, outputs + first, std::min(kLanes, count - first));
-  }
+  join(made, &LaneLayout::words_, *this);
+  join(made, &LaneLayout::advances_, *this);
+  join(made, &LaneLayout::positions_, *this);
+  join(made, &LaneLayout::masks_, *this);
+  join(made, &LaneLayout::values_, *this);
 }
 
 void LaneLayout::add_group(const KeptWeights& kept, const Codes& codes, const uint32_t* outputs, size_t used) {
-  constexpr size_t kFarthest = std::numeric_limits<uint16_t>::max();
+  const bool coded = !codes.table.empty();
   starts_.push_back(advances_.size());
   value_starts_.push_back(values_.size());
-  size_t next[kLanes] = {};
-  size_t ends[kLanes] = {};
-  for (size_t lane = 0; lane < used; ++lane) {
-    next[lane] = kept.starts[outputs[lane]];
-    ends[lane] = kept.starts[outputs[lane] + 1];
-  }
-  const size_t last = k_ < kWindow ? 0 : k_ - kWindow;  // where a window may begin
-  for (size_t at = 0;;) {
-    size_t wanted = std::numeric_limits<size_t>::max();
-    for (size_t lane = 0; lane < used; ++lane) {
-      if (next[lane] < ends[lane]) wanted = std::min<size_t>(wanted, kept.inputs[next[lane]]);
-    }
-    if (wanted == std::numeric_limits<size_t>::max()) return;
-    const size_t before = at;
-    at = std::min({wanted, last, before + kFarthest});
-    advances_.push_back(static_cast<uint16_t>(at - before));
-    add_round(kept, codes, at, next, ends);
-  }
-}
-
-void LaneLayout::add_round(const KeptWeights& kept, const Codes& codes, size_t at, size_t* next, const size_t* ends) {
-  const bool coded = !codes.table.empty();
-  uint32_t words[kLanes] = {};
-  for (unsigned step = 0; step < kSteps; ++step) {
-    unsigned mask = 0;
-    for (size_t lane = 0; lane < kLanes; ++lane) {
-      if (next[lane] == ends[lane] || kept.inputs[next[lane]] >= at + kWindow) continue;
-      const size_t weight = next[lane]++;
-      const uint32_t input = kept.inputs[weight] - static_cast<uint32_t>(at);
-      mask |= 1U << lane;
-      if (coded) {
-        words[lane] |= (input | (codes.of[weight] + 1U) << 5) << (10 * step);
-      } else {
-        words[lane] |= input << (5 * step);
-        values_.push_back(kept.values[weight]);
+  Group group(kept, outputs, used, kWindow);
+  while (group.move(advances_)) {
+    uint32_t words[kLanes] = {};
+    for (unsigned step = 0; step < kSteps; ++step) {
+      unsigned mask = 0;
+      for (size_t lane = 0; lane < kLanes; ++lane) {
+        size_t weight = 0;
+        uint32_t input = 0;
+        if (!group.take(lane, weight, input)) continue;
+        mask |= 1U << lane;
+        if (coded) {
+          words[lane] |= (input | (codes.of[weight] + 1U) << 5) << (10 * step);
+        } else {
+          words[lane] |= input << (5 * step);
+          values_.push_back(kept.values[weight]);
+        }
       }
+      if (!coded) masks_.push_back(static_cast<uint16_t>(mask));
     }
-    if (!coded) masks_.push_back(static_cast<uint16_t>(mask));
-  }
-  if (coded) {
-    words_.insert(words_.end(), words, words + kLanes);
-  } else {
-    for (const uint32_t word : words) positions_.push_back(static_cast<uint16_t>(word));
+    if (coded) {
+      words_.insert(words_.end(), words, words + kLanes);
+    } else {
+      for (const uint32_t word : words) positions_.push_back(static_cast<uint16_t>(word));
+    }
   }
 }
 
@@ -213,6 +246,86 @@ LaneWeights LaneLayout::view() const {
 size_t LaneLayout::bytes() const {
   return bytes_of(outputs_) + bytes_of(starts_) + bytes_of(advances_) + bytes_of(words_) + bytes_of(table_) +
          bytes_of(positions_) + bytes_of(masks_) + bytes_of(value_starts_) + bytes_of(values_);
+}
+
+ByteLayout::ByteLayout(const KeptWeights& kept, const float* scales, int threads)
+    : k_(kept.k), n_(kept.n), outputs_(grouped_outputs(kept)) {
+  const Codes codes = find_codes(kept.values, 31);
+  if (!codes.table.empty()) {
+    table_.assign(64, 0);
+    for (size_t half = 0; half < 64; half += 32) {
+      std::transform(codes.table.begin(), codes.table.end(), table_.begin() + static_cast<ptrdiff_t>(half) + 1,
+                     [](float value) { return static_cast<int8_t>(value); });
+    }
+  }
+  const auto add = [&](ByteLayout& part, const uint32_t* outputs, size_t used) {
+    part.add_group(kept, codes, outputs, used);
+  };
+  const std::vector<ByteLayout> made = made_in_parts<ByteLayout>(outputs_, n_, threads, add);
+  size_t rounds = 0;
+  for (const ByteLayout& part : made) {
+    for (const size_t start : part.starts_) starts_.push_back(rounds + start);
+    rounds += part.advances_.size();
+  }
+  starts_.push_back(rounds);
+  join(made, &ByteLayout::advances_, *this);
+  join(made, &ByteLayout::positions_, *this);
+  join(made, &ByteLayout::codes_, *this);
+  join(made, &ByteLayout::values_, *this);
+  join(made, &ByteLayout::sums_, *this);
+  scales_.assign(outputs_.size(), 0.0F);
+  for (size_t i = 0; i < n_; ++i) scales_[i] = scales[outputs_[i]];
+}
+
+void ByteLayout::add_group(const KeptWeights& kept, const Codes& codes, const uint32_t* outputs, size_t used) {
+  const bool coded = !codes.table.empty();
+  starts_.push_back(advances_.size());
+  uint32_t sums[kLanes] = {};  // modulo 2^32
+  Group group(kept, outputs, used, kByteWindow);
+  while (group.move(advances_)) {
+    uint8_t positions[kLanes * kByteSlots] = {}, numbers[kLanes * kByteSlots] = {};
+    for (size_t lane = 0; lane < kLanes; ++lane) {
+      for (size_t slot = lane * kByteSlots; slot < (lane + 1) * kByteSlots; ++slot) {
+        size_t weight = 0;
+        uint32_t input = 0;
+        if (!group.take(lane, weight, input)) break;
+        const auto value = static_cast<int8_t>(kept.values[weight]);
+        sums[lane] += static_cast<uint32_t>(static_cast<int32_t>(value));
+        numbers[slot] = static_cast<uint8_t>(coded ? codes.of[weight] + 1 : value);
+        positions[slot] = static_cast<uint8_t>(input | (coded ? numbers[slot] >> 4U << 7U : 0U));
+      }
+    }
+    positions_.insert(positions_.end(), std::begin(positions), std::end(positions));
+    if (coded) {
+      for (size_t i = 0; i < kLanes * kByteSlots; i += 2) {
+        codes_.push_back(static_cast<uint8_t>((numbers[i] & 15U) | (numbers[i + 1] & 15U) << 4U));
+      }
+    } else {
+      for (const uint8_t number : numbers) values_.push_back(static_cast<int8_t>(number));
+    }
+  }
+  for (const uint32_t sum : sums) sums_.push_back(static_cast<int32_t>(sum));
+}
+
+ByteWeights ByteLayout::view() const {
+  ByteWeights view;
+  view.k = k_;
+  view.n = n_;
+  view.outputs = outputs_.data();
+  view.starts = starts_.data();
+  view.advances = advances_.data();
+  view.positions = positions_.data();
+  view.codes = table_.empty() ? nullptr : codes_.data();
+  view.table = table_.data();
+  view.values = values_.data();
+  view.sums = sums_.data();
+  view.scales = scales_.data();
+  return view;
+}
+
+size_t ByteLayout::bytes() const {
+  return bytes_of(outputs_) + bytes_of(starts_) + bytes_of(advances_) + bytes_of(positions_) + bytes_of(codes_) +
+         bytes_of(table_) + bytes_of(values_) + bytes_of(sums_) + bytes_of(scales_);
 }
 
 }  // namespace dcc

@@ -231,6 +231,70 @@ void rows_loop(const RowWeights& weights, size_t first, size_t last, const float
   loop(weights, first, last, x, m, ends, y);
 }
 
+// Inputs of a row, of which a window may be read from any `at` that a layout has: rows shorter than one are copied.
+template <typename T, size_t kSize, size_t kRows>
+struct WideRows {
+  T copies[kRows][kSize] = {};
+  const T* row[kRows];
+
+  WideRows(const T* x, size_t k) {
+    for (size_t r = 0; r < kRows; ++r) {
+      row[r] = x + r * k;
+      if (k < kSize) {
+        __builtin_memcpy(copies[r], row[r], k * sizeof *x);
+        row[r] = copies[r];
+      }
+    }
+  }
+};
+
+// Makes floats of a group's sums.
+inline void finish_bytes(const ByteWeights& weights, size_t group, const int32_t* sums, const ByteRows& rows,
+                         const Ends& ends, float* y) {
+  const size_t at = group * kLanes;
+  const size_t used = smaller(kLanes, weights.n - at);
+  float lane[kLanes];
+  for (size_t l = 0; l < kLanes; ++l) {
+    const uint32_t shift = static_cast<uint32_t>(rows.zero) * static_cast<uint32_t>(weights.sums[at + l]);
+    const auto sum = static_cast<int32_t>(static_cast<uint32_t>(sums[l]) - shift);
+    lane[l] = static_cast<float>(sum) * (rows.step * weights.scales[at + l]);
+  }
+  for (size_t l = 0; l < used; ++l) {
+    const uint32_t o = weights.outputs[at + l];
+    y[o] = bounded(ends.bias != nullptr ? lane[l] + ends.bias[o] : lane[l], ends);
+  }
+}
+
+// A weight after the other.
+inline void bytes_loop(const ByteWeights& weights, size_t first, size_t last, const ByteRows& rows, const Ends& ends,
+                       float* y) {
+  for (size_t i = 0; i < rows.m; ++i) {
+    const WideRows<uint8_t, kByteWindow, 1> wide(rows.x + i * weights.k, weights.k);
+    for (size_t group = first; group < last; ++group) {
+      uint32_t sums[kLanes] = {};
+      const uint8_t* x = wide.row[0];
+      for (size_t round = weights.starts[group]; round < weights.starts[group + 1]; ++round) {
+        x += weights.advances[round];
+        for (size_t slot = 0; slot < kLanes * kByteSlots; ++slot) {
+          const size_t at = round * kLanes * kByteSlots + slot;
+          const unsigned position = weights.positions[at];
+          int32_t weight;
+          if (weights.codes != nullptr) {
+            const unsigned low = weights.codes[at / 2] >> (at % 2 * 4) & 15U;
+            weight = weights.table[low | position >> 7U << 4U];
+          } else {
+            weight = weights.values[at];
+          }
+          sums[slot / kByteSlots] += static_cast<uint32_t>(weight * x[position & 127U]);
+        }
+      }
+      int32_t finished[kLanes];
+      __builtin_memcpy(finished, sums, sizeof sums);
+      finish_bytes(weights, group, finished, rows, ends, y + i * weights.n);
+    }
+  }
+}
+
 // A tile of kVectors vectors. Blocks are the outer loop, so that the pixels of one stay in the first-level cache for
 // all outputs of the chunk.
 template <typename Vec, size_t kVectors, bool kCodes>

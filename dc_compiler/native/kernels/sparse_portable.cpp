@@ -65,7 +65,7 @@ constexpr size_t kTileLines = 1;
 
 }  // namespace
 
-const SparseKernels kPortableSparse = {keep_loop,        rows_loop<Four, 2>, nullptr, conv_of<Four, kTileLines>,
-                                       plane_rows<Four>, kTileLines};
+const SparseKernels kPortableSparse = {
+    keep_loop, rows_loop<Four, 2>, nullptr, bytes_loop, conv_of<Four, kTileLines>, plane_rows<Four>, kTileLines};
 
 }  // namespace dcc
