@@ -132,7 +132,7 @@ class SparseInt8MatMul:
         return int(_functions().dcc_sparse_int8_bytes(self._handle))
 
     def run(
-        self, x: npt.NDArray[np.uint8], zero: int, step: float, out: Floats, *, bias: Floats | None = None,
+        self, x: npt.NDArray[np.uint8], zero: int, step: float | np.float32, out: Floats, *, bias: Floats | None = None,
         bounds: Bounds = None, threads: int = 1,
     ) -> None:  # fmt: skip
         """Write (m, n) `out` for (m, k) `x` and (n,) `bias`, brought into `bounds`; contiguous."""
@@ -143,8 +143,8 @@ class SparseInt8MatMul:
         _call("dcc_sparse_int8_run", *arguments, out.ctypes.data, threads)
 
     def __call__(
-        self, x: npt.NDArray[np.uint8], zero: int, step: float, bias: Floats | None = None, bounds: Bounds = None,
-        threads: int = 1,
+        self, x: npt.NDArray[np.uint8], zero: int, step: float | np.float32, bias: Floats | None = None,
+        bounds: Bounds = None, threads: int = 1,
     ) -> Floats:  # fmt: skip
         out = np.empty((len(x), self.n), np.float32)
         self.run(x, zero, step, out, bias=bias, bounds=bounds, threads=threads)

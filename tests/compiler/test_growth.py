@@ -110,5 +110,5 @@ def test_tables_stay_readable(tmp_path: Path) -> None:
     assert [line.split()[0] for line in lines[1:-2]] == [*(f"w{i}" for i in range(MOST_ROWS - 1)), "large"]
     assert lines[-2].split()[:4] == [str(MOST_ROWS + 1), "smaller", "weights", f"{64 * (MOST_ROWS + 1):,}"]
     assert lines[-1].split()[:3] == ["all", "weights", f"{64 * 2 * MOST_ROWS + 72:,}"]
-    every = rendered([TensorTable(rows, None)]).splitlines()
+    every = rendered([TensorTable(rows, every=True)]).splitlines()
     assert len(every) == 2 * MOST_ROWS + 3

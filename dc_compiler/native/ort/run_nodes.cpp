@@ -3,7 +3,7 @@
 
 #include <string>
 
-#include "ort/refusal.h"
+#include "model/refusal.h"
 
 namespace dcc::ort {
 namespace {

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "ort/inner_model.h"
-#include "ort/model_check.h"
+#include "model/model_check.h"
 
 namespace dcc::ort {
 
