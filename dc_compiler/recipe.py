@@ -48,7 +48,8 @@ PRESETS: dict[str, Preset] = {
     # a grid per output channel, entropy-coded; without data as coarse as is safe, near-lossless where that is not known
     "default": Preset(
         "canonicalize,cluster(grid),encode",
-        calibrated="canonicalize,cluster(grid,step=0.5,calibrate=true,rate=0.3,allocate=true,shorten=true),encode",
+        calibrated="canonicalize,"
+        "cluster(grid,step=0.5,calibrate=true,rate=0.3,allocate=true,sequential=true,shorten=true),encode",
         promises=True,
         finds_step=True,
     ),

@@ -103,10 +103,13 @@ def shift(before: Array, after: Array, gram: Gram, channels: int) -> Array:
     """What is to be added to a bias so that mean outputs stay, float64 [channels].
 
     Args:
-        before, after: values of the original's weight and of the changed one, whose ``gram`` is at a View.
+        before, after: values of the original's weight and of the changed one, whose ``gram`` is at a View. Where it
+            tells how inputs lag behind the original's, this is made up for as well.
     """
     place = gram.place
     change = place.apply(before).astype(np.float64) - place.apply(after)
     sums = np.matmul(change, gram.moments.means[:, :, None].astype(np.float64))
+    if gram.moments.lag is not None:
+        sums = sums + np.matmul(place.apply(before).astype(np.float64), gram.moments.lag.means[:, :, None])
     outputs = place.extents[1]  # of each group; parts that inputs were taken in add up
     return np.asarray(sums.reshape(channels // outputs, -1, outputs).sum(axis=1).reshape(-1))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -21,6 +21,9 @@ Array = np.ndarray
 ROWS_PER_INPUT = 16  # rows of a Gram matrix for each of its inputs; more are thinned out
 LEAST_ROWS = 8192
 LEAST_OF_A_BATCH = 256  # where the first axis of a value is not that of the samples, say time, shares are wrong
+# Rows that are further from the original's, in squares of these: a model that feeds on its answers has gone another way
+# there, which no weight is to make up for
+FAR = 0.25
 LEFT = 1e-3  # of the means' products in covariances: more than the rounding errors of sums
 RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 
@@ -31,19 +34,29 @@ class Moments:
 
     Attributes:
         products: of ``x x^T``, [g, k, k]. means: of ``x``, [g, k].
+        lag: of what the original's rows have beyond these, ``y - x``: means of ``(y - x) x^T`` and of ``y - x``. None
+            where these are the original's.
     """
 
     products: Array
     means: Array
+    lag: Moments | None = None
 
     def map(self, change: Callable[[Array], Array]) -> Moments:
-        """These with both arrays changed."""
-        return Moments(change(self.products), change(self.means))
+        """These with all arrays changed."""
+        return Moments(change(self.products), change(self.means), None if self.lag is None else self.lag.map(change))
+
+    def __add__(self, other: Moments) -> Moments:
+        lag = None if self.lag is None or other.lag is None else self.lag + other.lag
+        return Moments(self.products + other.products, self.means + other.means, lag)
 
     def centred(self) -> Moments:
         """Those with the products of the rows less their means, nearly: covariances."""
+        lag = self.lag
+        if lag is not None:
+            lag = Moments(lag.products - lag.means[:, :, None] * self.means[:, None, :], lag.means)
         outer = self.means[:, :, None] * self.means[:, None, :]
-        return Moments(self.products - np.float32(1 - LEFT) * outer, self.means)
+        return Moments(self.products - np.float32(1 - LEFT) * outer, self.means, lag)
 
 
 @dataclass(frozen=True)
@@ -61,17 +74,22 @@ class Gram:
 
 
 @dataclass(frozen=True)
-class _Total:
-    rows: int  # that there were
-    sums: Moments  # but sums instead of means
+class Total:
+    """Sums of moments over rows.
 
-    def of(self, group: int | None) -> _Total:
+    Attributes:
+        rows: how many there were. sums: moments, but sums instead of means.
+    """
+
+    rows: int
+    sums: Moments
+
+    def of(self, group: int | None) -> Total:
         """Those of one group; None: all. Groups that take the same rows have the same sums."""
-        return self if group is None else _Total(self.rows, self.sums.map(lambda a: a[group % len(a)][None]))
+        return self if group is None else Total(self.rows, self.sums.map(lambda a: a[group % len(a)][None]))
 
-    def __add__(self, other: _Total) -> _Total:
-        sums = Moments(self.sums.products + other.sums.products, self.sums.means + other.sums.means)
-        return _Total(self.rows + other.rows, sums)
+    def __add__(self, other: Total) -> Total:
+        return Total(self.rows + other.rows, self.sums + other.sums)
 
 
 def collect(
@@ -92,7 +110,7 @@ def collect(
         ModelError: the program does not run on the samples. DataError: as for the samples.
     """
     program = program.copy()
-    _name_states(program)
+    name_states(program)
     products = find_products(program)
     chosen = {n: p for n, p in products.items() if names is None or n in names}
     try:
@@ -107,26 +125,41 @@ def collect(
 def _collect(
     program: ir.Program, products: Mapping[str, list[Product]], samples: Samples, rows: Array | None
 ) -> dict[str, list[Gram]]:
+    sources = sources_of(products)
+    if not sources:
+        return {}
+    program, seen = _exposed(program, {key: found[0].elem_type for key, found in sources.items()})
+    share = share_of_a_batch(samples, rows)
+    reduces = {seen[key]: _reduce(found, share) for key, found in sources.items()}
+    totals = activations(program, list(reduces), reduces, samples, rows)
+    return assembled(products, {key: totals[seen[key]] for key in sources}, program)
+
+
+def sources_of(products: Mapping[str, list[Product]]) -> dict[tuple[int, str], list[Source]]:
+    """What rows are made of each value that weights are multiplied with, by its graph and name."""
     sources: dict[tuple[int, str], list[Source]] = {}
     for product in (p for found in products.values() for p in found):
         known = sources.setdefault((product.source.graph, product.source.value), [])
         if product.source not in known:
             known.append(product.source)
-    if not sources:
-        return {}
-    program, seen = _exposed(program, {key: found[0].elem_type for key, found in sources.items()})
-    share = _share_of_a_batch(samples, rows)
-    reduces = {seen[key]: _reduce(found, share) for key, found in sources.items()}
-    totals = activations(program, list(reduces), reduces, samples, rows)
+    return sources
+
+
+def assembled(
+    products: Mapping[str, list[Product]], totals: Mapping[tuple[int, str], list[Total]], program: ir.Program
+) -> dict[str, list[Gram]]:
+    """Gram matrices for weights, from the totals of their sources in the order of :func:`sources_of`."""
     by_source = {
-        source: total for key, found in sources.items() for source, total in zip(found, totals[seen[key]], strict=False)
+        source: total
+        for key, found in sources_of(products).items()
+        for source, total in zip(found, totals[key], strict=False)
     }
     sizes = {r.name: r.size for r in program.records}
     grams = {name: _grams(found, by_source, sizes[name]) for name, found in products.items()}
     return {name: found for name, found in grams.items() if found}
 
 
-def _name_states(program: ir.Program) -> None:
+def name_states(program: ir.Program) -> None:
     """Give names to the states of recurrent layers that the program leaves unnamed, so that they can be seen."""
     nodes = [n for g in ir.walk_graphs(program.proto.graph) for n in g.node if n.op_type in RECURRENT]
     for i, node in enumerate(nodes):
@@ -146,22 +179,30 @@ def _exposed(
     return program, seen
 
 
-def _share_of_a_batch(samples: Samples, rows: Array | None) -> float:
+def share_of_a_batch(samples: Samples, rows: Array | None) -> float:
     """What share of the samples one sample is."""
     return 1 / max(1, len(samples.for_statistics() if rows is None else rows))
 
 
-def _reduce(sources: list[Source], share: float) -> Reduce[list[_Total]]:
-    def reduce(totals: list[_Total] | None, batch: Array) -> list[_Total]:
-        if not batch.size:  # of a branch that did not run
-            return totals or []
-        found = [_total(source, batch, share) for source in sources]
-        return [a + b for a, b in zip(totals, found, strict=True)] if totals else found
-
-    return reduce
+def _reduce(sources: list[Source], share: float) -> Reduce[list[Total]]:
+    return lambda totals, batch: added(totals, sources, share, batch)
 
 
-def _total(source: Source, batch: Array, share: float) -> _Total:
+def added(
+    totals: list[Total] | None, sources: Sequence[Source], share: float, batch: Array, original: Array | None = None
+) -> list[Total]:
+    """Totals of sources with those of one more batch of their value, in which a sample is this share of all.
+
+    Args:
+        original: what the value is in the original; the moments tell then what this has beyond it.
+    """
+    if not batch.size:  # of a branch that did not run
+        return totals or []
+    found = [_total(source, share, batch, original) for source in sources]
+    return [a + b for a, b in zip(totals, found, strict=True)] if totals else found
+
+
+def _total(source: Source, share: float, batch: Array, original: Array | None) -> Total:
     """Sums of a batch in which a sample is this share of all. The rows taken stand for those that were left out."""
     share *= source.unfold.samples(batch)
     one = source.unfold.rows(batch[:1], 1)[0].shape[2]
@@ -171,7 +212,12 @@ def _total(source: Source, batch: Array, share: float) -> _Total:
     count = rows.shape[1]
     weight = np.float32(whole / count if count else 1)
     sums = Moments(np.matmul(rows.transpose(0, 2, 1), rows), rows.sum(axis=1))
-    return _Total(whole, sums.map(lambda a: a * weight))
+    if original is not None:
+        before = _cut(source.unfold.rows(original, most)[0], source.parts)
+        beyond = before - rows
+        beyond[np.square(beyond).sum(axis=2) > FAR * np.square(before).sum(axis=2)] = 0
+        sums = replace(sums, lag=Moments(np.matmul(beyond.transpose(0, 2, 1), rows), beyond.sum(axis=1)))
+    return Total(whole, sums.map(lambda a: a * weight))
 
 
 def _cut(rows: Array, parts: int) -> Array:
@@ -182,9 +228,9 @@ def _cut(rows: Array, parts: int) -> Array:
     return rows.transpose(0, 2, 1, 3).reshape(groups * parts, count, each)  # of no rows, too: one step has no states
 
 
-def _grams(products: list[Product], totals: Mapping[Source, _Total], size: int) -> list[Gram]:
+def _grams(products: list[Product], totals: Mapping[Source, Total], size: int) -> list[Gram]:
     """One Gram matrix a place; none where an element stands at several, or where the inputs are not finite."""
-    by_place: dict[Place, list[_Total]] = {}
+    by_place: dict[Place, list[Total]] = {}
     for product in products:
         if product.source in totals:
             by_place.setdefault(product.place, []).append(totals[product.source].of(product.group))
@@ -203,7 +249,7 @@ def _elements(places: Iterable[Place], size: int) -> int:
     return int(np.count_nonzero(seen))
 
 
-def _gram(place: Place, parts: list[_Total]) -> Gram | None:
+def _gram(place: Place, parts: list[Total]) -> Gram | None:
     if len({p.sums.products.shape for p in parts}) > 1:
         return None
     total = functools.reduce(operator.add, parts)

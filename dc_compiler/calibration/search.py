@@ -16,7 +16,7 @@ import numpy as np
 
 from dc_compiler import ir
 from dc_compiler.calibration.divergence import Distance
-from dc_compiler.errors import InvalidArgumentError
+from dc_compiler.errors import InvalidArgumentError, ModelError
 from dc_compiler.pipeline.context import Context
 from dc_compiler.pipeline.manager import run_passes
 from dc_compiler.pipeline.step import Pass, PassReport
@@ -30,6 +30,7 @@ FURTHEST = 4.0  # times the step before, while one end is not known
 STEPS, SIZE_STEPS = 1.045, 1.002  # ratio of steps that are not told apart, likewise where a size is to be met
 UNUSED = 0.005  # share of the size wanted that may be left unused
 TRIES = 12
+HELPERS = ("allocate", "sequential")  # options that help most models but not all
 LEAST_OF_A_LINE, STEEPEST = 3, 2.0  # points, and a slope that is not exceeded
 
 
@@ -131,7 +132,7 @@ class Search:
     @cached_property
     def near_lossless(self) -> Distance:
         """How far outputs are with plain rounding of the weights at a step that hardly moves those of any model."""
-        options = {"calibrate": "false", "allocate": "false", "rate": "0", "shorten": "false"}
+        options = dict.fromkeys(("calibrate", *HELPERS, "shorten"), "false") | {"rate": "0"}
         program = self._program.copy()
         run_passes([self.cluster.with_options(options | {"step": repr(NEAR_LOSSLESS)})], program, self._context)
         return self._context.calibrated().judge.of(program)
@@ -140,7 +141,7 @@ class Search:
         """Find out what helps this model, of what the pipeline's cluster may do on samples."""
         if self._context.calibration is not None:
             self._settle_vectors()
-            self._settle_steps()
+            self._settle_rounding()
 
     def _settle_vectors(self) -> None:
         """Whether vectors bear to be rounded (``shorten``): they are few, so they may hardly move the outputs."""
@@ -151,21 +152,28 @@ class Search:
         if moved > SHARE_OF_VECTORS * self.near_lossless.divergence:
             self.cluster = self.cluster.with_options({"shorten": "false"})
 
-    def _settle_steps(self) -> None:
-        """Whether steps from gradients (``allocate``) help: whether outputs are nearer for the bytes than with
-        steps that follow the size alone, at a middling step. A bit less an element is taken to double errors."""
-        if not getattr(self.cluster, "allocate", False):
+    def _settle_rounding(self) -> None:
+        """Whether steps from gradients (``allocate``) help, and then whether to round in the order of use
+        (``sequential``) does: whether outputs are nearer for the bytes, at a middling step."""
+        wanted = [name for name in HELPERS if getattr(self.cluster, name, False)]
+        if not wanted:
             return
-        plain = self.cluster.with_options({"allocate": "false"})
-        elements = sum(r.size for r in self._program.weights())
-        allocated, other = (self._made(START, cluster) for cluster in (self.cluster, plain))
-        self._settled = allocated
-        if self._cost(other, elements) < self._cost(allocated, elements):
-            self.cluster, self._settled = plain, other
+        self.cluster = self.cluster.with_options(dict.fromkeys(wanted, "false"))
+        best = self._made(START, self.cluster)
+        for name in wanted:
+            helped = self.cluster.with_options({name: "true"})
+            try:
+                found = self._made(START, helped)
+            except ModelError:  # the model cannot be run in pieces, say
+                continue
+            if self._cost(found) <= self._cost(best):
+                self.cluster, best = helped, found
+        self._settled = best
 
-    def _cost(self, found: Try, elements: int) -> float:
-        """Logarithm of how far outputs are, had the file no bytes."""
+    def _cost(self, found: Try) -> float:
+        """Logarithm of how far outputs are, had the file no bytes; a bit less an element is taken to double errors."""
         assert found.distance is not None
+        elements = sum(r.size for r in self._program.weights())
         return math.log(max(found.distance.typical, 1e-12)) + 16 * math.log(2) * found.size / max(elements, 1)
 
     def run(self, goal: Goal) -> Found:

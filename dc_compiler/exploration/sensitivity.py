@@ -150,7 +150,7 @@ def sensitivity(
         jobs=jobs, libraries=custom_op_libraries, progress=progress,
     )  # fmt: skip
     # at the step of its size, so that curves can be compared
-    study = dataclasses.replace(study, cluster=study.cluster.with_options({"allocate": "false"}))
+    study = dataclasses.replace(study, cluster=study.cluster.with_options({"allocate": "false", "sequential": "false"}))
     rows = _judged(study)
     scorer = study.scorer
     judge = study.judge(rows, scorer)

@@ -19,6 +19,7 @@ from dc_compiler.pipeline.threads import one_blas_thread
 
 Array = np.ndarray
 R = TypeVar("R")
+T = TypeVar("T")
 # (what the batches so far gave, or None before the first; the values of one batch [m, ...]) -> what they give with it
 Reduce = Callable[[R | None, Array], R]
 BATCH_BYTES = 1 << 25  # about so much of the wanted values is computed at a time
@@ -61,7 +62,7 @@ def activations(
         return {name: feed[name] for name in values if name in feed} | dict(zip(computed, found, strict=True))
 
     result: dict[str, R] = {}
-    for batch in _in_order(samples, run, _feeds(samples, rows, run)):
+    for batch in in_order(samples, run, _feeds(samples, rows, run)):
 
         def reduced(name: str, batch: Mapping[str, Array] = batch, so_far: Mapping[str, R] = result) -> R:
             own = reduce[name] if isinstance(reduce, Mapping) else reduce
@@ -109,13 +110,11 @@ def _feeds(
     return samples.batches(rows, size or 1)
 
 
-def _in_order(
-    samples: Samples, run: Callable[[data.Feed], Mapping[str, Array]], feeds: Iterable[data.Feed]
-) -> Iterator[Mapping[str, Array]]:
-    """What the feeds give, in order; a few are computed ahead."""
+def in_order(samples: Samples, run: Callable[[T], R], batches: Iterable[T]) -> Iterator[R]:
+    """What the batches give, in order; a few are computed ahead."""
     pending: deque[Any] = deque()
-    for feed in feeds:
-        pending.append(samples.pool.submit(run, feed))
+    for batch in batches:
+        pending.append(samples.pool.submit(run, batch))
         if len(pending) > samples.threads:
             yield pending.popleft().result()
     while pending:

@@ -13,10 +13,11 @@ from dc_compiler import ir
 from dc_compiler.calibration.allocation import relative_steps
 from dc_compiler.calibration.curvature import moved
 from dc_compiler.calibration.grams import Gram
+from dc_compiler.calibration.order import Order
 from dc_compiler.errors import ModelError
 from dc_compiler.pass_manager import Context, PassReport, Task, Update
 from dc_compiler.passes.cluster import rate as rd
-from dc_compiler.passes.cluster.compensate import compensated, remaining
+from dc_compiler.passes.cluster.compensate import caught_up, compensated, remaining
 from dc_compiler.passes.cluster.grid import (
     channel_statistics,
     errors_like,
@@ -80,6 +81,9 @@ class Cluster(TrainingPass):
             so that a bit more would help every weight alike, within bounds
             (:mod:`dc_compiler.calibration.allocation`). Where there are no gradients, steps follow the size alone. A
             search for the step also finds out whether this helps, and leaves it where it does not.
+        sequential: with ``calibrate``, but not where it trains: weights are rounded in the order of their use, on
+            their inputs as the weights before make them by now, and make up for what these have done to the inputs
+            (:mod:`dc_compiler.calibration.order`). A search for the step finds out whether this helps.
         price: *rd*: the squared error that a bit is worth, in mean squares of the weight's non-zero elements. At low
             error the result is as good as a grid of ``step = sqrt(8.66 price)``.
         epochs and the other options of passes that train (TrainingPass): with epochs above 0 *rd* and *grid* train
@@ -117,6 +121,7 @@ class Cluster(TrainingPass):
     calibrate: bool = False
     rate: float = 0.0
     allocate: bool = False
+    sequential: bool = False
     price: float = 0.05
     epochs: float = 0.0
     within: float = 0.0125
@@ -134,6 +139,7 @@ class Cluster(TrainingPass):
         self.check(0 <= self.rate <= 100, "rate", "give a number from 0 to 100")
         self.check(self.calibrate or not self.rate, "rate", "it needs calibrate=true")
         self.check(self.calibrate or not self.allocate, "allocate", "it needs calibrate=true")
+        self.check(self.calibrate or not self.sequential, "sequential", "it needs calibrate=true")
         self.check(not self.calibrate or self.mode == "grid", "calibrate", "only mode=grid calibrates")
         self.check(self.epochs == 0 or self.mode != "kmeans", "epochs", "put a finetune after mode=kmeans")
         self.check(
@@ -174,13 +180,38 @@ class Cluster(TrainingPass):
         def is_trained(task: Task[Job]) -> bool:
             return task.options.cluster.epochs > 0 and task.record.exact is None
 
-        updates = context.apply(self.name, cluster_record, [t for t in tasks if not is_trained(t)])
         trained = [t for t in tasks if is_trained(t)]
-        facts = self._train(program, trained, vectors, context) if trained else {"codebook entries": 0}
+        plain = [t for t in tasks if not is_trained(t)]
         left = vectors.without({t.record.name for t in trained})
+        if self.sequential and not trained:
+            updates, left = self._round_in_order(program, plain, left, context)
+        else:
+            updates = context.apply(self.name, cluster_record, plain)
+        facts = self._train(program, trained, vectors, context) if trained else {"codebook entries": 0}
         context.apply(self.name, change_vector, left.tasks(program, shorten=self.shorten))
         facts["codebook entries"] += sum(u.clustered.size for u in updates if u.clustered is not None)
         return PassReport(self.name, len(records), facts=facts)
+
+    def _round_in_order(
+        self, program: ir.Program, tasks: Sequence[Task[Job]], vectors: Vectors, context: Context
+    ) -> tuple[list[Update], Vectors]:
+        """Round weights in the order of their use, with their biases; gives the vectors that are left.
+
+        Those whose inputs are not known come first: they do not mind how inputs change.
+        """
+        samples = context.calibrated().samples
+        waiting = {t.record.name: t for t in tasks if t.options.grams}
+        order = Order(program, samples, samples.parts().train, waiting.keys())
+        staged = {name for stage in order.stages for name in stage.names}
+        updates = context.apply(self.name, cluster_record, [t for t in tasks if t.record.name not in staged])
+        for stage in order.stages:
+            grams = order.grams(stage)
+            own = vectors.of(grams)
+            jobs = {n: replace(waiting[n].options, grams=own.centred(n, grams.get(n, ()))) for n in stage.names}
+            updates += context.apply(self.name, cluster_record, [Task(waiting[n].record, jobs[n]) for n in stage.names])
+            context.apply(self.name, change_vector, own.tasks(program, shorten=self.shorten))
+            vectors = replace(vectors.without(set(stage.names)), movable=vectors.movable - own.movable)
+        return updates, vectors
 
     def tried(self, program: ir.Program, context: Context, offset: float = 0.0) -> ir.Program:
         """A copy of the program with errors like those that *grid* would leave, made in a fraction of the time.
@@ -314,7 +345,8 @@ class Cluster(TrainingPass):
             for gram in grams:
                 place = gram.place
                 kept = None if record.mask is None else place.apply(record.mask)
-                found = compensated(place.apply(record.values), place.apply(steps), gram.matrices, self.rate, kept)
+                wanted = caught_up(place.apply(record.values), gram.moments)
+                found = compensated(wanted, place.apply(steps), gram.matrices, self.rate, kept)
                 place.put(points, found)
         return on_grid(points, scales)
 

@@ -10,8 +10,11 @@ from collections.abc import Callable
 
 import numpy as np
 
+from dc_compiler.calibration.grams import Moments
+
 Array = np.ndarray
 DAMPING = 0.01  # of the mean power of the inputs, added to each: inputs that the samples hardly use count a little
+DAMPING_OF_LAG = 0.5  # likewise where weights make up for what was changed before, of which few rows tell little
 BLOCK = 128  # columns whose errors are passed on together
 REFITS = 2  # how often the code lengths are taken from what the rounding before gave
 # At a fine grid the squared error of a bit less is 2 ln 2 / 12 squared steps
@@ -45,6 +48,31 @@ def compensated(weights: Array, steps: Array, gram: Array, rate: float, kept: Ar
     result = np.empty(points.shape, np.int32)
     np.put_along_axis(result, np.broadcast_to(order[:, None, :], points.shape), points, 2)
     return result
+
+
+def caught_up(weights: Array, moments: Moments) -> Array:
+    """Weights whose products with the rows of inputs are nearest to those of ``weights`` with the original's rows.
+
+    With ``G`` the Gram matrix of the rows and ``L`` that of their lag, the damped least squares are
+    ``W + W L (G + damping)^-1`` (as in Qronos, Zhang et al., arXiv 2505.11695).
+
+    Args:
+        weights: matrices [g, o, k], in any float type.
+        moments: of the rows of inputs, with their lag.
+
+    Returns:
+        float64 [g, o, k].
+    """
+    values = weights.astype(np.float64)
+    if moments.lag is None:
+        return values
+    gram = moments.products.astype(np.float64)
+    k = gram.shape[1]
+    mean = np.trace(gram, axis1=1, axis2=2) / k
+    gram[:, np.arange(k), np.arange(k)] += np.where(mean > 0, DAMPING_OF_LAG * mean, 1.0)[:, None]
+    lag = np.matmul(values, moments.lag.products.astype(np.float64))
+    solved = np.linalg.solve(np.broadcast_to(gram, (len(values), k, k)), lag.transpose(0, 2, 1))
+    return np.asarray(values + solved.transpose(0, 2, 1))
 
 
 def remaining(gram: Array) -> float:

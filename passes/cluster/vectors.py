@@ -38,6 +38,12 @@ class Vectors:
             return tuple(grams)
         return tuple(replace(g, moments=g.moments.centred()) for g in grams)
 
+    def of(self, grams: Mapping[str, Sequence[Gram]]) -> Vectors:
+        """Those that belong to some weights, with what these are multiplied with by now."""
+        biases = {w: b for w, b in self.biases.items() if w in grams}
+        known = {w: grams[w][0] for w in biases}
+        return replace(self, biases=biases, grams=known, movable=self.movable & set(biases.values()))
+
     def without(self, weights: Set[str]) -> Vectors:
         """The same where biases take up nothing of these weights any more."""
         return replace(self, biases={w: b for w, b in self.biases.items() if w not in weights})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from dc_compiler.calibration.goals import Targets, parse_size
 from dc_compiler.cli import main
 from dc_compiler.compiler import CompileResult
 from dc_compiler.errors import InvalidArgumentError, QualityError
+from dc_compiler.passes.cluster.compensate import caught_up
 
 Array = np.ndarray
 
@@ -124,21 +126,27 @@ def test_both_a_size_and_a_drop() -> None:
         compiled(max_drop=3, target_size=alone // 2, data=inputs())
 
 
-def test_steps_from_gradients_are_taken_only_where_they_help(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Gradients that say the opposite of what is true give a file that is as good as without them."""
+# What the cluster pass takes from elsewhere to help, and the opposite of it
+HELPERS: dict[str, tuple[str, Callable[..., Any]]] = {
+    "allocate": ("relative_steps", lambda *a: {name: 1 / f**4 for name, f in relative_steps(*a).items()}),
+    "sequential": ("caught_up", lambda weights, moments: 3 * weights - 2 * caught_up(weights, moments)),
+}
+
+
+@pytest.mark.parametrize("name", HELPERS)
+def test_what_helps_most_models_is_done_only_where_it_does(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the opposite of what is true the file is as good as without."""
 
     def pipeline(options: str) -> str:
         text = f"cluster(grid,calibrate=true{options}),encode"
         result = compiled(pipeline=text, max_drop=3, data=inputs())
         return next(s for s in result.report.pipeline.split("),") if s.startswith("cluster"))
 
-    plain, helped = pipeline(""), pipeline(",allocate=true")
-    assert "allocate=true" in helped
-    monkeypatch.setattr(
-        "dc_compiler.passes.cluster.cluster.relative_steps",
-        lambda *a: {name: 1 / f**4 for name, f in relative_steps(*a).items()},
-    )
-    assert pipeline(",allocate=true") == plain
+    plain, helped = pipeline(""), pipeline(f",{name}=true")
+    assert f"{name}=true" in helped
+    function, opposite = HELPERS[name]
+    monkeypatch.setattr(f"dc_compiler.passes.cluster.cluster.{function}", opposite)
+    assert pipeline(f",{name}=true") == plain
 
 
 def test_the_result_does_not_depend_on_threads() -> None:
