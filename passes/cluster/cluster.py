@@ -81,8 +81,8 @@ class Cluster(TrainingPass):
             so that a bit more would help every weight alike, within bounds
             (:mod:`dc_compiler.calibration.allocation`). Where there are no gradients, steps follow the size alone. A
             search for the step also finds out whether this helps, and leaves it where it does not.
-        sequential: with ``calibrate``, but not where it trains: weights are rounded in the order of their use, on
-            their inputs as the weights before make them by now, and make up for what these have done to the inputs
+        sequential: with ``calibrate``: weights are rounded in the order of their use, on their inputs as the weights
+            before make them by now, and make up for what these have done to the inputs
             (:mod:`dc_compiler.calibration.order`). A search for the step finds out whether this helps.
         price: *rd*: the squared error that a bit is worth, in mean squares of the weight's non-zero elements. At low
             error the result is as good as a grid of ``step = sqrt(8.66 price)``.
@@ -182,36 +182,44 @@ class Cluster(TrainingPass):
 
         trained = [t for t in tasks if is_trained(t)]
         plain = [t for t in tasks if not is_trained(t)]
-        left = vectors.without({t.record.name for t in trained})
-        if self.sequential and not trained:
-            updates, left = self._round_in_order(program, plain, left, context)
-        else:
+        if trained:
             updates = context.apply(self.name, cluster_record, plain)
-        facts = self._train(program, trained, vectors, context) if trained else {"codebook entries": 0}
-        context.apply(self.name, change_vector, left.tasks(program, shorten=self.shorten))
+            facts = self._train(program, trained, vectors, context)
+            left = vectors.without({t.record.name for t in trained})
+            context.apply(self.name, change_vector, left.tasks(program, shorten=self.shorten))
+        else:
+            updates = self._round(program, plain, vectors, context, shorten=self.shorten)
+            facts = {"codebook entries": 0}
         facts["codebook entries"] += sum(u.clustered.size for u in updates if u.clustered is not None)
         return PassReport(self.name, len(records), facts=facts)
 
-    def _round_in_order(
-        self, program: ir.Program, tasks: Sequence[Task[Job]], vectors: Vectors, context: Context
-    ) -> tuple[list[Update], Vectors]:
-        """Round weights in the order of their use, with their biases; gives the vectors that are left.
-
-        Those whose inputs are not known come first: they do not mind how inputs change.
-        """
+    def _round(
+        self, program: ir.Program, tasks: Sequence[Task[Job]], vectors: Vectors, context: Context, *, shorten: bool
+    ) -> list[Update]:
+        """Round weights without training, and change vectors for what this does."""
+        if not self.sequential:
+            updates = context.apply(self.name, cluster_record, tasks)
+            context.apply(self.name, change_vector, vectors.tasks(program, shorten=shorten))
+            return updates
         samples = context.calibrated().samples
         waiting = {t.record.name: t for t in tasks if t.options.grams}
         order = Order(program, samples, samples.parts().train, waiting.keys())
         staged = {name for stage in order.stages for name in stage.names}
-        updates = context.apply(self.name, cluster_record, [t for t in tasks if t.record.name not in staged])
+        # Those whose inputs are not looked at do not mind what is done to these
+        first = [t for t in tasks if t.record.name not in staged]
+        found = _by_name(first, context.apply(self.name, cluster_record, first))
         for stage in order.stages:
             grams = order.grams(stage)
             own = vectors.of(grams)
-            jobs = {n: replace(waiting[n].options, grams=own.centred(n, grams.get(n, ()))) for n in stage.names}
-            updates += context.apply(self.name, cluster_record, [Task(waiting[n].record, jobs[n]) for n in stage.names])
-            context.apply(self.name, change_vector, own.tasks(program, shorten=self.shorten))
+            now = [
+                Task(waiting[n].record, replace(waiting[n].options, grams=own.centred(n, grams.get(n, ()))))
+                for n in stage.names
+            ]
+            found |= _by_name(now, context.apply(self.name, cluster_record, now))
+            context.apply(self.name, change_vector, own.tasks(program, shorten=shorten))
             vectors = replace(vectors.without(set(stage.names)), movable=vectors.movable - own.movable)
-        return updates, vectors
+        context.apply(self.name, change_vector, vectors.tasks(program, shorten=shorten))
+        return [found[t.record.name] for t in tasks]
 
     def tried(self, program: ir.Program, context: Context, offset: float = 0.0) -> ir.Program:
         """A copy of the program with errors like those that *grid* would leave, made in a fraction of the time.
@@ -254,9 +262,11 @@ class Cluster(TrainingPass):
         """On grids, from the points that weights are rounded to without training, and the biases shifted for them."""
         draft = program.copy()
         drafts, own = ({r.name: r for r in p.records} for p in (draft, program))
-        updates = context.apply(self.name, cluster_record, [Task(drafts[t.record.name], t.options) for t in tasks])
-        shifts = vectors.tasks(draft, shorten=False)
-        context.apply(self.name, change_vector, [Task(own[t.record.name], t.options) for t in shifts])
+        rounded = [Task(drafts[t.record.name], t.options) for t in tasks]
+        updates = self._round(draft, rounded, vectors, context, shorten=False)
+        for bias in vectors.biases.values():
+            if drafts[bias].values is not own[bias].values:
+                Update(values=drafts[bias].values).apply(own[bias])
         started: dict[str, ir.Clustered] = {}
         for task, update in zip(tasks, updates, strict=True):
             if update.clustered is None or update.clustered.codebook is not None:  # too few values, or no grid for them
@@ -442,6 +452,10 @@ def remaining_share(raw: Sequence[Gram], used: Sequence[Gram]) -> float:
         return 1.0
     with one_blas_thread():
         return sum(remaining(g.matrices) for g in used) / power
+
+
+def _by_name(tasks: Sequence[Task[Job]], updates: Sequence[Update]) -> dict[str, Update]:
+    return {task.record.name: update for task, update in zip(tasks, updates, strict=True)}
 
 
 def cluster_record(record: ir.WeightRecord, job: Job, seed: int) -> Update:

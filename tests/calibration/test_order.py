@@ -95,7 +95,7 @@ def test_stages(model: Any, stages: str) -> None:
 
 def activated(name: str, values: Array) -> Array:
     """What :func:`chain` makes of the products of a weight."""
-    return np.maximum(values, 0) if name == "a" else np.tanh(values)
+    return np.asarray(np.maximum(values, 0) if name == "a" else np.tanh(values))
 
 
 def test_inputs_are_those_of_changed_weights_and_lag_is_what_the_originals_have_beyond() -> None:
