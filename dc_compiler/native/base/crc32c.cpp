@@ -4,6 +4,8 @@
 #include <array>
 #include <cstring>
 
+#include "base/processor.h"
+
 #if defined(__x86_64__)
 #include <nmmintrin.h>
 #elif defined(__aarch64__) && defined(__linux__)
@@ -33,8 +35,8 @@ uint32_t update_by_table(uint32_t crc, const uint8_t* data, size_t size) {
 }
 
 #if defined(__x86_64__)
-#define DCC_CRC_TARGET __attribute__((target("sse4.2")))
-bool have_instruction() { return __builtin_cpu_supports("sse4.2") != 0; }
+#define DCC_CRC_TARGET __attribute__((target("sse4.2,crc32")))
+bool have_instruction() { return processor().sse42; }
 DCC_CRC_TARGET inline uint32_t step8(uint32_t crc, uint64_t word) {
   return static_cast<uint32_t>(_mm_crc32_u64(crc, word));
 }

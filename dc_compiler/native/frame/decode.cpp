@@ -18,8 +18,14 @@ constexpr uint64_t kUnchunkedElements = uint64_t{1} << 18;  // a task's share of
 
 template <typename T>
 uint64_t count_nonzero(const uint8_t* elements, size_t count) {
+  constexpr size_t kBlock = 240;  // counters as wide as elements, which a vector holds many of, do not overflow
   uint64_t nonzero = 0;
-  for (size_t i = 0; i < count; ++i) nonzero += load<T>(elements + i * sizeof(T)) != 0 ? 1U : 0U;
+  for (size_t at = 0; at < count; at += kBlock) {
+    const size_t end = std::min(count, at + kBlock);
+    T found = 0;
+    for (size_t i = at; i < end; ++i) found = static_cast<T>(found + (load<T>(elements + i * sizeof(T)) != 0 ? 1 : 0));
+    nonzero += found;
+  }
   return nonzero;
 }
 

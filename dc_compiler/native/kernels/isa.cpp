@@ -5,44 +5,22 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "base/processor.h"
 #include "kernels/kernels.h"
-
-#if defined(__x86_64__)
-#include <cpuid.h>
-#endif
 
 namespace dcc {
 namespace {
-
-#if defined(__x86_64__)
-// F16C and LZCNT: __builtin_cpu_supports of clang before 18 has no names for them. They need no registers but AVX's.
-bool have_unnamed() {
-  unsigned a = 0, b = 0, c = 0, d = 0;
-  if (__get_cpuid(1, &a, &b, &c, &d) == 0 || (c & bit_F16C) == 0) return false;
-  return __get_cpuid(0x80000001, &a, &b, &c, &d) != 0 && (c & bit_LZCNT) != 0;
-}
-#endif
 
 struct Choice {
   const Kernels* kernels;
   bool (*can_run)();
 };
 
-// Best first. __builtin_cpu_supports asks cpuid and, through xgetbv, whether the system saves the registers.
+// Best first
 constexpr Choice kChoices[] = {
 #if defined(__x86_64__)
-    {&kAvx512Kernels,
-     [] {
-       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-              __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-              __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vbmi2") &&
-              __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("bmi2") && have_unnamed();
-     }},
-    {&kAvx2Kernels,
-     [] {
-       return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2") &&
-              have_unnamed();
-     }},
+    {&kAvx512Kernels, [] { return processor().avx512; }},
+    {&kAvx2Kernels, [] { return processor().avx2; }},
 #endif
     {&kPortableKernels, [] { return true; }},
 };

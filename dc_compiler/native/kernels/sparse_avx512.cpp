@@ -66,6 +66,7 @@ struct CodedRounds {
     fetch_ahead(words);
     words += kLanes;
     Round round;
+#pragma GCC unroll 3
     for (size_t step = 0; step < kSteps; ++step) {
       round.input[step] = word;
       round.weight[step] = _mm512_permutex2var_ps(low, _mm512_srli_epi32(word, 5), high);
@@ -95,6 +96,7 @@ struct PlainRounds {
     fetch_ahead(values + 16);
     positions += kLanes;
     Round round;
+#pragma GCC unroll 3
     for (size_t step = 0; step < kSteps; ++step) {
       round.input[step] = word;
       round.has_weight[step] = *masks;
@@ -126,6 +128,7 @@ inline bool lanes_group(const LaneWeights& weights, size_t group, const float* c
       __m512 low = _mm512_loadu_ps(x[row] + at);
       __m512 high = _mm512_loadu_ps(x[row] + at + 16);
       __asm__("" : "+v"(low), "+v"(high));  // once: compilers would rather load anew for every step, across cache lines
+#pragma GCC unroll 3
       for (size_t step = 0; step < kSteps; ++step) {
         const __m512 input = _mm512_permutex2var_ps(low, round.input[step], high);
         sum[row] = kMasked ? _mm512_mask3_fmadd_ps(input, round.weight[step], sum[row], round.has_weight[step])

@@ -94,6 +94,9 @@ template <size_t kStrip>
 inline void fill_panel(const float* x, size_t stride, size_t m, size_t width, float* panel) {
   if (m < kStrip) __builtin_memset(panel, 0, width * kStrip * sizeof *panel);
   for (size_t i = 0; i < m; ++i) {
+#if defined(__clang__)
+#pragma clang loop vectorize(disable)  // scattering vectors takes longer
+#endif
     for (size_t c = 0; c < width; ++c) panel[c * kStrip + i] = x[i * stride + c];
   }
 }
