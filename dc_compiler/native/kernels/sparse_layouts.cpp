@@ -292,7 +292,7 @@ void ByteLayout::add_group(const KeptWeights& kept, const Codes& codes, const ui
         const auto value = static_cast<int8_t>(kept.values[weight]);
         sums[lane] += static_cast<uint32_t>(static_cast<int32_t>(value));
         numbers[slot] = static_cast<uint8_t>(coded ? codes.of[weight] + 1 : value);
-        positions[slot] = static_cast<uint8_t>(input | (coded ? numbers[slot] >> 4U << 7U : 0U));
+        positions[slot] = static_cast<uint8_t>(input | (coded ? uint32_t{numbers[slot]} >> 4U << 7U : 0U));
       }
     }
     positions_.insert(positions_.end(), std::begin(positions), std::end(positions));
