@@ -96,7 +96,7 @@ int dcc_check_topology(const uint8_t* topology, size_t size, size_t payloads, ui
   const int code = dcc::guarded(sentence, [&] {
     const dcc::Manifest manifest = dcc::read_manifest(topology, size, payloads, stored_bytes);
     dcc::Budget budget(most_bytes, "allow more");
-    dcc::check_inner_model(manifest.model, manifest.model_size, budget);
+    dcc::check_inner_model(manifest, budget);
   });
   return report(code, sentence, error, error_size);
 }

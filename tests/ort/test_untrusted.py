@@ -201,9 +201,18 @@ def test_values_without_a_type_or_a_name() -> None:
     refusal(model)
 
 
-def test_the_librarys_own_operator_is_refused_outside() -> None:
-    node = helper.make_node("ReleaseModel", [], ["y"], domain="dcc")
-    assert "the library's own" in refusal(models.make_model([node], [], [models.value("y", TensorProto.UINT8, None)]))
+@pytest.mark.parametrize("domain", ["dcc", "dcc.run"])
+def test_operators_of_inner_models_are_unknown_outside(domain: str) -> None:
+    node = helper.make_node("ReleaseModel", [], ["y"], domain=domain)
+    model = models.make_model([node], [], [models.value("y", TensorProto.UINT8, None)])
+    assert "is not a registered function/op" in refusal(model)
+
+
+def test_operators_of_the_library_are_refused_in_inner_models() -> None:
+    model = with_node(helper.make_node("ReleaseModel", [], ["u"], domain="dcc.run"))
+    whole = wrapped(model, [], [models.value("y", FLOAT, [2])])
+    assert "a node of the domain 'dcc.run' is no MatMul, Gemm or Conv of the main graph" in refusal(whole)
+    assert "a node of the domain 'dcc.run' is no MatMul, Gemm or Conv of the main graph" in python_refusal(whole)
 
 
 # Where a tensor, or a node, can stand in an inner model.

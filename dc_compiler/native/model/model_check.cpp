@@ -1,7 +1,9 @@
 // model_check.cpp: walks the protobuf wire format of an inner model and refuses what it must not hold.
 #include "model/model_check.h"
 
+#include <string>
 #include <string_view>
+#include <unordered_set>
 #include <utility>
 #include <vector>
 
@@ -157,9 +159,11 @@ WireField next_field(std::string_view& message) {
 
 class ModelWalk {
  public:
-  ModelWalk(const uint8_t* model, size_t size, Budget& budget) : model_(model), at_(model), budget_(budget) {
+  ModelWalk(const Manifest& manifest, Budget& budget) : model_(manifest.model), at_(manifest.model), budget_(budget) {
+    for (const Payload& payload : manifest.payloads)
+      for (const Weight& weight : payload.weights) packed_.insert(weight.name);
     levels_.reserve(kMostMessages);
-    levels_.push_back({Kind::kModel, model, model + size, model, {}});
+    levels_.push_back({Kind::kModel, model_, model_ + manifest.model_size, model_, {}});
   }
 
   void run() {
@@ -286,6 +290,7 @@ class ModelWalk {
     switch (level.kind) {
       case Kind::kNode:
         if (number <= 2) refuse_own_value(text);
+        if (number == 2) refuse_packed(text);
         if (number == 4) level.name.name = text;
         if (number == 7) level.name.domain = checked_domain(text);
         if (number == 8) level.name.overload = text;
@@ -300,6 +305,7 @@ class ModelWalk {
         return;
       case Kind::kTensor:
         if (number == 8) refuse_own_value(text);
+        if (number == 8 && is_initializer()) refuse_packed(text);
         if (number == 13) refuse_external();
         if (number == 14) malformed();
         return;
@@ -314,6 +320,17 @@ class ModelWalk {
   }
   static void refuse_own_value(std::string_view name) {
     if (name == kOwnValue) refuse("the inner model uses the name 'dcc.released', which belongs to the library");
+  }
+  // Whether the tensor is an initializer, or holds the values of a sparse one; it is an attribute's otherwise.
+  bool is_initializer() const {
+    const auto holder = levels_.end() - 2;
+    return holder->kind == Kind::kGraph || (holder->kind == Kind::kSparseTensor && (holder - 1)->kind == Kind::kGraph);
+  }
+  // The main graph has a weight of this name, which nothing else in it may give.
+  void refuse_packed(std::string_view name) const {
+    if (!in_function_ && graphs_ == 1 && packed_.count(name))
+      refuse("the inner model has a value '" + std::string(name) +
+             "' of its own, beside the packed weight of that name");
   }
   [[noreturn]] static void refuse_external() {
     refuse("a tensor of the inner model has external data; a packed model names no files");
@@ -340,6 +357,7 @@ class ModelWalk {
   const uint8_t* at_;
   const uint8_t* field_ = nullptr;  // the last that began
   Budget& budget_;
+  std::unordered_set<std::string_view> packed_;  // names of weights
   std::vector<RunNode> run_nodes_;
   std::vector<Level> levels_;
   NodeList main_;
@@ -351,8 +369,8 @@ class ModelWalk {
 
 }  // namespace
 
-std::vector<RunNode> check_inner_model(const uint8_t* model, size_t size, Budget& budget) {
-  ModelWalk walk(model, size, budget);
+std::vector<RunNode> check_inner_model(const Manifest& manifest, Budget& budget) {
+  ModelWalk walk(manifest, budget);
   walk.run();
   return std::move(walk.run_nodes());
 }

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "model/budget.h"
+#include "model/manifest.h"
 
 namespace dcc {
 
@@ -35,7 +36,7 @@ inline bool is_layer(std::string_view op) { return op == "MatMul" || op == "Gemm
 // hold the message, functions in place, is spent from the budget. Throws Failure.
 //
 // Returns the nodes of the domain "dcc.run": layers, and Relu and Clip, all as of ONNX.
-std::vector<RunNode> check_inner_model(const uint8_t* model, size_t size, Budget& budget);
+std::vector<RunNode> check_inner_model(const Manifest& manifest, Budget& budget);
 
 }  // namespace dcc
 #endif  // DCC_MODEL_CHECK_H_

@@ -281,7 +281,7 @@ class DenseModel {
     frames_.erase(frames_.begin());
     Manifest manifest = read_manifest(topology_.data(), topology_.size(), frames_.size(), stored_bytes_);
     for (size_t i = 0; i < frames_.size(); ++i) check_declared(manifest.payloads[i], frames_[i]);
-    check_inner_model(manifest.model, manifest.model_size, budget_);
+    check_inner_model(manifest, budget_);
     payloads_ = std::move(manifest.payloads);
     const ModelParts inner({reinterpret_cast<const char*>(manifest.model), manifest.model_size});
     const Names defaults = check_values_of(node, count, inner);

@@ -12,15 +12,18 @@
 
 namespace dcc::ort {
 
-struct OrtAllocator;
 struct OrtApi;
 struct OrtCustomOpDomain;
 struct OrtEnv;
+struct OrtGraph;
 struct OrtKernelContext;
 struct OrtKernelInfo;
 struct OrtKeyValuePairs;
 struct OrtLogger;
 struct OrtMemoryInfo;
+struct OrtModel;
+struct OrtModelEditorApi;
+struct OrtPrepackedWeightsContainer;
 struct OrtRunOptions;
 struct OrtSession;
 struct OrtSessionOptions;
@@ -29,6 +32,7 @@ struct OrtStatus;
 struct OrtTensorTypeAndShapeInfo;
 struct OrtTypeInfo;
 struct OrtValue;
+struct OrtValueInfo;
 
 constexpr int kFail = 1;                    // OrtErrorCode ORT_FAIL
 constexpr int kTensorValue = 1;             // ONNXType ONNX_TYPE_TENSOR
@@ -38,6 +42,14 @@ constexpr int kDefaultMemory = 0;           // OrtMemType
 constexpr int kCharacteristicRequired = 0;  // OrtCustomOpInputOutputCharacteristic
 constexpr int kCharacteristicOptional = 1;
 constexpr int kCharacteristicVariadic = 2;
+
+// Where memory comes from and goes to. `version` is the API version up to which the functions are read.
+struct OrtAllocator {
+  uint32_t version;
+  void* (*Alloc)(OrtAllocator* allocator, size_t size);
+  void (*Free)(OrtAllocator* allocator, void* memory);
+  const OrtMemoryInfo* (*Info)(const OrtAllocator* allocator);
+};
 
 struct OrtApiBase {
   const OrtApi* (*GetApi)(uint32_t version);
@@ -128,11 +140,32 @@ struct OrtApiBase {
   X(17, 274, KernelContext_ParallelFor, OrtStatus*,                                                                  \
     (const OrtKernelContext* context, void (*body)(void* data, size_t index), size_t total, size_t batches,          \
      void* data))                                                                                                    \
+  X(22, 285, ReleaseValueInfo, void, (OrtValueInfo * info))                                                          \
+  X(22, 287, ReleaseGraph, void, (OrtGraph * graph))                                                                 \
+  X(22, 288, ReleaseModel, void, (OrtModel * model))                                                                 \
+  X(22, 291, GetModelEditorApi, const OrtModelEditorApi*, ())                                                        \
+  X(22, 292, CreateTensorWithDataAndDeleterAsOrtValue, OrtStatus*,                                                   \
+    (OrtAllocator * deleter, void* data, size_t size, const int64_t* dims, size_t rank, ElementType type,            \
+     OrtValue** out))                                                                                                \
   X(22, 298, GetKeyValuePairs, void,                                                                                 \
     (const OrtKeyValuePairs* pairs, const char* const** keys, const char* const** values, size_t* count))            \
   X(22, 300, ReleaseKeyValuePairs, void, (OrtKeyValuePairs * pairs))                                                 \
   X(23, 379, GetSessionOptionsConfigEntries, OrtStatus*, (const OrtSessionOptions* options, OrtKeyValuePairs** out)) \
   X(24, 391, KernelInfo_GetConfigEntries, OrtStatus*, (const OrtKernelInfo* info, OrtKeyValuePairs** out))
+
+// Functions of the table that GetModelEditorApi hands out, as above; all came with version 22.
+#define DCC_ORT_EDITOR_FUNCTIONS(X)                                                                                 \
+  X(5, CreateValueInfo, OrtStatus*, (const char* name, const OrtTypeInfo* type, OrtValueInfo** out))                \
+  X(7, CreateGraph, OrtStatus*, (OrtGraph * *out))                                                                  \
+  X(8, SetGraphInputs, OrtStatus*, (OrtGraph * graph, OrtValueInfo * *inputs, size_t count))                        \
+  X(10, AddInitializerToGraph, OrtStatus*, (OrtGraph * graph, const char* name, OrtValue* value, bool is_external)) \
+  X(12, CreateModel, OrtStatus*, (const char* const* domains, const int* versions, size_t count, OrtModel** out))   \
+  X(13, AddGraphToModel, OrtStatus*, (OrtModel * model, OrtGraph * graph))                                          \
+  X(16, CreateModelEditorSessionFromArray, OrtStatus*,                                                              \
+    (const OrtEnv* env, const void* model, size_t size, const OrtSessionOptions* options, OrtSession** out))        \
+  X(18, ApplyModelToModelEditorSession, OrtStatus*, (OrtSession * session, OrtModel * model))                       \
+  X(19, FinalizeModelEditorSession, OrtStatus*,                                                                     \
+    (OrtSession * session, const OrtSessionOptions* options, OrtPrepackedWeightsContainer* container))
 
 // What a custom operator tells onnxruntime about itself. `version` is the API version up to which the fields are read.
 struct OrtCustomOp {
@@ -181,6 +214,19 @@ struct Api {
 #undef DCC_ORT_MEMBER
 #define DCC_ORT_MEMBER(since, slot, name, result, parameters) result(*name) parameters = nullptr;
   DCC_ORT_LATER_FUNCTIONS(DCC_ORT_MEMBER)
+#undef DCC_ORT_MEMBER
+};
+
+// The functions of the model editor.
+struct ModelEditor {
+  explicit ModelEditor(const OrtModelEditorApi* table) {
+    const auto* slots = reinterpret_cast<void (*const*)()>(table);
+#define DCC_ORT_READ(slot, name, result, parameters) name = reinterpret_cast<result(*) parameters>(slots[slot]);
+    DCC_ORT_EDITOR_FUNCTIONS(DCC_ORT_READ)
+#undef DCC_ORT_READ
+  }
+#define DCC_ORT_MEMBER(slot, name, result, parameters) result(*name) parameters;
+  DCC_ORT_EDITOR_FUNCTIONS(DCC_ORT_MEMBER)
 #undef DCC_ORT_MEMBER
 };
 

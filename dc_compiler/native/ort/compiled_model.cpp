@@ -42,14 +42,6 @@ PortFunctions output_functions(const Api& api) {
           api.KernelInfo_GetOutputTypeInfo};
 }
 
-std::string read_name(const Api& api, const OrtSession* session, const PortFunctions& functions, size_t index) {
-  auto* allocator = get<OrtAllocator*>(api, api.GetAllocatorWithDefaultOptions);
-  char* text = get<char*>(api, functions.session_name, session, index, allocator);
-  const std::string name = text;
-  check(api, api.AllocatorFree(allocator, text));
-  return name;
-}
-
 // The inner session's inputs or outputs, of which the node has `count`. Outer graph and inner model are written by
 // different hands, as far as anyone knows: what both say must agree.
 std::vector<Port> matched_ports(const Api& api, const OrtKernelInfo* info, const OrtSession* session,
@@ -61,7 +53,7 @@ std::vector<Port> matched_ports(const Api& api, const OrtKernelInfo* info, const
            std::to_string(count));
   std::vector<Port> ports;
   for (size_t i = 0; i < count; ++i) {
-    const std::string name = read_name(api, session, functions, i);
+    const std::string name = read_name(api, functions.session_name, session, i);
     const std::string what = kind + " '" + name + "'";
     const TensorType outer =
         declared_type(api, get<OrtTypeInfo*>(api, functions.node_type, info, i), what + " of the graph");
@@ -94,9 +86,9 @@ class CompiledModel {
   CompiledModel(const Context& context, const OrtKernelInfo* info) try
       : api_(context.owner.api),
         env_(open_env(context.owner)),
-        session_(open_inner_session(context, info, env_.get(), model_inputs(api_, info))),
-        inputs_(matched_ports(api_, info, session_.get(), input_functions(api_), model_inputs(api_, info))),
-        outputs_(matched_ports(api_, info, session_.get(), output_functions(api_),
+        inner_(open_inner_session(context, info, env_.get(), model_inputs(api_, info))),
+        inputs_(matched_ports(api_, info, inner_.session.get(), input_functions(api_), model_inputs(api_, info))),
+        outputs_(matched_ports(api_, info, inner_.session.get(), output_functions(api_),
                                get<size_t>(api_, api_.KernelInfo_GetOutputCount, info))),
         input_names_(names_of(inputs_)),
         output_names_(names_of(outputs_)),
@@ -114,7 +106,7 @@ class CompiledModel {
       if (!inputs[i]) refuse("input '" + inputs_[i].name + "' is missing");
     }
     std::vector<OrtValue*> results(outputs_.size());
-    check(api_, api_.Run(session_.get(), nullptr, input_names_.data(), inputs.data(), inputs.size(),
+    check(api_, api_.Run(inner_.session.get(), nullptr, input_names_.data(), inputs.data(), inputs.size(),
                          output_names_.data(), results.size(), results.data()));
     std::vector<Owned<OrtValue>> owned;
     for (OrtValue* result : results) owned.emplace_back(result, api_.ReleaseValue);
@@ -149,7 +141,7 @@ class CompiledModel {
 
   const Api& api_;
   Owned<OrtEnv> env_;
-  Owned<OrtSession> session_;
+  InnerSession inner_;
   std::vector<Port> inputs_, outputs_;
   std::vector<const char*> input_names_, output_names_;
   std::shared_ptr<Budget> budget_;  // kept while the session lives

@@ -15,23 +15,31 @@ namespace {
 constexpr size_t kAlignment = 64;
 constexpr size_t kMessageLimit = (size_t{1} << 31) - (size_t{1} << 20);  // protobuf: below 2 GiB
 
-// Appended to a ModelProto, this adds a node `dcc.released = dcc:ReleaseModel()` to its graph, as protobuf merges
+// Appended to a ModelProto, this adds a node `dcc.released = dcc.run:ReleaseModel()` to its graph, as protobuf merges
 // messages that are concatenated.
 // clang-format off
 constexpr char kReleaseNode[] =
-    "\x3a\x23\x0a\x21"                     // ModelProto.graph, GraphProto.node
-    "\x12\x0c" "dcc.released"              // NodeProto.output
-    "\x22\x0c" "ReleaseModel"              // NodeProto.op_type
-    "\x3a\x03" "dcc"                       // NodeProto.domain
-    "\x42\x07\x0a\x03" "dcc" "\x10\x01";  // ModelProto.opset_import: domain, version
+    "\x3a\x27\x0a\x25"                         // ModelProto.graph, GraphProto.node
+    "\x12\x0c" "dcc.released"                  // NodeProto.output
+    "\x22\x0c" "ReleaseModel"                  // NodeProto.op_type
+    "\x3a\x07" "dcc.run"                       // NodeProto.domain
+    "\x42\x0b\x0a\x07" "dcc.run" "\x10\x01";  // ModelProto.opset_import: domain, version
 // clang-format on
-constexpr size_t kReleaseNodeSize = sizeof kReleaseNode - 1;
+constexpr std::string_view kReleaseNodeText(kReleaseNode, sizeof kReleaseNode - 1);
 
-// Field tags of ModelProto, GraphProto and TensorProto in protobuf's wire format.
+// Field tags of ONNX's messages in protobuf's wire format.
 enum Tag : char {
   kModelGraph = 0x3a,
   kGraphNode = 0x0a,
   kGraphInitializer = 0x2a,
+  kGraphInput = 0x5a,
+  kValueName = 0x0a,
+  kValueType = 0x12,
+  kTypeTensor = 0x0a,
+  kTensorTypeElement = 0x08,
+  kTensorTypeShape = 0x12,
+  kShapeDim = 0x0a,
+  kDimValue = 0x08,
   kTensorDims = 0x08,
   kTensorType = 0x10,
   kTensorName = 0x42,
@@ -41,20 +49,25 @@ enum Tag : char {
   kTensorDataLocation = 0x70,
 };
 
+std::string field(Tag tag, const std::string& content) {
+  std::string out(1, tag);
+  put_varint(out, content.size());
+  return out + content;
+}
+
+std::string field(Tag tag, uint64_t number) {
+  std::string out(1, tag);
+  put_varint(out, number);
+  return out;
+}
+
 constexpr size_t kGraphLengthSize = 5;
 
 // The fields of a weight's TensorProto that describe it.
 std::string description(const Weight& weight) {
   std::string out;
-  for (const int64_t extent : weight.type.dims) {
-    out.push_back(kTensorDims);
-    put_varint(out, static_cast<uint64_t>(extent));
-  }
-  out.push_back(kTensorType);
-  put_varint(out, static_cast<uint64_t>(weight.type.element));
-  out.push_back(kTensorName);
-  put_varint(out, weight.name.size());
-  return out + weight.name;
+  for (const int64_t extent : weight.type.dims) out += field(kTensorDims, static_cast<uint64_t>(extent));
+  return out + field(kTensorType, static_cast<uint64_t>(weight.type.element)) + field(kTensorName, weight.name);
 }
 
 // The initializer up to its raw data, which starts at a multiple of kAlignment when the text is put at `position`.
@@ -77,35 +90,54 @@ std::string embedded(const Weight& weight, size_t position) {
   return out + raw_data;
 }
 
+// The input of the graph that stands for a weight until it is added.
+std::string declared_input(const Weight& weight) {
+  std::string shape;
+  for (const int64_t extent : weight.type.dims)
+    shape += field(kShapeDim, field(kDimValue, static_cast<uint64_t>(extent)));
+  const std::string element = field(kTensorTypeElement, static_cast<uint64_t>(weight.type.element));
+  const std::string type = field(kTypeTensor, element + field(kTensorTypeShape, shape));
+  return field(kGraphInput, field(kValueName, weight.name) + field(kValueType, type));
+}
+
 // The initializer of a weight that is handed over outside the message.
 std::string declared_external(const Weight& weight) {
   static constexpr char kLocation[] =
       "\x0a\x08location\x12\x03"
       "dcc";
   std::string fields = description(weight);
-  fields.push_back(kTensorExternalData);
-  put_varint(fields, sizeof kLocation - 1);
-  fields.append(kLocation, sizeof kLocation - 1);
-  fields.push_back(kTensorDataLocation);
-  fields.push_back(1);
-  std::string out(1, kGraphInitializer);
-  put_varint(out, fields.size());
-  return out + fields;
+  fields += field(kTensorExternalData, std::string(kLocation, sizeof kLocation - 1));
+  fields += field(kTensorDataLocation, 1);
+  return field(kGraphInitializer, fields);
 }
 
 size_t aligned(size_t size) { return (size + kAlignment - 1) / kAlignment * kAlignment; }
 
-// Marks the weights to hand over beside the message (InnerModel::serialize) and returns their bytes. Small ones stay:
-// shape inference may want to read them. `order` is by size, largest first.
-size_t choose_external(const std::vector<Weight*>& order, size_t total, bool fits_message) {
+// Marks the weights to hand over beside the message (serialize_for_copying) and returns their bytes. Small ones stay:
+// shape inference may want to read them. `weights` are sorted by size, largest first.
+size_t choose_external(const std::vector<Weight*>& weights, size_t total, bool fits_message) {
   constexpr size_t kSmallest = size_t{1} << 20;
-  const size_t wanted = order.empty() || order.front()->bytes < total / 2 ? 0 : total / 8;
+  const size_t wanted = weights.empty() || weights.front()->bytes < total / 2 ? 0 : total / 8;
   size_t outside = 0;
-  for (Weight* weight : order) {
+  for (Weight* weight : weights) {
     weight->external = weight->bytes >= kSmallest && (!fits_message || outside + weight->bytes <= wanted);
     if (weight->external) outside += aligned(weight->bytes);
   }
   return outside;
+}
+
+std::vector<Weight*> weights_of(Manifest& manifest) {
+  std::vector<Weight*> weights;
+  for (Payload& payload : manifest.payloads)
+    for (Weight& weight : payload.weights) weights.push_back(&weight);
+  return weights;
+}
+
+// At most so much of the message is of a weight within it.
+size_t room_of(const Weight& weight) {
+  size_t size = 0;
+  if (__builtin_add_overflow(weight.bytes, 2 * kAlignment + weight.name.size() + 400, &size)) return SIZE_MAX;
+  return size;
 }
 
 }  // namespace
@@ -126,51 +158,64 @@ void InnerModel::add_node(std::string_view node) {
   nodes_ += node;
 }
 
-InnerModel::Serialized InnerModel::serialize() {
-  // Largest first: protobuf grows long fields by copying, which costs least memory while little else is parsed.
-  std::vector<Weight*> order;
-  size_t total = 0;
-  bool fits = true;
-  for (Payload& payload : manifest_.payloads) {
-    for (Weight& weight : payload.weights) {
-      order.push_back(&weight);
-      fits = fits && !__builtin_add_overflow(total, weight.bytes + 2 * kAlignment + weight.name.size() + 400, &total);
-    }
-  }
-  if (!fits) refuse("the weights are too large");
-  std::stable_sort(order.begin(), order.end(), [](const Weight* a, const Weight* b) { return a->bytes > b->bytes; });
-  MappedBytes external = map_bytes(choose_external(order, total, manifest_.model_size + total < kMessageLimit));
+MappedBytes InnerModel::serialize_for_editing() {
+  // Smaller ones cost less to copy than to keep apart, and shape inference may want to read them.
+  constexpr size_t kSmallest = 4096;
+  const std::vector<Weight*> weights = weights_of(manifest_);
+  for (Weight* weight : weights) weight->external = weight->bytes >= kSmallest;
+  return write(weights, {}, declared_input);
+}
 
-  // GraphProto with added nodes and all initializers: first the texts, whose positions decide the padding, then their
-  // place
-  const size_t graph_start = manifest_.model_size + kReleaseNodeSize + 1 + kGraphLengthSize;
+InnerModel::Serialized InnerModel::serialize_for_copying() {
+  // Largest first: protobuf grows long fields by copying, which costs least memory while little else is parsed.
+  std::vector<Weight*> weights = weights_of(manifest_);
+  size_t total = 0;
+  for (const Weight* weight : weights)
+    if (__builtin_add_overflow(total, room_of(*weight), &total)) refuse("the weights are too large");
+  std::stable_sort(weights.begin(), weights.end(),
+                   [](const Weight* a, const Weight* b) { return a->bytes > b->bytes; });
+  MappedBytes external = map_bytes(choose_external(weights, total, manifest_.model_size + total < kMessageLimit));
+  uint8_t* outside = external.get();
+  for (Weight* weight : weights) {
+    if (!weight->external) continue;
+    weight->data = outside;
+    outside += aligned(weight->bytes);
+  }
+  return {write(weights, kReleaseNodeText, declared_external), std::move(external)};
+}
+
+// The message as it is in the file, with its changed texts, then what is appended, then a GraphProto of the weights.
+MappedBytes InnerModel::write(const std::vector<Weight*>& weights, std::string_view appended,
+                              std::string (*declare_external)(const Weight&)) {
+  // First the texts, whose positions decide the padding, then their place; before them nodes that were added
+  const size_t graph_start = manifest_.model_size + appended.size() + 1 + kGraphLengthSize;
   size_t position = graph_start + nodes_.size();
   std::vector<std::string> texts;
-  for (const Weight* weight : order) {
-    texts.push_back(weight->external ? declared_external(*weight) : embedded(*weight, position));
+  for (const Weight* weight : weights) {
+    texts.push_back(weight->external ? declare_external(*weight) : embedded(*weight, position));
     position += texts.back().size() + (weight->external ? 0 : weight->bytes);
+    if (position > kMessageLimit) refuse("the inner model is too large for one message");
   }
   MappedBytes message = map_bytes(position);
   std::memcpy(message.get(), manifest_.model, manifest_.model_size);
   for (const auto& [offset, text] : texts_) std::memcpy(message.get() + offset, text.data(), text.size());
-  std::memcpy(message.get() + manifest_.model_size, kReleaseNode, kReleaseNodeSize);
+  std::memcpy(message.get() + manifest_.model_size, appended.data(), appended.size());
   std::string head(1, kModelGraph);
   put_varint(head, position - graph_start, kGraphLengthSize);
   std::memcpy(message.get() + graph_start - head.size(), head.data(), head.size());
 
   std::memcpy(message.get() + graph_start, nodes_.data(), nodes_.size());
-
-  uint8_t* inside = message.get() + graph_start + nodes_.size();
-  uint8_t* outside = external.get();
+  uint8_t* next = message.get() + graph_start + nodes_.size();
   auto text = texts.begin();
-  for (Weight* weight : order) {
-    std::memcpy(inside, text->data(), text->size());
-    inside += text++->size();
-    weight->data = weight->external ? outside : inside;
-    (weight->external ? outside : inside) += weight->external ? aligned(weight->bytes) : weight->bytes;
+  for (Weight* weight : weights) {
+    std::memcpy(next, text->data(), text->size());
+    next += text++->size();
+    if (weight->external) continue;
+    weight->data = next;
+    next += weight->bytes;
   }
   serialized_size_ = position;
-  return {std::move(message), std::move(external)};
+  return message;
 }
 
 }  // namespace dcc::ort

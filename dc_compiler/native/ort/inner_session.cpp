@@ -1,12 +1,15 @@
 // inner_session.cpp: opens the session inside a dcc:CompiledModel (FORMAT.md 9.2).
 #include "ort/inner_session.h"
 
+#include <algorithm>
 #include <cstring>
 #include <string_view>
 
 #include "kernels/isa.h"
 #include "kernels/kernels.h"
 #include "model/model_check.h"
+#include "ort/copying_session.h"
+#include "ort/edited_session.h"
 #include "ort/inner_model.h"
 #include "ort/payload_frame.h"
 #include "ort/run_nodes.h"
@@ -93,8 +96,24 @@ void choose_execution(InnerModel& model, const std::vector<RunNode>& nodes, cons
   place_run_nodes(model, nodes, from_frame);
 }
 
+bool runs_from_frames(const InnerModel& model) {
+  const std::vector<Payload>& payloads = model.payloads();
+  return std::any_of(payloads.begin(), payloads.end(), [](const Payload& p) { return p.is_sparse(); });
+}
+
+// Gives external weights memory of their own, but for those that are frames, which stay where they are.
+void place_weights(InnerModel& model, const std::vector<PayloadFrame>& frames, WeightMemory& memory) {
+  for (size_t i = 0; i < frames.size(); ++i) {
+    Payload& payload = model.payloads()[i];
+    for (Weight& weight : payload.weights) {
+      if (!weight.external) continue;
+      weight.data = payload.is_sparse() ? frames[i].data : memory.allocate(weight.bytes);
+    }
+  }
+}
+
 // Decodes every payload to where its weights lie; payloads of several weights go through a buffer, but for an int8
-// weight and its scales. What runs from the packed weight gets a copy of the frame.
+// weight and its scales. What runs from the packed weight gets a copy of the frame, or uses the frame itself.
 void decode_weights(const std::vector<PayloadFrame>& frames, const std::vector<Payload>& payloads, int threads) {
   std::vector<MappedBytes> buffers;
   std::vector<DecodeJob> jobs;
@@ -104,7 +123,7 @@ void decode_weights(const std::vector<PayloadFrame>& frames, const std::vector<P
     const Weight& first = payload.weights.front();
     const PayloadFrame& frame = frames[i];
     if (payload.is_sparse()) {
-      std::memcpy(first.data, frame.data, frame.size);
+      if (first.data != frame.data) std::memcpy(first.data, frame.data, frame.size);
       continue;
     }
     owners.push_back(&payload);
@@ -133,65 +152,10 @@ void decode_weights(const std::vector<PayloadFrame>& frames, const std::vector<P
   }
 }
 
-// Gives the external weights to a session about to be made. onnxruntime copies them out of memory that stays ours.
-void add_weights(const Api& api, OrtSessionOptions* options, const std::vector<Payload>& payloads) {
-  const Owned<OrtMemoryInfo> memory(get<OrtMemoryInfo*>(api, api.CreateCpuMemoryInfo, kDeviceAllocator, kDefaultMemory),
-                                    api.ReleaseMemoryInfo);
-  std::vector<const char*> names;
-  std::vector<Owned<OrtValue>> owned;
-  std::vector<const OrtValue*> values;
-  for (const Payload& payload : payloads) {
-    for (const Weight& weight : payload.weights) {
-      if (!weight.external) continue;
-      const TensorType& type = weight.type;
-      names.push_back(weight.name.c_str());
-      owned.emplace_back(get<OrtValue*>(api, api.CreateTensorWithDataAsOrtValue, memory.get(), weight.data,
-                                        weight.bytes, type.dims.data(), type.dims.size(), type.element),
-                         api.ReleaseValue);
-      values.push_back(owned.back().get());
-    }
-  }
-  if (!names.empty()) check(api, api.AddExternalInitializers(options, names.data(), values.data(), names.size()));
-}
-
-// The memory that only the opening of a session needs, freed as early as onnxruntime allows; its memory use peaks
-// later, when it packs weights for its kernels. The node ReleaseModel, appended to the model, tells how far it has
-// come: its first shape inference follows parsing, which copies the message; its kernel is made when all weights were
-// copied.
-class OpeningModel {
- public:
-  explicit OpeningModel(InnerModel::Serialized memory) : memory_(std::move(memory)), outer_(current_) {
-    current_ = this;
-  }
-  ~OpeningModel() { current_ = outer_; }
-  OpeningModel(const OpeningModel&) = delete;
-  OpeningModel& operator=(const OpeningModel&) = delete;
-  const uint8_t* message() const { return memory_.message.get(); }
-  static void parsed() {
-    if (current_) current_->memory_.message.reset();
-  }
-  static void copied() {
-    if (!current_) refuse("the operator ReleaseModel is the library's own, for use inside compiled models");
-    current_->memory_.external.reset();
-  }
-
- private:
-  InnerModel::Serialized memory_;
-  OpeningModel* outer_;
-  static thread_local OpeningModel* current_;
-};
-thread_local OpeningModel* OpeningModel::current_ = nullptr;
-
-class ReleaseModel {
- public:
-  ReleaseModel(const Context&, const OrtKernelInfo*) { OpeningModel::copied(); }
-  void compute(OrtKernelContext*) const {}  // nothing uses the output
-};
-
 }  // namespace
 
-Owned<OrtSession> open_inner_session(const Context& context, const OrtKernelInfo* info, const OrtEnv* env,
-                                     size_t model_inputs) {
+InnerSession open_inner_session(const Context& context, const OrtKernelInfo* info, const OrtEnv* env,
+                                size_t model_inputs) {
   const Api& api = context.owner.api;
   const size_t inputs = get<size_t>(api, api.KernelInfo_GetInputCount, info);
   if (model_inputs >= inputs) refuse("the topology input is missing");
@@ -201,31 +165,24 @@ Owned<OrtSession> open_inner_session(const Context& context, const OrtKernelInfo
   const MappedBytes topology = decode_topology(context, topology_frame);
   InnerModel model(read_manifest(topology.get(), topology_frame.bytes, payload_count, stored));
   const std::vector<PayloadFrame> frames = read_payloads(context, info, model_inputs + 1, model.payloads());
-  const std::vector<RunNode> nodes = check_inner_model(model.message(), model.message_size(), *context.budget);
+  const std::vector<RunNode> nodes = check_inner_model(model.manifest(), *context.budget);
   choose_execution(model, nodes, frames, context.settings.execution);
 
-  const OpeningModel memory(model.serialize());
-  decode_weights(frames, model.payloads(), context.settings.threads);
   const Owned<OrtSessionOptions> options = inner_options(api, context.registered->options.get());
-  add_weights(api, options.get(), model.payloads());
-  const OrtSessionOptions* final_options = options.get();
-  const void* message = memory.message();
-  return {get<OrtSession*>(api, api.CreateSessionFromArray, env, message, model.serialized_size(), final_options),
-          api.ReleaseSession};
-}
-
-Operator release_model_operator(const Registration& owner) {
-  Operator op(owner, [](const OrtCustomOp*) { return "ReleaseModel"; });
-  op.GetInputTypeCount = [](const OrtCustomOp*) -> size_t { return 0; };
-  op.GetOutputTypeCount = [](const OrtCustomOp*) -> size_t { return 1; };  // a node without any would be dropped
-  op.GetOutputType = [](const OrtCustomOp*, size_t) { return kElementUint8; };
-  op.GetOutputCharacteristic = [](const OrtCustomOp*, size_t) { return kCharacteristicRequired; };
-  op.InferOutputShapeFn = [](const OrtCustomOp*, OrtShapeInferContext*) -> OrtStatus* {
-    OpeningModel::parsed();
-    return nullptr;
-  };
-  use_kernel<ReleaseModel>(op);
-  return op;
+  // The editor keeps the inputs that a model has when it is told of none.
+  if (model_inputs == 0 || !has_model_editor(api)) {
+    context.owner.add_run_domain(options.get());
+    InnerModel::Serialized memory = model.serialize_for_copying();
+    decode_weights(frames, model.payloads(), context.settings.threads);
+    return {nullptr, open_copying_session(api, env, options.get(), model, std::move(memory))};
+  }
+  if (runs_from_frames(model)) context.owner.add_run_domain(options.get());
+  auto memory = std::make_unique<WeightMemory>(api);
+  const MappedBytes message = model.serialize_for_editing();
+  place_weights(model, frames, *memory);
+  decode_weights(frames, model.payloads(), context.settings.threads);
+  Owned<OrtSession> session = open_edited_session(api, env, options.get(), model, message.get(), *memory);
+  return {std::move(memory), std::move(session)};
 }
 
 }  // namespace dcc::ort

@@ -9,7 +9,7 @@ namespace dcc::ort {
 
 // The initializer lives as long as the session it belongs to.
 struct PayloadFrame {
-  const uint8_t* data;
+  uint8_t* data;  // to be read only
   size_t size;
   TensorType type;
   size_t bytes;  // of the decoded tensor

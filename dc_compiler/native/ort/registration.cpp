@@ -153,14 +153,15 @@ void register_operators(OrtSessionOptions* options, const Api& api, uint32_t ver
   const auto current = all.at_address(api, options);
   if (current && current->mark == mark) return;
   const Settings settings = settings_in(api, options);
-  // a copy of registered options has the domain already, and a second one of its name would be refused
   const Registration& registration = all.at(api, version, runtime, options);
-  if (mark.empty()) registration.add_domains(api, options);
   const std::string new_mark = all.new_mark();
   check(api, api.AddSessionConfigEntry(options, kRegisteredKey, new_mark.c_str()));
+  // Copied before the outer graph's operators are there: every one that a session knows takes time when it is opened.
   const OrtSessionOptions* registered = options;
   Owned<OrtSessionOptions> copy(get<OrtSessionOptions*>(api, api.CloneSessionOptions, registered),
                                 api.ReleaseSessionOptions);
+  // a copy of registered options has the domain already, and a second one of its name would be refused
+  if (mark.empty()) registration.add_own_domain(options);
   all.put(api, options, std::make_shared<const Registered>(Registered{new_mark, std::move(copy), settings}));
 }
 
@@ -176,19 +177,22 @@ Operator::Operator(const Registration& owner, const char* (*name)(const OrtCusto
 
 struct Registration::Operators {
   explicit Operators(const Registration& owner)
-      : own{decode_weights_operator(owner), compiled_model_operator(owner), release_model_operator(owner)},
-        run{sparse_matmul_operator(owner), sparse_gemm_operator(owner), sparse_conv_operator(owner)},
-        domains{domain_of(owner.api, "dcc", own), domain_of(owner.api, kRunDomain.data(), run)} {}
+      : own{decode_weights_operator(owner), compiled_model_operator(owner)},
+        run{sparse_matmul_operator(owner), sparse_gemm_operator(owner), sparse_conv_operator(owner),
+            release_model_operator(owner)},
+        own_domain(domain_of(owner.api, "dcc", own)),
+        run_domain(domain_of(owner.api, kRunDomain.data(), run)) {}
 
-  using Group = std::array<Operator, 3>;
+  template <class Group>
   static OrtCustomOpDomain* domain_of(const Api& api, const char* name, const Group& group) {
     auto* domain = get<OrtCustomOpDomain*>(api, api.CreateCustomOpDomain, name);
     for (const Operator& op : group) check(api, api.CustomOpDomain_Add(domain, &op));
     return domain;
   }
 
-  Group own, run;
-  std::array<OrtCustomOpDomain*, 2> domains;
+  std::array<Operator, 2> own;
+  std::array<Operator, 4> run;
+  OrtCustomOpDomain *own_domain, *run_domain;
 };
 
 Registration::Registration(const Api& table, uint32_t api_version, std::string runtime_version, const void* options)
@@ -198,8 +202,12 @@ Registration::Registration(const Api& table, uint32_t api_version, std::string r
       address(options),
       operators_(new Operators(*this), [](const Operators* operators) { delete operators; }) {}
 
-void Registration::add_domains(const Api& table, OrtSessionOptions* options) const {
-  for (OrtCustomOpDomain* domain : operators_->domains) check(table, table.AddCustomOpDomain(options, domain));
+void Registration::add_own_domain(OrtSessionOptions* options) const {
+  check(api, api.AddCustomOpDomain(options, operators_->own_domain));
+}
+
+void Registration::add_run_domain(OrtSessionOptions* options) const {
+  check(api, api.AddCustomOpDomain(options, operators_->run_domain));
 }
 
 Context kernel_context(const Registration& owner, const OrtKernelInfo* info) {

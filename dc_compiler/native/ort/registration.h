@@ -29,7 +29,7 @@ struct Settings {
 // The options as they were when registered.
 struct Registered {
   std::string mark;                  // tells registrations apart
-  Owned<OrtSessionOptions> options;  // a copy, this library's domain included
+  Owned<OrtSessionOptions> options;  // a copy, for sessions inside a compiled model
   Settings settings;
 };
 
@@ -53,7 +53,8 @@ class Registration {
   const std::string runtime;  // onnxruntime's own version
   const void* const address;  // of the options; null where operators are shared
 
-  void add_domains(const Api& api, OrtSessionOptions* options) const;  // of the operators
+  void add_own_domain(OrtSessionOptions* options) const;  // "dcc": the operators of the outer graph
+  void add_run_domain(OrtSessionOptions* options) const;  // "dcc.run": those of inner models
 
  private:
   struct Operators;
@@ -91,8 +92,8 @@ void use_kernel(Operator& op) {
 
 Operator decode_weights_operator(const Registration& owner);  // decode_weights.cpp
 Operator compiled_model_operator(const Registration& owner);  // compiled_model.cpp
-Operator release_model_operator(const Registration& owner);   // inner_session.cpp; in inner models only
-// sparse_layers.cpp; in inner models only, in the domain "dcc.run"
+Operator release_model_operator(const Registration& owner);   // copying_session.cpp
+// sparse_layers.cpp
 Operator sparse_matmul_operator(const Registration& owner);
 Operator sparse_gemm_operator(const Registration& owner);
 Operator sparse_conv_operator(const Registration& owner);

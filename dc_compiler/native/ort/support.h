@@ -57,6 +57,16 @@ std::string get_string(const Api& api, Function function, Arguments... arguments
   return text;
 }
 
+// The name that `function` tells of a session's input or output.
+inline std::string read_name(const Api& api, OrtStatus* (*function)(const OrtSession*, size_t, OrtAllocator*, char**),
+                             const OrtSession* session, size_t index) {
+  auto* allocator = get<OrtAllocator*>(api, api.GetAllocatorWithDefaultOptions);
+  char* text = get<char*>(api, function, session, index, allocator);
+  const std::string name = text;
+  check(api, api.AllocatorFree(allocator, text));
+  return name;
+}
+
 inline TensorType read_type(const Api& api, const OrtTensorTypeAndShapeInfo* info) {
   TensorType type{get<ElementType>(api, api.GetTensorElementType, info), {}};
   type.dims.resize(get<size_t>(api, api.GetDimensionsCount, info));
