@@ -310,7 +310,7 @@ def int8_model(program: ir.Program, ranges: Ranges | None) -> onnx.ModelProto | 
     """The standard model that a program is when it runs in int8; None where nothing can."""
     copy = program.copy()
     int8.choose_int8(copy, None if ranges is None else ranges.of)
-    if all(r.execution != ir.INT8 for r in copy.records):
+    if all(r.execution not in (ir.INT8, ir.SPARSE_INT8) for r in copy.records):
         return None
     return packed.unpack(emitter.emit(copy, "session", {}), program.label)
 

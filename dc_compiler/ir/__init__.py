@@ -16,7 +16,17 @@ from dc_compiler.ir.patterns import find_pattern
 from dc_compiler.ir.program import Program
 from dc_compiler.ir.quantized import Clustered, Scales, log_step_values, nearest_log_step, without_unused
 from dc_compiler.ir.ranges import Range
-from dc_compiler.ir.record import DECODE, INT8, INT8_SCALE, SPARSE, Use, WeightRecord, add_change, rebuild
+from dc_compiler.ir.record import (
+    DECODE,
+    INT8,
+    INT8_SCALE,
+    SPARSE,
+    SPARSE_INT8,
+    Use,
+    WeightRecord,
+    add_change,
+    rebuild,
+)
 from dc_compiler.ir.roles import Roles
 from dc_compiler.ir.site import (
     InitializerSite,
@@ -41,6 +51,7 @@ __all__ = [
     "INT8",
     "INT8_SCALE",
     "SPARSE",
+    "SPARSE_INT8",
     "Clustered",
     "ElementType",
     "InitializerSite",

@@ -10,8 +10,9 @@ from dc_compiler.ir.numeric import blocks
 from dc_compiler.ir.quantized import Clustered
 
 DECODE = "decode"  # the execution that every library knows
-INT8 = "int8"  # onnxruntime's int8 kernels, on the points of a grid (model/integer.py)
+INT8 = "int8"  # onnxruntime's int8 kernels, on the points of a grid (model/int8/)
 SPARSE = "sparse"  # from the frame, by what is not zero (model/sparse.py)
+SPARSE_INT8 = "sparse.int8"  # the same in int8 (model/int8/)
 INT8_SCALE = "int8.scale"  # the scales that belong to such a weight
 VECTOR_LIMIT = 1 << 16
 # Elements up to which a weight's original values stay in reach: with more, no codebook outweighs what its indices save

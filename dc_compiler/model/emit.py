@@ -235,13 +235,13 @@ def _session_form(program: ir.Program, placed: list[PlacedWeight]) -> onnx.Model
     scales = {
         w.name: (unused_name(f"{w.name}.scale", inside), binding.frame_info(w.frame()).channels)
         for w in placed
-        if w.record.execution == ir.INT8
+        if w.record.execution in (ir.INT8, ir.SPARSE_INT8)
     }
+    from_kept = {w.name for w in placed if w.record.execution in (ir.SPARSE, ir.SPARSE_INT8)}
     if scales:
-        int8.run_in_int8(inner, scales, program.ranges, inside)
+        int8.run_in_int8(inner, scales, program.ranges, inside, from_kept)
     names = Counter([*inputs, *(o.name for o in graph.output)])
     topology = unused_name("t" if program.is_terse else f"{DOMAIN}.topology", names)
-    from_kept = {w.name for w in placed if w.record.execution == ir.SPARSE}
     if from_kept:
         sparse.run_sparse(inner, from_kept)
     pooled = [[packed.PackedWeight(name, r.elem_type, r.shape) for name, r in p.weights] for p in pools]
@@ -276,7 +276,7 @@ def _entry(weight: PlacedWeight, scales: tuple[str, int] | None) -> list[packed.
         return [packed.PackedWeight(weight.name, record.elem_type, record.shape, record.execution)]
     scale, channels = scales
     return [
-        packed.PackedWeight(weight.name, TensorProto.INT8, record.shape, ir.INT8),
+        packed.PackedWeight(weight.name, TensorProto.INT8, record.shape, record.execution),
         packed.PackedWeight(scale, TensorProto.FLOAT, (channels,), ir.INT8_SCALE),
     ]
 

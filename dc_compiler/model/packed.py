@@ -48,7 +48,7 @@ class Payload:
     @property
     def is_int8(self) -> bool:
         """Whether it gives the points of a grid, as int8, and the scales."""
-        return self.weights[0].execution == ir.INT8
+        return self.weights[0].execution in (ir.INT8, ir.SPARSE_INT8)
 
 
 @dataclass(frozen=True)

@@ -73,14 +73,18 @@ def _has_plain_bias(node: onnx.NodeProto, columns: int, shapes: Mapping[str, tup
 
 
 def run_sparse(model: onnx.ModelProto, weights: Collection[str]) -> None:
-    """Put the nodes that read these weights into the library's domain, and what bounds their outputs with them."""
-    readers, outputs = ir.readers(model.graph), {o.name for o in model.graph.output}
-    for node in model.graph.node:
+    """Put the nodes that read these weights into the library's domain, and what bounds outputs of nodes there."""
+    graph = model.graph
+    readers, outputs = ir.readers(graph), {o.name for o in graph.output}
+    bounds = []
+    for node in graph.node:
         if len(node.input) > 1 and node.input[1] in weights:
             node.domain = RUN_DOMAIN
-            follower = sole_reader(node.output[0], readers, outputs)
-            if follower is not None and follower.op_type in BOUNDS and not follower.domain:
-                follower.domain = RUN_DOMAIN
+        follower = sole_reader(node.output[0], readers, outputs) if node.domain == RUN_DOMAIN else None
+        if follower is not None and follower.op_type in BOUNDS and not follower.domain:
+            bounds.append(follower)
+    for node in bounds:
+        node.domain = RUN_DOMAIN
     model.opset_import.add(domain=RUN_DOMAIN, version=1)
 
 

@@ -25,6 +25,7 @@ MEMORY_BYTE = 640 / 4 * PICO
 FLOAT_MULTIPLY_ADD = (3.7 + 0.9) * PICO
 BYTE_MULTIPLY_ADD = (0.2 + 0.1) * PICO
 KEPT_BYTES = 4.5  # that sparse kernels read for a kept weight, about, its position included
+KEPT_INT8_BYTES = 1.8  # the same in int8
 PRODUCTS = frozenset({"MatMul", "Gemm", "Conv", "MatMulInteger"})
 
 
@@ -104,6 +105,8 @@ def _read_as(weight: packed.PackedWeight, kept: float) -> _Weight:
     elements = math.prod(weight.dims)
     if weight.execution == ir.SPARSE:
         return _Weight(weight.dims, elements * kept * KEPT_BYTES, kept, FLOAT_MULTIPLY_ADD)
+    if weight.execution == ir.SPARSE_INT8:
+        return _Weight(weight.dims, elements * kept * KEPT_INT8_BYTES, kept, BYTE_MULTIPLY_ADD)
     if weight.execution == ir.INT8:
         return _Weight(weight.dims, elements, 1.0, BYTE_MULTIPLY_ADD)
     itemsize = ir.element_type(weight.elem_type).dtype.itemsize

@@ -451,30 +451,32 @@ def bounding(value: str = "h", op_type: str = "Relu", to: str = "y", inputs: tup
     return helper.make_node(op_type, [value, *inputs], [to], domain="dcc.run")
 
 
+NO_PART = "is no part of a layer of the main graph"
+NO_LAYER = "belongs to no layer with a sparse weight"
 SPARSE_LIES: dict[str, tuple[onnx.ModelProto, str]] = {
-    "of no weight": (sparse_model([run_node(weight="x")]), "which is no sparse weight"),
-    "of a weight that is decoded": (sparse_model([run_node()], executions=b"decode"), "which is no sparse weight"),
+    "of no weight": (sparse_model([run_node(weight="x")]), NO_LAYER),
+    "of a weight that is decoded": (sparse_model([run_node()], executions=b"decode"), NO_LAYER),
     "without a weight": (
         sparse_model([helper.make_node("MatMul", ["x"], ["y"], domain="dcc.run")]),
-        "which is no sparse weight",
+        NO_LAYER,
     ),
-    "other operator": (sparse_model([run_node("Tanh")]), "no MatMul, Gemm, Conv, Relu or Clip of the main graph"),
-    "in a body": (sparse_model([CONDITION, IN_A_BODY]), "no MatMul, Gemm, Conv, Relu or Clip of the main graph"),
+    "other operator": (sparse_model([run_node("Tanh")]), NO_PART),
+    "in a body": (sparse_model([CONDITION, IN_A_BODY]), NO_PART),
     "in a function": (
         sparse_model([run_node(domain="f", op_type="f")], functions=(CALLED,)),
-        "no MatMul, Gemm, Conv, Relu or Clip of the main graph",
+        NO_PART,
     ),
     "own function": (sparse_model([run_node()], functions=(DEFINED,)), "uses the operator domain 'dcc'"),
-    "Relu of no layer": (sparse_model([LAYER, bounding("x")]), "which no layer of that domain makes for it alone"),
+    "Relu of no layer": (sparse_model([LAYER, bounding("x")]), NO_LAYER),
     "two in a row": (
         sparse_model([LAYER, bounding(to="r"), bounding("r")]),
-        "which no layer of that domain makes for it alone",
+        NO_LAYER,
     ),
     "two of one layer": (
         sparse_model([LAYER, bounding(to="r"), bounding()]),
-        "which no layer of that domain makes for it alone",
+        NO_LAYER,
     ),
-    "Relu before the layer": (sparse_model([bounding(), LAYER]), "which no layer of that domain makes for it alone"),
+    "Relu before the layer": (sparse_model([bounding(), LAYER]), NO_LAYER),
     "read by another, too": (
         sparse_model([LAYER, bounding(to="r"), helper.make_node("Add", ["h", "r"], ["y"])]),
         "'h'",
@@ -539,10 +541,91 @@ def test_convolutions_of_impossible_sizes_are_refused_when_run(attributes: dict[
         session.run(None, {"x": np.ones((1, 1, 4, 4), np.float32)})
 
 
+KEPT_PAIR = entry("w", TensorProto.INT8, (8, 8), b"sparse.int8") + entry("s", FLOAT, (8,), b"int8.scale")
+STEP = helper.make_node("Constant", [], ["step"], value=numpy_helper.from_array(np.array(0.5, np.float32)))
+VALUES = helper.make_node("Cast", ["x"], ["u"], to=TensorProto.UINT8)
+
+
+def part(op_type: str, inputs: list[str], made: str, **attributes: Any) -> onnx.NodeProto:
+    return helper.make_node(op_type, inputs, [made], domain="dcc.run", **attributes)
+
+
+PRODUCT = part("MatMulInteger", ["u", "w"], "sums")
+CAST = part("Cast", ["sums"], "floats", to=FLOAT)
+FACTORS = part("Mul", ["step", "s"], "factors")
+SCALED = part("Mul", ["floats", "factors"], "y")
+TURNED = part("Transpose", ["w"], "turned", perm=[1, 0])
+
+
+def int8_layer(nodes: list[onnx.NodeProto], weights: bytes = KEPT_PAIR, frame: bytes | None = None) -> onnx.ModelProto:
+    inner = models.make_model(
+        [STEP, VALUES, *nodes], [models.value("x", FLOAT, ["n", 8])], [models.value("y", FLOAT, None)]
+    )
+    inner.opset_import.add(domain="dcc.run", version=1)
+    return int8_model(weights, grid_frame() if frame is None else frame, inner, 2)
+
+
+def test_an_int8_layer_may_run_from_its_frame() -> None:
+    x = np.random.default_rng(0).integers(0, 200, (5, 8)).astype(np.float32)
+    chains = ([PRODUCT, CAST, FACTORS, SCALED], [FACTORS, PRODUCT, CAST, SCALED])
+    for nodes in chains:
+        results = []
+        for execution in ("dense", "sparse", "auto"):
+            options = models.options(entries={"dcc.execution": execution})
+            session = models.open_session(int8_layer(nodes), options)
+            results.append(np.asarray(session.run(None, {"x": x})[0]))
+        np.testing.assert_array_equal(results[1], results[0])
+        np.testing.assert_array_equal(results[2], results[0])
+        assert np.abs(results[0]).max() > 0
+
+
+INT8_LIES: dict[str, tuple[onnx.ModelProto, str]] = {
+    "no float": (int8_layer([PRODUCT, part("Relu", ["sums"], "y")]), NO_LAYER),
+    "sum of sums": (int8_layer([PRODUCT, part("Add", ["sums", "s"], "y")]), NO_LAYER),
+    "cut short": (int8_layer([PRODUCT, part("Cast", ["sums"], "y", to=FLOAT)]), NO_LAYER),
+    "without factors": (int8_layer([PRODUCT, CAST, part("Mul", ["floats", "s"], "y")]), NO_LAYER),
+    "factors too late": (int8_layer([PRODUCT, CAST, SCALED, FACTORS]), NO_LAYER),
+    "factors of none": (int8_layer([PRODUCT, CAST, FACTORS, SCALED, part("Mul", ["step", "s"], "f")]), NO_LAYER),
+    "first factors": (
+        int8_layer([PRODUCT, CAST, FACTORS, part("Mul", ["factors", "floats"], "y")]), NO_LAYER,
+    ),
+    "two casts": (
+        int8_layer([PRODUCT, CAST, part("Cast", ["floats"], "again", to=FLOAT), FACTORS, SCALED]), NO_LAYER,
+    ),
+    "transposed for none": (int8_layer([TURNED, PRODUCT, CAST, FACTORS, SCALED]), NO_LAYER),
+    "two sums": (
+        int8_layer([
+            PRODUCT, CAST, FACTORS, part("Mul", ["floats", "factors"], "a"), part("Add", ["a", "s"], "b"),
+            part("Add", ["b", "s"], "y"),
+        ]),
+        NO_LAYER,
+    ),
+    "sums read by another": (
+        int8_layer([PRODUCT, CAST, FACTORS, SCALED, helper.make_node("Abs", ["sums"], ["z"])]), "'sums'",
+    ),
+    "scales read by another": (
+        int8_layer([PRODUCT, CAST, FACTORS, SCALED, helper.make_node("Abs", ["s"], ["z"])]), "'s'",
+    ),
+    "float frame": (
+        int8_layer([PRODUCT, CAST, FACTORS, SCALED], frame=binding.encode_data(np.eye(8, dtype=np.float32), "raw")),
+        "",
+    ),
+    "no pair": (sparse_model([run_node()], executions=b"sparse.int8"), "not an int8 tensor with a float vector"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", INT8_LIES)
+def test_int8_layers_that_cannot_run_from_frames_are_refused(name: str) -> None:
+    model, complaint = INT8_LIES[name]
+    with pytest.raises(Exception, match="node 'compiled'") as caught:
+        models.open_session(model, AS_SPARSE)
+    assert complaint in str(caught.value)
+
+
 def test_bounds_are_one_number() -> None:
     model = sparse_model([LAYER, bounding(op_type="Clip", inputs=("x",))])
     session = models.open_session(model, AS_SPARSE)
-    with pytest.raises(Exception, match="a bound is not one number"):
+    with pytest.raises(Exception, match="input 3 is not one number"):
         session.run(None, {"x": np.ones((2, 8), np.float32)})
 
 

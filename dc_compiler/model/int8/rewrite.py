@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import onnx
 from onnx import helper
@@ -12,6 +12,7 @@ from dc_compiler import ir
 from dc_compiler.model.int8.convolutions import CHANNEL_OPSET, CONTRIB, dequantized, dequantized_bias, rounded
 from dc_compiler.model.int8.products import integer_product
 from dc_compiler.model.names import default_opset, unused_name
+from dc_compiler.model.sparse import RUN_DOMAIN
 
 
 def run_in_int8(
@@ -19,6 +20,7 @@ def run_in_int8(
     weights: Mapping[str, tuple[str, int]],
     ranges: Mapping[str, ir.Range],
     names: Counter[str],
+    from_kept: Collection[str] = (),
 ) -> None:
     """Let the layers that multiply by some weights, from now on int8, do so in integers.
 
@@ -26,10 +28,11 @@ def run_in_int8(
         weights: by name, that of their scales (a float vector), and how many these are.
         ranges: of values that are rounded to 8 bits wherever they are read.
         names: of all values, to which new ones are added.
+        from_kept: weights whose products the library may run from what is kept of them.
     """
     graph, opset = model.graph, default_opset(model)
     _round_values(graph, ranges, opset, names)
-    _multiply_in_integers(graph, weights, opset, names)
+    _multiply_in_integers(graph, weights, opset, names, from_kept)
     stale = weights.keys()
     kept = [v for v in graph.value_info if v.name not in stale]
     del graph.value_info[:]
@@ -75,7 +78,11 @@ def _rename_inputs(node: onnx.NodeProto, names: Mapping[str, str]) -> None:
 
 
 def _multiply_in_integers(
-    graph: onnx.GraphProto, weights: Mapping[str, tuple[str, int]], opset: int, names: Counter[str]
+    graph: onnx.GraphProto,
+    weights: Mapping[str, tuple[str, int]],
+    opset: int,
+    names: Counter[str],
+    from_kept: Collection[str],
 ) -> None:
     nodes: list[onnx.NodeProto] = []
     integers: dict[str, Sequence[str]] = {}  # names of a value as uint8, of its scale and of its zero point
@@ -101,7 +108,11 @@ def _multiply_in_integers(
         if value not in integers:
             integers[value] = [unused_name(f"{value}.{part}", names) for part in ("integers", "step", "zero")]
             nodes.append(helper.make_node("DynamicQuantizeLinear", [value], integers[value]))
-        nodes += integer_product(node, scale, integers[value], names)
+        product = integer_product(node, scale, integers[value], names)
+        if weight in from_kept:
+            for part in product:
+                part.domain = RUN_DOMAIN
+        nodes += product
     _replace(graph, nodes)
 
 

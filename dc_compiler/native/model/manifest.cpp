@@ -36,6 +36,7 @@ Execution execution_of(const std::string& name, const std::string& text) {
   if (text == "int8") return Execution::kInt8;
   if (text == "int8.scale") return Execution::kInt8Scale;
   if (text == "sparse") return Execution::kSparse;
+  if (text == "sparse.int8") return Execution::kSparseInt8;
   refuse("weight '" + name + "' is to be run by '" + text + "', which this library does not know; a newer one may");
 }
 
@@ -46,10 +47,10 @@ void check_executions(const Payload& payload) {
     const bool is_pair = weights.size() == 2 && weights[1].execution == Execution::kInt8Scale;
     if (!is_pair || weights[0].type.element != kElementInt8 || weights[1].type.element != kElementFloat ||
         weights[1].type.dims.size() != 1)
-      refuse("weight '" + weights[0].name + "' is to be run by 'int8', but is not an int8 tensor with a float vector");
+      refuse("weight '" + weights[0].name + "' is to be run in int8, but is not an int8 tensor with a float vector");
     return;
   }
-  if (payload.is_sparse()) {
+  if (payload.may_run_sparse()) {
     if (weights.size() > 1 || weights[0].type.element != kElementFloat)
       refuse("weight '" + weights[0].name + "' is to be run by 'sparse', but is not a float tensor alone");
     return;

@@ -11,10 +11,12 @@ namespace dcc {
 
 // How operators get a weight from the frame.
 enum class Execution {
-  kDecode,     // the dense tensor
-  kInt8,       // the points of its grid as int8
-  kInt8Scale,  // the scales that belong to the int8 weight before it
-  kSparse,     // the frame itself, for operators that keep what is not zero; or the dense tensor, for their like
+  kDecode,      // the dense tensor
+  kInt8,        // the points of its grid as int8
+  kInt8Scale,   // the scales that belong to the int8 weight before it
+  kSparse,      // the frame itself, for operators that keep what is not zero; or the dense tensor, for their like
+  kSparseInt8,  // the same for int8: the frame, or the points of its grid, with scales
+  kFrame,       // the frame, as is decided when loading
 };
 
 // A weight as the manifest declares it, and, once the model is serialized, where its decoded bytes belong.
@@ -32,8 +34,13 @@ struct Payload {
   std::vector<Weight> weights;
   std::string label() const;  // "weight 'name'", for errors
   TensorType type() const;    // what the payload's frame must hold
-  bool is_int8() const { return weights[0].execution == Execution::kInt8; }
-  bool is_sparse() const { return weights[0].execution == Execution::kSparse; }
+  bool is_int8() const {      // a weight and its scales
+    return weights[0].execution == Execution::kInt8 || weights[0].execution == Execution::kSparseInt8;
+  }
+  bool may_run_sparse() const {
+    return weights[0].execution == Execution::kSparse || weights[0].execution == Execution::kSparseInt8;
+  }
+  bool is_frame() const { return weights[0].execution == Execution::kFrame; }
 };
 
 struct Manifest {

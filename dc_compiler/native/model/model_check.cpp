@@ -267,8 +267,8 @@ class ModelWalk {
 
   void add_run_node(const Level& node) {
     const std::string_view op = node.name.name;
-    if (in_function_ || graphs_ != 1 || !(is_layer(op) || op == "Relu" || op == "Clip"))
-      refuse("a node of the domain 'dcc.run' is no MatMul, Gemm, Conv, Relu or Clip of the main graph");
+    if (in_function_ || graphs_ != 1 || part_of(op) == RunPart::kNone)
+      refuse("a node of the domain 'dcc.run' is no part of a layer of the main graph");
     if (*node.field != kNodeField) malformed();  // longer than it need be, which nothing writes
     const auto* domain = reinterpret_cast<const uint8_t*>(node.name.domain.data());
     RunNode found{op, {}, {}, {}, {}, static_cast<size_t>(node.field - model_), static_cast<size_t>(domain - model_)};
@@ -368,6 +368,18 @@ class ModelWalk {
 };
 
 }  // namespace
+
+RunPart part_of(std::string_view op) {
+  static constexpr std::pair<std::string_view, RunPart> kParts[] = {
+      {"MatMul", RunPart::kLayer}, {"Gemm", RunPart::kLayer},          {"Conv", RunPart::kLayer},
+      {"Relu", RunPart::kBound},   {"Clip", RunPart::kBound},          {"MatMulInteger", RunPart::kLayer},
+      {"Cast", RunPart::kCast},    {"Transpose", RunPart::kTranspose}, {"Mul", RunPart::kScale},
+      {"Add", RunPart::kAdd},
+  };
+  for (const auto& [name, part] : kParts)
+    if (name == op) return part;
+  return RunPart::kNone;
+}
 
 std::vector<RunNode> check_inner_model(const Manifest& manifest, Budget& budget) {
   ModelWalk walk(manifest, budget);

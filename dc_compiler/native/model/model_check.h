@@ -25,9 +25,17 @@ struct RunNode {
   size_t domain;                             // and where its domain is
 };
 
-// Whether a node of the domain "dcc.run" multiplies by a packed weight, its second input. Others bound what such a node
-// gives.
-inline bool is_layer(std::string_view op) { return op == "MatMul" || op == "Gemm" || op == "Conv"; }
+// What a node of the domain "dcc.run" is to a layer that may run from a packed weight.
+enum class RunPart {
+  kNone,       // no operator of the domain
+  kLayer,      // MatMul, Gemm, Conv, and in int8 MatMulInteger: the weight, or what kTranspose makes of it, is input 1
+  kTranspose,  // of an int8 weight
+  kCast,       // to float, of the sums of an int8 layer
+  kScale,      // Mul: of the scales of both factors, or of these and the sums
+  kAdd,        // of a bias to the scaled sums
+  kBound,      // Relu, Clip
+};
+RunPart part_of(std::string_view op);
 
 // Walks a serialized ModelProto, without recursion and without building it. Refused are: what is not well-formed;
 // external data, wherever a tensor can stand; operators and functions of this library's domains, but for nodes of the
@@ -35,7 +43,7 @@ inline bool is_layer(std::string_view op) { return op == "MatMul" || op == "Gemm
 // when functions are put in the place of their calls, and functions that call themselves. What onnxruntime needs to
 // hold the message, functions in place, is spent from the budget. Throws Failure.
 //
-// Returns the nodes of the domain "dcc.run": layers, and Relu and Clip, all as of ONNX.
+// Returns the nodes of the domain "dcc.run": parts of layers, all as of ONNX.
 std::vector<RunNode> check_inner_model(const Manifest& manifest, Budget& budget);
 
 }  // namespace dcc

@@ -66,10 +66,11 @@ std::vector<PayloadFrame> read_payloads(const Context& context, const OrtKernelI
 
 // Whether a layer of a float weight is faster by what is kept of it than dense, for any number of inputs at a time.
 // Shares are those up to which it gained 15 % at least over onnxruntime (benchmarks/layers.py).
-bool runs_faster_sparse(const PayloadFrame& frame) {
+bool runs_faster_sparse(const PayloadFrame& frame, bool is_int8) {
   const std::string_view isa = kernels().name;
   const bool is_matrix = frame.type.dims.size() == 2;
   const size_t elements = frame.bytes / sizeof(float);
+  if (is_int8) return isa == "avx512" && frame.kept <= 0.3;
   if (isa == "avx512") return frame.kept <= (!is_matrix ? 0.3 : elements < 300000 ? 0.2 : 0.35);
   if (isa == "avx2") return frame.kept <= (!is_matrix ? 0.25 : elements < 4000000 ? 0.085 : 0.26);
   return false;
@@ -82,15 +83,18 @@ void choose_execution(InnerModel& model, const std::vector<RunNode>& nodes, cons
   FromFrame from_frame;
   for (size_t i = 0; i < frames.size(); ++i) {
     Payload& payload = model.payloads()[i];
-    if (!payload.is_sparse()) continue;
+    if (!payload.may_run_sparse()) continue;
     Weight& weight = payload.weights.front();
-    const bool is_sparse = wanted == "sparse" || (wanted == "auto" && runs_faster_sparse(frames[i]));
+    const bool is_int8 = payload.is_int8();
+    const bool is_sparse = wanted == "sparse" || (wanted == "auto" && runs_faster_sparse(frames[i], is_int8));
     from_frame[weight.name] = is_sparse;
     if (is_sparse) {
+      payload.weights.resize(1, weight);  // the scales are in the frame
+      weight.execution = Execution::kFrame;
       weight.type = {kElementUint8, {static_cast<int64_t>(frames[i].size)}};
       weight.bytes = frames[i].size;
     } else {
-      weight.execution = Execution::kDecode;
+      weight.execution = is_int8 ? Execution::kInt8 : Execution::kDecode;
     }
   }
   place_run_nodes(model, nodes, from_frame);
@@ -98,7 +102,7 @@ void choose_execution(InnerModel& model, const std::vector<RunNode>& nodes, cons
 
 bool runs_from_frames(const InnerModel& model) {
   const std::vector<Payload>& payloads = model.payloads();
-  return std::any_of(payloads.begin(), payloads.end(), [](const Payload& p) { return p.is_sparse(); });
+  return std::any_of(payloads.begin(), payloads.end(), [](const Payload& p) { return p.is_frame(); });
 }
 
 // Gives external weights memory of their own, but for those that are frames, which stay where they are.
@@ -107,7 +111,7 @@ void place_weights(InnerModel& model, const std::vector<PayloadFrame>& frames, W
     Payload& payload = model.payloads()[i];
     for (Weight& weight : payload.weights) {
       if (!weight.external) continue;
-      weight.data = payload.is_sparse() ? frames[i].data : memory.allocate(weight.bytes);
+      weight.data = payload.is_frame() ? frames[i].data : memory.allocate(weight.bytes);
     }
   }
 }
@@ -122,7 +126,7 @@ void decode_weights(const std::vector<PayloadFrame>& frames, const std::vector<P
     const Payload& payload = payloads[i];
     const Weight& first = payload.weights.front();
     const PayloadFrame& frame = frames[i];
-    if (payload.is_sparse()) {
+    if (payload.is_frame()) {
       if (first.data != frame.data) std::memcpy(first.data, frame.data, frame.size);
       continue;
     }

@@ -179,7 +179,7 @@ struct Registration::Operators {
   explicit Operators(const Registration& owner)
       : own{decode_weights_operator(owner), compiled_model_operator(owner)},
         run{sparse_matmul_operator(owner), sparse_gemm_operator(owner), sparse_conv_operator(owner),
-            release_model_operator(owner)},
+            sparse_int8_operator(owner), release_model_operator(owner)},
         own_domain(domain_of(owner.api, "dcc", own)),
         run_domain(domain_of(owner.api, kRunDomain.data(), run)) {}
 
@@ -191,7 +191,7 @@ struct Registration::Operators {
   }
 
   std::array<Operator, 2> own;
-  std::array<Operator, 4> run;
+  std::array<Operator, 5> run;
   OrtCustomOpDomain *own_domain, *run_domain;
 };
 

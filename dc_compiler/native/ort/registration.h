@@ -97,6 +97,7 @@ Operator release_model_operator(const Registration& owner);   // copying_session
 Operator sparse_matmul_operator(const Registration& owner);
 Operator sparse_gemm_operator(const Registration& owner);
 Operator sparse_conv_operator(const Registration& owner);
+Operator sparse_int8_operator(const Registration& owner);
 
 }  // namespace dcc::ort
 #endif  // DCC_REGISTRATION_H_

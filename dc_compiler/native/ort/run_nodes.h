@@ -15,10 +15,14 @@ namespace dcc::ort {
 // Which weights layers run from as they are in the frame (true), and which are decoded (false), by name.
 using FromFrame = std::unordered_map<std::string_view, bool>;
 
-// Nodes of decoded weights get ONNX's domain in the place of ours. A layer that runs from its frame and the Relu or
-// Clip behind it become one node of our domain: the layer with its inputs and attributes, where inputs 3 and 4 are the
-// bounds, or attributes "min" and "max". Nodes come in the order in which they run. Throws Failure for nodes that read
-// no such weight.
+// Nodes of decoded weights get ONNX's domain in the place of ours. Those of a layer that runs from its frame become one
+// node of our domain, named as the layer's first:
+//
+//     MatMul, Gemm, Conv  x, frame, bias, low, high
+//     MatMulInteger       x, frame, zero point of x, step of x, bias, low, high    attribute transB
+//
+// with the attributes of the layer. Bounds can be attributes "min" and "max" instead. Nodes are given in the order in
+// which they run. Throws Failure for those that are no layer of such a weight.
 void place_run_nodes(InnerModel& model, const std::vector<RunNode>& nodes, const FromFrame& weights);
 
 }  // namespace dcc::ort

@@ -1,14 +1,13 @@
-// sparse_layers.cpp: MatMul, Gemm and Conv of the domain "dcc.run", which multiply by what a frame keeps
-// (FORMAT.md 9.2).
-//
-// Inputs are those of ONNX's operators, but that the second is the frame of a float weight; inputs 3 and 4, or the
-// attributes min and max, are bounds of what comes out (run_nodes.h).
+// sparse_layers.cpp: MatMul, Gemm, Conv and MatMulInteger of the domain "dcc.run", which multiply by what a frame keeps
+// (FORMAT.md 9.2). Their inputs and attributes are in run_nodes.h.
 #include <algorithm>
+#include <cstring>
 #include <mutex>
 #include <optional>
 
 #include "frame/codec.h"
 #include "kernels/sparse_conv.h"
+#include "kernels/sparse_int8.h"
 #include "kernels/sparse_matmul.h"
 #include "ort/mapped_bytes.h"
 #include "ort/payload_frame.h"
@@ -24,19 +23,28 @@ struct DenseWeight {
   const float* values() const { return reinterpret_cast<const float*>(bytes.get()); }
 };
 
-DenseWeight decode_weight(const Context& context, const OrtKernelInfo* info, size_t rank) {
-  const std::string what = node_text(context.owner.api, info);
-  const PayloadFrame frame = read_payload(context, info, 1, what);
+// The frame of the weight, of floats along so many axes.
+PayloadFrame read_weight(const Context& context, const OrtKernelInfo* info, size_t rank, const std::string& what) {
+  PayloadFrame frame = read_payload(context, info, 1, what);
   if (frame.type.element != kElementFloat || frame.type.dims.size() != rank)
     refuse(what + ": the weight has " + type_text(frame.type) + ", where " + std::to_string(rank) +
            " axes of floats belong");
   context.budget->spend(frame.bytes, what);
-  DenseWeight weight{{}, map_bytes(frame.bytes)};
-  for (const int64_t extent : frame.type.dims) weight.dims.push_back(static_cast<size_t>(extent));
-  const DecodeJob job{frame.data, frame.size, weight.bytes.get(), frame.bytes};
+  return frame;
+}
+
+void decode(const Context& context, const DecodeJob& job, const std::string& what) {
   std::string error;
   size_t failed = 0;
   if (decode_all(&job, 1, context.settings.threads, error, &failed) != DCC_OK) refuse(what + ": " + error);
+}
+
+DenseWeight decode_weight(const Context& context, const OrtKernelInfo* info, size_t rank) {
+  const std::string what = node_text(context.owner.api, info);
+  const PayloadFrame frame = read_weight(context, info, rank, what);
+  DenseWeight weight{{}, map_bytes(frame.bytes)};
+  for (const int64_t extent : frame.type.dims) weight.dims.push_back(static_cast<size_t>(extent));
+  decode(context, {frame.data, frame.size, weight.bytes.get(), frame.bytes}, what);
   return weight;
 }
 
@@ -72,19 +80,37 @@ float float_attribute(const Api& api, const OrtKernelInfo* info, const char* nam
   return otherwise;
 }
 
+template <typename T>
 struct Input {
   std::vector<size_t> dims;
-  const float* values = nullptr;  // null where the input is left out
+  const T* values = nullptr;  // null where the input is left out
 };
 
-Input float_input(const Api& api, OrtKernelContext* context, size_t index, size_t count) {
+// The only element of an input; `otherwise` where it is left out.
+template <typename T>
+T scalar_input(const Api& api, OrtKernelContext* context, size_t index, size_t count, ElementType type, T otherwise) {
+  if (index >= count) return otherwise;
+  const OrtValue* value = nullptr;
+  check(api, api.KernelContext_GetInput(context, index, &value));
+  if (!value) return otherwise;
+  const TensorType given = type_of(api, value);
+  const bool is_one = std::all_of(given.dims.begin(), given.dims.end(), [](int64_t extent) { return extent == 1; });
+  if (given.element != type || !is_one) refuse("input " + std::to_string(index) + " is not one number");
+  T number;
+  std::memcpy(&number, data_of(api, value), sizeof number);
+  return number;
+}
+
+template <typename T>
+Input<T> tensor_input(const Api& api, OrtKernelContext* context, size_t index, size_t count) {
   if (index >= count) return {};
   const OrtValue* value = nullptr;
   check(api, api.KernelContext_GetInput(context, index, &value));
   if (!value) return {};
   const TensorType type = type_of(api, value);
-  if (type.element != kElementFloat) refuse("an input is no float tensor");
-  Input input{{}, reinterpret_cast<const float*>(data_of(api, value))};
+  constexpr ElementType kElement = std::is_same_v<T, float> ? kElementFloat : kElementUint8;
+  if (type.element != kElement) refuse("an input is no " + std::string(element_name(kElement)) + " tensor");
+  Input<T> input{{}, reinterpret_cast<const T*>(data_of(api, value))};
   for (const int64_t extent : type.dims) input.dims.push_back(static_cast<size_t>(extent));
   return input;
 }
@@ -104,7 +130,7 @@ size_t product(const std::vector<size_t>& dims, size_t first = 0) {
 }
 
 // Refuses a bias that is not one number for each output.
-void check_bias(const Input& bias, size_t outputs) {
+void check_bias(const Input<float>& bias, size_t outputs) {
   if (bias.values && product(bias.dims) != outputs)
     refuse("the bias has " + std::to_string(product(bias.dims)) + " elements, not " + std::to_string(outputs));
 }
@@ -123,24 +149,21 @@ void run_tasks(const Api& api, const OrtKernelContext* context, size_t count, Ta
 // What outputs are brought into: given by attributes, and by inputs in the place of these.
 class GivenBounds {
  public:
-  GivenBounds(const Api& api, const OrtKernelInfo* info)
-      : given_{float_attribute(api, info, "min", Bounds().low), float_attribute(api, info, "max", Bounds().high)} {}
+  GivenBounds(const Api& api, const OrtKernelInfo* info, size_t first_input)
+      : given_{float_attribute(api, info, "min", Bounds().low), float_attribute(api, info, "max", Bounds().high)},
+        first_(first_input) {}
 
   Bounds of_run(const Api& api, OrtKernelContext* context, size_t inputs) const {
-    Bounds bounds = given_;
-    float* const parts[] = {&bounds.low, &bounds.high};
-    for (size_t i = 0; i < 2; ++i) {
-      const Input bound = float_input(api, context, kFirst + i, inputs);
-      if (bound.values && product(bound.dims) != 1) refuse("a bound is not one number");
-      if (bound.values) *parts[i] = *bound.values;
-    }
-    return bounds;
+    return {scalar_input(api, context, first_, inputs, kElementFloat, given_.low),
+            scalar_input(api, context, first_ + 1, inputs, kElementFloat, given_.high)};
   }
 
  private:
-  static constexpr size_t kFirst = 3;  // input
   Bounds given_;
+  size_t first_;
 };
+
+constexpr size_t kFloatInputs = 3, kInt8Inputs = 5;  // before the bounds
 
 SparseMatMul matrix_of(const Context& context, const OrtKernelInfo* info, bool transposed) {
   const DenseWeight weight = decode_weight(context, info, 2);
@@ -155,13 +178,13 @@ class SparseProduct {
       : api_(context.owner.api),
         budget_(context.budget),
         inputs_(get<size_t>(api_, api_.KernelInfo_GetInputCount, info)),
-        bounds_(api_, info),
+        bounds_(api_, info, kFloatInputs),
         matrix_(matrix_of(context, info, transposed)) {}
 
   void compute(OrtKernelContext* context) const {
-    const Input x = float_input(api_, context, 0, inputs_);
-    const Input bias = float_input(api_, context, 2, inputs_);
-    if (x.dims.size() < 2 || x.dims.back() != matrix_.k())
+    const Input<float> x = tensor_input<float>(api_, context, 0, inputs_);
+    const Input<float> bias = tensor_input<float>(api_, context, 2, inputs_);
+    if (x.dims.empty() || x.dims.back() != matrix_.k())
       refuse("an input does not fit a weight of " + std::to_string(matrix_.k()) + " rows");
     check_bias(bias, matrix_.n());
     std::vector<size_t> dims = x.dims;
@@ -190,6 +213,56 @@ struct MatMulKernel : SparseProduct {
 struct GemmKernel : SparseProduct {
   GemmKernel(const Context& context, const OrtKernelInfo* info)
       : SparseProduct(context, info, integer_attribute(context.owner.api, info, "transB", 0) != 0) {}
+};
+
+SparseInt8MatMul points_of(const Context& context, const OrtKernelInfo* info) {
+  const std::string what = node_text(context.owner.api, info);
+  const PayloadFrame frame = read_weight(context, info, 2, what);
+  const bool transposed = integer_attribute(context.owner.api, info, "transB", 0) != 0;
+  const auto k = static_cast<size_t>(frame.type.dims[transposed ? 1 : 0]);
+  const auto n = static_cast<size_t>(frame.type.dims[transposed ? 0 : 1]);
+  const MappedBytes points = map_bytes(k * n);
+  std::vector<float> scales(n);
+  decode(context, {frame.data, frame.size, points.get(), k * n, scales.data(), n}, what);
+  const int threads = context.settings.threads;
+  const auto* dense = reinterpret_cast<const int8_t*>(points.get());
+  return SparseInt8MatMul(kept_points(dense, k, n, transposed, threads), scales.data(), threads);
+}
+
+class Int8Kernel {
+ public:
+  Int8Kernel(const Context& context, const OrtKernelInfo* info)
+      : api_(context.owner.api),
+        budget_(context.budget),
+        inputs_(get<size_t>(api_, api_.KernelInfo_GetInputCount, info)),
+        bounds_(api_, info, kInt8Inputs),
+        matrix_(points_of(context, info)) {}
+
+  void compute(OrtKernelContext* context) const {
+    const Input<uint8_t> x = tensor_input<uint8_t>(api_, context, 0, inputs_);
+    const Input<float> bias = tensor_input<float>(api_, context, 4, inputs_);
+    if (x.dims.empty() || x.dims.back() != matrix_.k())
+      refuse("an input does not fit a weight of " + std::to_string(matrix_.k()) + " rows");
+    check_bias(bias, matrix_.n());
+    std::vector<size_t> dims = x.dims;
+    dims.back() = matrix_.n();
+    float* y = float_output(api_, context, dims);
+    dims.pop_back();
+    const uint8_t zero = scalar_input<uint8_t>(api_, context, 2, inputs_, kElementUint8, 0);
+    const float step = scalar_input<float>(api_, context, 3, inputs_, kElementFloat, 1);
+    const ByteRows rows{x.values, product(dims), zero, step};
+    const Bounds bounds = bounds_.of_run(api_, context, inputs_);
+    if (y && rows.m && matrix_.n())
+      run_tasks(api_, context, matrix_.tasks(rows.m),
+                [&](size_t task) { matrix_.run(task, rows, bias.values, y, bounds); });
+  }
+
+ private:
+  const Api& api_;
+  std::shared_ptr<Budget> budget_;  // kept while the session lives
+  size_t inputs_;
+  GivenBounds bounds_;
+  SparseInt8MatMul matrix_;
 };
 
 SparseConv convolution_of(const Context& context, const OrtKernelInfo* info) {
@@ -244,12 +317,12 @@ class ConvKernel {
       : api_(context.owner.api),
         budget_(context.budget),
         inputs_(get<size_t>(api_, api_.KernelInfo_GetInputCount, info)),
-        bounds_(api_, info),
+        bounds_(api_, info, kFloatInputs),
         convolution_(convolution_of(context, info)) {}
 
   void compute(OrtKernelContext* context) {
-    const Input x = float_input(api_, context, 0, inputs_);
-    const Input bias = float_input(api_, context, 2, inputs_);
+    const Input<float> x = tensor_input<float>(api_, context, 0, inputs_);
+    const Input<float> bias = tensor_input<float>(api_, context, 2, inputs_);
     const ConvAttributes& attributes = convolution_.attributes();
     if (x.dims.size() != 4 || x.dims[1] != attributes.channels)
       refuse("an input does not fit a kernel of " + std::to_string(attributes.channels) + " channels");
@@ -286,7 +359,7 @@ class ConvKernel {
 template <class Kernel>
 Operator layer_operator(const Registration& owner, const char* (*name)(const OrtCustomOp*)) {
   Operator op(owner, name);
-  op.GetInputTypeCount = [](const OrtCustomOp*) -> size_t { return 5; };
+  op.GetInputTypeCount = [](const OrtCustomOp*) -> size_t { return kFloatInputs + 2; };
   op.GetOutputTypeCount = [](const OrtCustomOp*) -> size_t { return 1; };
   op.GetInputType = [](const OrtCustomOp*, size_t index) { return index == 1 ? kElementUint8 : kElementFloat; };
   op.GetOutputType = [](const OrtCustomOp*, size_t) { return kElementFloat; };
@@ -306,6 +379,13 @@ Operator sparse_matmul_operator(const Registration& owner) {
 
 Operator sparse_gemm_operator(const Registration& owner) {
   return layer_operator<GemmKernel>(owner, [](const OrtCustomOp*) { return "Gemm"; });
+}
+
+Operator sparse_int8_operator(const Registration& owner) {
+  Operator op = layer_operator<Int8Kernel>(owner, [](const OrtCustomOp*) { return "MatMulInteger"; });
+  op.GetInputTypeCount = [](const OrtCustomOp*) -> size_t { return kInt8Inputs + 2; };
+  op.GetInputType = [](const OrtCustomOp*, size_t index) { return index < 3 ? kElementUint8 : kElementFloat; };
+  return op;
 }
 
 Operator sparse_conv_operator(const Registration& owner) {
