@@ -2,7 +2,7 @@
 
 import { DccError, type Reason } from "./errors.js";
 
-/** Bytes of a buffer of their own, that can be transferred. */
+/** Bytes of a buffer of their own, which can be transferred: onnxruntime-web does so to its worker. */
 export type Bytes = Uint8Array<ArrayBuffer>;
 
 interface Exports {

@@ -98,9 +98,7 @@ export function modelsOn(host: Host): Models {
     source: string | URL,
     options: SessionOptionsOf<SessionOptions> = {},
   ): Promise<Session> {
-    const model = await loadModel(source, options);
-    options.signal?.throwIfAborted();
-    return ort.InferenceSession.create(model, options.session);
+    return ort.InferenceSession.create(await loadModel(source, options), options.session);
   }
 
   return { unpack, loadModel, createSession };

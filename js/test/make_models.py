@@ -16,6 +16,7 @@ import onnx
 TESTS = Path(__file__).resolve().parents[2] / "tests"
 sys.path[:0] = [str(TESTS / name) for name in ("codec", "compiler", "ort")] + [str(TESTS)]
 
+import ort_models  # noqa: E402
 import test_unpack  # noqa: E402
 import test_untrusted as untrusted  # noqa: E402
 from fixtures.inputs import FIXTURES  # noqa: E402
@@ -62,11 +63,12 @@ def bad() -> Iterator[tuple[str, bytes, str]]:
     for name, (make, sentence) in test_unpack.REFUSED.items():
         yield name, make(), sentence
     for name, bomb in untrusted.BOMBS.items():
-        yield name, bomb().SerializeToString(), "would make the file decode to|more weights than|packed weights|too large"
+        sentence = "would make the file decode to|more weights than|packed weights|too large"
+        yield name, bomb().SerializeToString(), sentence
     inner = {"external data": untrusted.EXTERNAL, "uses the operator domain 'dcc'": untrusted.HOLDS_DCC}
     for sentence, models in inner.items():
         for name, build in models.items():
-            outputs = [untrusted.models.value("y", untrusted.FLOAT, [2])]
+            outputs = [ort_models.value("y", untrusted.FLOAT, [2])]
             yield f"{sentence[:8]} {name}", untrusted.wrapped(build(), [], outputs).SerializeToString(), sentence
 
 

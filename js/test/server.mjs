@@ -31,12 +31,13 @@ export async function serve(folders) {
 }
 
 async function answer(folders, { pathname, search }, response) {
-  const body = await find(folders, decodeURIComponent(pathname.endsWith("/") ? `${pathname}index.html` : pathname));
+  const name = decodeURIComponent(pathname.endsWith("/") ? `${pathname}index.html` : pathname);
+  const body = await find(folders, name);
   if (body === undefined) {
     response.writeHead(404).end();
     return;
   }
-  const headers = { "content-type": TYPES[path.extname(pathname.endsWith("/") ? ".html" : pathname)] ?? "application/octet-stream" };
+  const headers = { "content-type": TYPES[path.extname(name)] ?? "application/octet-stream" };
   const half = body.subarray(0, body.length / 2);
   if (search === "?encoding") {
     response.writeHead(200, { ...headers, "content-encoding": "gzip" }).end(gzipSync(body));

@@ -92,7 +92,7 @@ test("URLs: sizes, pieces, errors and aborts", async () => {
       assert.deepEqual(steps[0], { loaded: 0, total: expected, stage: "download" });
       assert.deepEqual(steps.at(-1), { loaded: total, total, stage: "unpack" });
       const loaded = steps.map((step) => step.loaded);
-      assert.deepEqual(loaded, loaded.toSorted((a, b) => a - b));
+      assert.deepEqual(loaded, [...loaded].sort((a, b) => a - b));
     }
     await assert.rejects(loadModel(`${url}/none.onnx`), {
       reason: "fetch",
