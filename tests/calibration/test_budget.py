@@ -17,7 +17,7 @@ from dc_compiler.calibration import longer
 from dc_compiler.errors import InvalidArgumentError
 
 Array = np.ndarray
-MINUTES = 0.006
+MINUTES = 0.012
 
 
 @functools.cache
