@@ -20,6 +20,7 @@ from dc_compiler.ort.samples import Samples
 from dc_compiler.pipeline.threads import one_blas_thread
 
 Array = np.ndarray
+MOST_WORK = 1 << 22  # nodes times stages: each stage looks at the whole graph
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Order:
         stages: in the order in which statistics are to be taken.
 
     Raises:
-        ModelError: the program does not run on the samples in pieces.
+        ModelError: the program does not run on the samples in pieces, or has too many.
     """
 
     def __init__(self, program: ir.Program, samples: Samples, rows: Array, names: Collection[str]) -> None:
@@ -58,6 +59,10 @@ class Order:
         }
         self._pieces = Pieces(self._original, self._changed, samples, rows)
         self.stages = list(_stages(self._original, self._pieces.flow, self._products))
+        nodes = len(self._pieces.flow.nodes)
+        if nodes * len(self.stages) > MOST_WORK:
+            what = f"{len(self.stages):,} pieces of a graph of {nodes:,} nodes"
+            raise ModelError(f"{program.label}: {what} would take too long; leave sequential=true out")
 
     def grams(self, stage: Stage) -> dict[str, list[Gram]]:
         """Gram matrices of the inputs of a stage's weights, with their lag, by the record's name."""

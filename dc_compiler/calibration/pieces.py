@@ -126,7 +126,8 @@ class Pieces:
                     raise ModelError(f"{self._programs[1].label} does not run on the samples: {short(e)}") from None
                 own |= zip(missing, made, strict=True)
                 if not all(isinstance(a, np.ndarray) for a in made):
-                    raise ModelError(f"{self._programs[1].label} cannot be run in pieces: not all values are tensors")
+                    what = "cannot be run in pieces, as not all values are tensors; leave sequential=true out"
+                    raise ModelError(f"{self._programs[1].label} {what}")
             return tuple(found)
 
         return in_order(self._samples, run, self._kept)

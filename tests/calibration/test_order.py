@@ -15,7 +15,7 @@ import dc_compiler
 from dc_compiler import ir
 from dc_compiler.calibration import grams, pieces
 from dc_compiler.calibration.calibration import Calibration
-from dc_compiler.calibration.grams import Moments
+from dc_compiler.calibration.grams import Moments, collect
 from dc_compiler.calibration.order import Order
 from dc_compiler.calibration.products import find_products
 from dc_compiler.errors import InvalidArgumentError, ModelError
@@ -114,6 +114,47 @@ def test_inputs_are_those_of_changed_weights_and_lag_is_what_the_originals_have_
         np.testing.assert_allclose(found.lag.means[0], (before - now).mean(axis=0), rtol=1e-3, atol=1e-5)
         weights[stage.names[0]].values = new.astype(np.float32)
         before, now = (activated(stage.names[0], rows @ w) for rows, w in ((before, layer), (now, new)))
+
+
+def mixed() -> tuple[onnx.ModelProto, tuple[int, ...]]:
+    """Convolutions, one of them grouped and one transposed, and a recurrent layer behind them."""
+    nodes = [
+        helper.make_node("Conv", ["x", "a"], ["h1"], pads=[1, 1], strides=[2]),
+        helper.make_node("Relu", ["h1"], ["h2"]),
+        helper.make_node("Conv", ["h2", "b"], ["h3"], group=2),
+        helper.make_node("ConvTranspose", ["h3", "c"], ["h4"], strides=[2]),
+        helper.make_node("Transpose", ["h4"], ["h5"], perm=[2, 0, 1]),
+        helper.make_node("LSTM", ["h5", "w", "r"], ["", "h6"], hidden_size=5),
+        helper.make_node("Squeeze", ["h6", "first"], ["h7"]),
+        helper.make_node("MatMul", ["h7", "d"], ["y"]),
+    ]
+    shapes = {"a": (4, 3, 3), "b": (6, 2, 3), "c": (6, 4, 2), "w": (1, 20, 4), "r": (1, 20, 5), "d": (5, 3)}
+    weights = {name: normal(*shape, seed=i) / 2 for i, (name, shape) in enumerate(shapes.items())}
+    return network(nodes, (3, 15), first=numbers(0), **weights), (3, 15)
+
+
+def test_without_changes_statistics_are_those_of_the_whole_program() -> None:
+    model, shape = mixed()
+    x = normal(40, *shape)
+    program, samples = opened(model, x)
+    known = collect(program, samples)
+    order = Order(program, samples, np.arange(40), known.keys())
+    assert [s.names for s in order.stages] == [("a",), ("b",), ("c",), ("r", "w"), ("d",)]
+    for stage in order.stages:
+        for name, found in order.grams(stage).items():
+            assert found[0].place == known[name][0].place
+            now, wanted = found[0].moments, known[name][0].moments
+            assert now.lag is not None
+            np.testing.assert_allclose(now.products, wanted.products, rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(now.means, wanted.means, rtol=1e-4, atol=1e-5)
+            assert not now.lag.products.any()
+            assert not now.lag.means.any()
+
+
+def test_graphs_of_too_many_pieces_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dc_compiler.calibration.order.MOST_WORK", 5 * 3 - 1)
+    with pytest.raises(ModelError, match="3 pieces of a graph of 5 nodes would take too long; leave"):
+        ordered(chain(), normal(4, 6))
 
 
 def test_every_use_of_a_weight_counts() -> None:
