@@ -1,6 +1,7 @@
 """`python fuzz_seeds.py FOLDER`: inputs for fuzz_topology.cpp to begin with, one a file.
 
-Golden frames, topologies of compiled test graphs, and topologies that the tests of untrusted files have refused.
+Golden frames, compiled test graphs of both forms and their topologies, and topologies that the tests of untrusted files
+have refused.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from models.graphs import GRAPHS  # noqa: E402
 from dc_compiler import compile_model  # noqa: E402
 from dc_compiler.codec import binding  # noqa: E402
 
-TOPOLOGY, FRAME = b"\0", b"\1"  # an input's first byte
+TOPOLOGY, FRAME, FILE = b"\0", b"\1", b"\2"  # an input's first byte
 MOST_BYTES = 1 << 13  # larger inputs only slow the search down
 COMPILED = ("matmul", "small_parameters", "if_captured", "loop_nested_if", "function_nested", "sparse_initializer",
             "quantized", "annotated")  # fmt: skip
@@ -45,10 +46,24 @@ def topologies() -> Iterator[bytes]:
     yield b"\2" + ort_models.manifest({"a": (1, [2, 3]), "b": (10, [])}, {"a": b"decode", "b": b"decode"})
 
 
+def files() -> Iterator[bytes]:
+    for name in COMPILED:
+        for form in ("session", "graph"):
+            model = compile_model(GRAPHS[name]()[0], preset="lossless", min_size=16, emit=form).model
+            yield model.SerializeToString()
+    pipeline = "prune(density=0.2),cluster(grid),encode"
+    for execution in ("sparse", "int8"):
+        model = compile_model(
+            GRAPHS["matmul"]()[0], pipeline=pipeline, min_size=16, execution=execution, force=True
+        ).model
+        yield model.SerializeToString()
+
+
 def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     seeds = [FRAME + path.read_bytes() for path in sorted((TESTS / "codec" / "golden").glob("*.dccw"))]
     seeds += [TOPOLOGY + topology for topology in topologies()]
+    seeds += [FILE + file for file in files()]
     for number, seed in enumerate(s for s in seeds if len(s) <= MOST_BYTES):
         (folder / f"{number:03}").write_bytes(seed)
 

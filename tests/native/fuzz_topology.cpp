@@ -1,9 +1,10 @@
-// fuzz_topology.cpp: libFuzzer target for what strangers' files hold: topologies (manifest, inner model) and frames.
+// fuzz_topology.cpp: libFuzzer target for strangers' files and what they hold: topologies (manifest, inner model) and
+// frames.
 //
-// First byte of an input: even, then a byte that counts payloads and a topology (dcc_check_topology); odd, then a
-// frame, parsed and, where it is small, decoded on every kernel set, which must agree. Checksums are not compared in
-// this build (crc32c.h), so that changes reach what lies behind them. tests/native/fuzz_seeds.py makes inputs to begin
-// with.
+// First byte of an input, modulo 3: 0, then a byte that counts payloads and a topology (dcc_check_topology); 1, then a
+// frame, parsed and, where it is small, decoded on every kernel set, which must agree; 2, then a compiled model
+// (dcc_unpack). Checksums are not compared in this build (crc32c.h), so that changes reach what lies behind them.
+// tests/native/fuzz_seeds.py makes inputs to begin with.
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -17,6 +18,7 @@ using Bytes = std::vector<uint8_t>;
 
 constexpr uint64_t kMostElements = 1 << 13;  // decoding more teaches nothing new
 constexpr uint64_t kMostModel = uint64_t{64} << 20;
+constexpr uint64_t kMostUnpacked = uint64_t{1} << 20;
 const char* const kIsas[] = {"portable", "avx2", "avx512"};
 
 [[noreturn]] void fail() { std::abort(); }
@@ -31,6 +33,22 @@ void check_topology(const uint8_t* data, size_t size) {
   if (size == 0) return;
   char error[256] = "";
   is_ok(dcc_check_topology(data + 1, size - 1, data[0], size, kMostModel, error, sizeof error), error);
+}
+
+bool unpack(const uint8_t* model, size_t size, uint8_t*& dense, size_t& dense_size) {
+  char error[256] = "";
+  return is_ok(dcc_unpack(model, size, kMostUnpacked, 1, &dense, &dense_size, error, sizeof error), error);
+}
+
+// What a model expands to is a plain one, not to be expanded once more, and no larger than the bound and the file.
+void check_model(const uint8_t* model, size_t size) {
+  uint8_t* dense = nullptr;
+  size_t dense_size = 0;
+  if (!unpack(model, size, dense, dense_size)) return;
+  uint8_t* again = nullptr;
+  size_t again_size = 0;
+  if (dense_size > kMostUnpacked + 2 * size || unpack(dense, dense_size, again, again_size)) fail();
+  dcc_free(dense);
 }
 
 bool decode(const uint8_t* frame, size_t size, Bytes& out) {
@@ -62,9 +80,10 @@ void check_frame(const uint8_t* frame, size_t size) {
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (size == 0) return 0;
-  if (data[0] % 2 == 0)
-    check_topology(data + 1, size - 1);
-  else
-    check_frame(data + 1, size - 1);
+  switch (data[0] % 3) {
+    case 0: check_topology(data + 1, size - 1); break;
+    case 1: check_frame(data + 1, size - 1); break;
+    default: check_model(data + 1, size - 1);
+  }
   return 0;
 }
