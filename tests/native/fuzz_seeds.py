@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import onnx
 
@@ -47,16 +48,17 @@ def topologies() -> Iterator[bytes]:
 
 
 def files() -> Iterator[bytes]:
-    for name in COMPILED:
-        for form in ("session", "graph"):
-            model = compile_model(GRAPHS[name]()[0], preset="lossless", min_size=16, emit=form).model
-            yield model.SerializeToString()
     pipeline = "prune(density=0.2),cluster(grid),encode"
-    for execution in ("sparse", "int8"):
-        model = compile_model(
-            GRAPHS["matmul"]()[0], pipeline=pipeline, min_size=16, execution=execution, force=True
-        ).model
-        yield model.SerializeToString()
+    ways: list[dict[str, Any]] = [
+        {"emit": "graph"},
+        {"emit": "session"},
+        {"execution": "sparse"},
+        {"execution": "int8"},
+    ]
+    for name in COMPILED:
+        for way in ways:
+            model = compile_model(GRAPHS[name]()[0], pipeline=pipeline, min_size=16, force=True, **way).model
+            yield model.SerializeToString()
 
 
 def main(folder: Path) -> None:
