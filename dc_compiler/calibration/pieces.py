@@ -6,9 +6,10 @@ pieces there are.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx
@@ -22,9 +23,10 @@ from dc_compiler.ort.samples import Samples
 from dc_compiler.ort.sessions import short
 
 Array = np.ndarray
+T = TypeVar("T")
 Values = dict[str, Array]
 SHARE = 32  # samples a run, several of which are done at a time
-MOST_BYTES = 1 << 29  # of values that are kept of both programs
+MOST_BYTES = 1 << 30  # of values that are kept of both programs
 
 
 @dataclass(frozen=True)
@@ -96,10 +98,10 @@ class Pieces:
         """Run all nodes before the one of this number that later ones need, with the weights that they have now."""
         if position == self._position:
             return
-        live = self.flow.live(position)
+        before, self._kept = deque(self._kept), []
         kept: list[tuple[Values, ...]] = []
         total = 0
-        for batch in self._runs(live):
+        for batch in self._runs(self.flow.live(position), before[0][0], _drained(before)):
             total += sum(array.nbytes for values in batch for array in values.values())
             if kept and total > MOST_BYTES:
                 break
@@ -109,11 +111,13 @@ class Pieces:
     def pairs(self, wanted: Sequence[str]) -> Iterator[dict[str, tuple[Array, Array]]]:
         """What the original and the program have for values, batch by batch; such as were not run yet are computed with
         the weights as they are now."""
-        for one, other in self._runs(wanted):
+        for one, other in self._runs(wanted, self._kept[0][0], self._kept):
             yield {name: (one[name], other[name]) for name in wanted}
 
-    def _runs(self, wanted: Sequence[str]) -> Iterator[tuple[Values, ...]]:
-        known = set(self._kept[0][0])
+    def _runs(
+        self, wanted: Sequence[str], known: Values, batches: Iterable[tuple[Values, ...]]
+    ) -> Iterator[tuple[Values, ...]]:
+        """What the programs have for values, in batches of which both know the same: such as ``known``."""
         missing = [name for name in wanted if name not in known]
         sessions = [self._session(program, missing, known) for program in self._programs] if missing else []
 
@@ -130,16 +134,22 @@ class Pieces:
                     raise ModelError(f"{self._programs[1].label} {what}")
             return tuple(found)
 
-        return in_order(self._samples, run, self._kept)
+        return in_order(self._samples, run, batches)
 
-    def _session(self, program: ir.Program, wanted: Sequence[str], known: Collection[str]) -> tuple[Any, list[str]]:
+    def _session(self, program: ir.Program, wanted: Sequence[str], known: Values) -> tuple[Any, list[str]]:
         """A session of the nodes that make what is wanted of known values, and which of these they read."""
         model, apart = weights_apart(program)
         numbers, names = self.flow.needed(wanted, known)
-        inputs = [name for name in self._kept[0][0] if name in names]
-        _cut(model.graph, numbers, names, {name: self._kept[0][0][name] for name in inputs}, wanted)
+        inputs = {name: array for name, array in known.items() if name in names}
+        _cut(model.graph, numbers, names, inputs, wanted)
         stored = {t.name for t in model.graph.initializer}
-        return self._samples.sessions.open(model, 1, apart={n: a for n, a in apart.items() if n in stored}), inputs
+        return self._samples.sessions.open(model, 1, apart={n: a for n, a in apart.items() if n in stored}), [*inputs]
+
+
+def _drained(batches: deque[T]) -> Iterator[T]:
+    """All of them, each let go as it is taken."""
+    while batches:
+        yield batches.popleft()
 
 
 def _cut(
