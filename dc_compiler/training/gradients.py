@@ -8,6 +8,7 @@ the time (convolutions, products, pools, clips) get rules here that use plain ON
 
 from __future__ import annotations
 
+import itertools
 import math
 import threading
 from collections import Counter
@@ -39,6 +40,7 @@ _STEPS = frozenset(
     }
 )
 GRADIENT = "adj_"  # prefix of gradient outputs
+MOST_PRODUCTS = 32  # places of a kernel that become a product of matrices each
 OPSET = 18  # the rules' operators; older models are converted where possible
 _PATCHING = threading.Lock()
 
@@ -269,7 +271,37 @@ def _conv(ctx: Any, node: onnx.NodeProto, grads: list[str | None]) -> list[str |
 
 
 def _conv_weight(ctx: Any, node: onnx.NodeProto, window: _Window, dy: str) -> str:
-    """dw: batch and channels change places, strides and dilations too.
+    """dw: batch and channels change places."""
+    channels, (_, c, *kernel) = _shape(ctx, node.input[0])[1], _shape(ctx, node.input[1])
+    if channels == c and math.prod(kernel) <= MOST_PRODUCTS:
+        return _conv_weight_by_products(ctx, node, window, dy)
+    return _conv_weight_by_convolution(ctx, node, window, dy)
+
+
+def _conv_weight_by_products(ctx: Any, node: onnx.NodeProto, window: _Window, dy: str) -> str:
+    """dw at each place of the kernel is a product of matrices: of the inputs that the place sees, [c, n ...], and of
+    dy, [m, n ...]. onnxruntime takes a third to a quarter of the time for these that it takes for a convolution."""
+    (_, c, *_), (_, m, *outputs) = _shape(ctx, node.input[0]), _shape(ctx, node.output[0])
+    kernel, rank = window.kernel, len(window.kernel)
+    turn, axes = [1, 0, *range(2, 2 + rank)], list(range(2, 2 + rank))
+    seen = ctx.b.op("Transpose", [node.input[0]], perm=turn)
+    if any(window.pads):
+        pads = [0, 0, *window.pads[:rank], 0, 0, *window.pads[rank:]]
+        seen = ctx.b.op("Pad", [seen, ctx.b.ints(pads)])
+    right = _reshape(ctx, ctx.b.op("Transpose", [dy], perm=turn), [m, -1])
+    products = []
+    for place in itertools.product(*(range(k) for k in kernel)):
+        starts = [p * d for p, d in zip(place, window.dilations, strict=True)]
+        ends = [a + (o - 1) * s + 1 for a, o, s in zip(starts, outputs, window.strides, strict=True)]
+        part = ctx.b.op("Slice", [seen, *(ctx.b.ints(v) for v in (starts, ends, axes, window.strides))])
+        products.append(ctx.b.op("Gemm", [_reshape(ctx, part, [c, -1]), right], transB=1))
+    rows = products[0] if len(products) == 1 else ctx.b.op("Concat", products, axis=0)
+    turned = ctx.b.op("Transpose", [_reshape(ctx, rows, [math.prod(kernel), c, m])], perm=[2, 1, 0])
+    return _seeded(ctx, turned, node.input[1])
+
+
+def _conv_weight_by_convolution(ctx: Any, node: onnx.NodeProto, window: _Window, dy: str) -> str:
+    """dw, where strides and dilations change places, too.
 
     With g groups of c input channels each, x [n, g c, ...] becomes [c, g n, ...] and dy [n, m, ...] becomes
     [m, n, ...]; their convolution in g groups is [c, m, kernel].

@@ -94,6 +94,23 @@ def test_convolution_of_other_ranks(shape: tuple[int, ...]) -> None:
     check(helper.make_node("Conv", ["x", "w"], ["y"], strides=[2] * (len(shape) - 2)), {"x": normal(*shape), "w": w})
 
 
+def test_convolution_with_a_large_kernel() -> None:
+    """Of so many places that their products would be slower."""
+    w = normal(2, 3, 6, 6)
+    check(
+        helper.make_node("Conv", ["x", "w"], ["y"], strides=[2, 1], pads=[1, 2, 0, 1]),
+        {"x": normal(2, 3, 9, 8), "w": w},
+    )
+
+
+@pytest.mark.parametrize(("kernel", "products"), [(2, 4), (6, 0)])
+def test_weights_of_small_kernels_have_gradients_by_products(kernel: int, products: int) -> None:
+    node = helper.make_node("Conv", ["x", "w"], ["y"])
+    arrays = {"x": normal(2, 3, 9, 8), "w": normal(2, 3, kernel, kernel)}
+    model = add_gradients(scalar_model([node], arrays, "y", np.float32), ["w"], "loss")
+    assert [n.op_type for n in model.graph.node].count("Gemm") == products
+
+
 @pytest.mark.parametrize("trans_a", [0, 1])
 @pytest.mark.parametrize("trans_b", [0, 1])
 @pytest.mark.parametrize("c", [(3, 5), (5,), (1, 1), (3, 1)], ids=str)
