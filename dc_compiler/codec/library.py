@@ -165,6 +165,10 @@ def _declare(loaded: ctypes.CDLL) -> None:
         "dcc_check_isa": (number, [text, size]),
         "dcc_flush_denormals": (number, [number]),
         "dcc_set_cancel_flag": (pointer, [pointer]),
+        "dcc_runs_sparse": (
+            number,
+            [text, number, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_double, out(ctypes.c_double)],
+        ),
         "dcc_version": (text, []),
         "dcc_struct_sizes": (None, [out(size), out(size), out(size)]),
         "dcc_coder": (number, [size, out(CoderInfoStruct)]),

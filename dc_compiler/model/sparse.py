@@ -12,19 +12,17 @@ from collections.abc import Collection, Mapping, Sequence
 import onnx
 
 from dc_compiler import ir
-from dc_compiler.codec import binding
+from dc_compiler.codec.layer_gain import BEST_ISA, layer_gain
 
 RUN_DOMAIN = "dcc.run"
-# Kept shares up to which layers gain 15 % or more on AVX-512, for any number of inputs at a time
-# (benchmarks/layers.py); with other kernels the library decides when loading (native/ort/inner_session.cpp)
-MOST_KEPT_OF_KERNELS, MOST_KEPT_OF_MATRICES, MOST_KEPT_OF_SMALL_MATRICES = 0.3, 0.35, 0.2
-SMALL_MATRIX = 300_000  # elements
 BOUNDS = frozenset({"Relu", "Clip"})  # behind a layer they are part of it
-LEAST_SIZE = 1 << 12  # elements from which on a layer gains
 
 
 def choose_sparse(program: ir.Program, *, all_of_them: bool = False) -> None:
     """Let layers run from what is kept of their weights where they gain by it; a note tells how many do.
+
+    The file is the same on every machine, so what gains with the best kernels counts; where it is loaded, the library
+    decides for the kernels there.
 
     Args:
         all_of_them: whether they gain or not.
@@ -39,19 +37,11 @@ def choose_sparse(program: ir.Program, *, all_of_them: bool = False) -> None:
             continue
         nodes = readers.get(name, [])
         runs = nodes and all(n is not None and can_run(n, name, record, shapes) for n in nodes)
-        if runs and (all_of_them or _gains(record, record.frame)):
+        if runs and (all_of_them or layer_gain(record.frame, in_int8=False, isa=BEST_ISA).runs):
             record.execution = ir.SPARSE
             count += 1
     if count:
         program.notes.append(f"sparse: {count} {'weight runs' if count == 1 else 'weights run'} from what is kept")
-
-
-def _gains(record: ir.WeightRecord, frame: bytes) -> bool:
-    """Whether a layer is faster by what is kept of its weight."""
-    info = binding.frame_info(frame)
-    of_matrices = MOST_KEPT_OF_SMALL_MATRICES if record.size < SMALL_MATRIX else MOST_KEPT_OF_MATRICES
-    most = of_matrices if len(record.shape) == 2 else MOST_KEPT_OF_KERNELS
-    return record.size >= LEAST_SIZE and info.nonzero <= most * info.elements
 
 
 def can_run(node: onnx.NodeProto, name: str, record: ir.WeightRecord, shapes: Mapping[str, tuple[int, ...]]) -> bool:

@@ -14,6 +14,7 @@
 #include "kernels/isa.h"
 #include "kernels/kernels.h"
 #include "kernels/sparse_conv.h"
+#include "kernels/sparse_gain.h"
 #include "kernels/sparse_int8.h"
 #include "kernels/sparse_matmul.h"
 #include "model/manifest.h"
@@ -162,6 +163,14 @@ const char* dcc_runnable_isa(size_t index) { return dcc::runnable_isa(index); }
 int dcc_select_isa(const char* name) { return dcc::select_isa(name) ? DCC_OK : DCC_BAD_ARGUMENT; }
 
 const int32_t* dcc_set_cancel_flag(const int32_t* flag) { return dcc::set_cancel_flag(flag); }
+
+int dcc_runs_sparse(const char* isa, int layer, uint64_t inputs, uint64_t elements, double kept, double* gain) {
+  static_assert(static_cast<int>(dcc::LayerKind::kKernel) == DCC_LAYER_KERNEL);
+  static_assert(static_cast<int>(dcc::LayerKind::kInt8) == DCC_LAYER_INT8);
+  const char* const name = isa != nullptr ? isa : dcc::kernels().name;
+  *gain = dcc::sparse_gain(name, {static_cast<dcc::LayerKind>(layer), inputs, elements, kept});
+  return dcc::runs_sparse(*gain) ? 1 : 0;
+}
 
 int dcc_sparse_matmul_make(const float* dense, size_t k, size_t n, int transposed, size_t usual_m, int threads,
                            dcc_sparse_matmul** made, char* error, size_t error_size) {

@@ -147,6 +147,13 @@ DCC_EXPORT int dcc_flush_denormals(int on);
 // before.
 DCC_EXPORT const int32_t* dcc_set_cancel_flag(const int32_t* flag);
 
+// Whether a layer of a packed weight runs from what is kept of it (1) or dense (0) with a kernel set, null for the one
+// in use; and how many times as fast as dense it is expected to be so, 0 where that is not known. `inputs` are those of
+// an output, `kept` is the share of the elements that is not zero (kernels/sparse_gain.h).
+enum { DCC_LAYER_MATRIX = 0, DCC_LAYER_KERNEL = 1, DCC_LAYER_INT8 = 2 };
+DCC_EXPORT int dcc_runs_sparse(const char* isa, int layer, uint64_t inputs, uint64_t elements, double kept,
+                               double* gain);
+
 // For tests and benchmarks: layers that run from their kept weights (kernels/sparse_matmul.h) with the kernel set
 // that is in use when they are made. `dense` is [k, n], or [n, k] if `transposed`; `usual_m` may be 0. A run writes
 // y [m, n] from x [m, k] and bias [n] (or null), brought into `bounds` at last (or null).

@@ -11,6 +11,7 @@ from typing import Any
 
 from dc_compiler import ir
 from dc_compiler.codec import binding
+from dc_compiler.codec.layer_gain import layer_gain
 from dc_compiler.model import packed
 from dc_compiler.ort.compare import OutputComparison
 from dc_compiler.ort.metrics import Scores
@@ -31,7 +32,9 @@ class TensorRow:
     ``kept`` is the share of non-zero elements. ``bits`` is the width of a codebook index and ``position_bits`` that of
     a relative position; ``coded_index_bits`` and ``coded_position_bits`` are what each takes per kept weight after
     entropy coding (position columns are None where positions are not stored apart). ``bytes`` is the whole frame.
-    ``execution`` is ``decode``, ``kept`` for what is not packed, or the kernel that runs from the packed form.
+    ``execution`` is ``decode``, ``kept`` for what is not packed, or the kernel that runs from the packed form; of one
+    that runs from what is kept where it gains, ``runs_sparse`` tells whether it does on this processor, and ``gain``
+    how many times as fast as dense it is expected to be (0: not known).
     ``parts`` are its bytes by what they hold (``PARTS``). ``reason`` is why a weight is left alone, ``exact`` why its
     values had to stay as they are.
     """
@@ -51,6 +54,8 @@ class TensorRow:
     sqnr_db: float | None = None
     tied: int = 1
     execution: str = "kept"
+    runs_sparse: bool | None = None
+    gain: float | None = None
     reason: str | None = None
     exact: str | None = None
     parts: tuple[int, ...] = ()
@@ -150,6 +155,8 @@ def frame_row(
     element_bytes = info.dtype.itemsize
     clustered = info.codebook_entries > 0
     sparse = info.position_bits > 0
+    may_run_sparse = execution in (ir.SPARSE, ir.SPARSE_INT8)
+    expected = layer_gain(frame, in_int8=execution == ir.SPARSE_INT8) if may_run_sparse else None
     return TensorRow(
         name=name,
         shape=tuple(info.dims),
@@ -166,6 +173,8 @@ def frame_row(
         sqnr_db=sqnr_db,
         tied=tied,
         execution=execution,
+        runs_sparse=None if expected is None else expected.runs,
+        gain=None if expected is None else expected.gain,
         exact=exact,
         parts=_parts(info, len(frame)),
     )
@@ -335,9 +344,18 @@ def cells(row: TensorRow) -> list[str]:
 def _treatment(row: TensorRow) -> str:
     exact = "" if row.exact is None else f"kept exactly: {row.exact}"
     if row.reason is None:
-        kernel = "" if row.execution in (ir.DECODE, "kept") else f"run by {row.execution}"
-        return ", ".join(filter(None, [row.coder, kernel, exact]))
+        return ", ".join(filter(None, [row.coder, _kernel(row), exact]))
     return f"{exact}; {row.reason}" if exact else f"left alone: {row.reason}"
+
+
+def _kernel(row: TensorRow) -> str:
+    """How a layer runs, and where it may run from what is kept, what this processor gains by it."""
+    if row.execution in (ir.DECODE, "kept"):
+        return ""
+    if row.runs_sparse is None:
+        return f"run by {row.execution}"
+    gain = f"{row.gain:.1f}x" if row.gain else "no gain known"
+    return f"run by {row.execution}, {gain}" if row.runs_sparse else f"run dense here (by {row.execution}: {gain})"
 
 
 def total_cells(rows: Sequence[TensorRow], title: str = "all weights") -> list[str]:

@@ -10,6 +10,7 @@ from onnx import TensorProto
 
 from dc_compiler import ir
 from dc_compiler.codec import binding
+from dc_compiler.codec.layer_gain import BEST_ISA, layer_gain
 from dc_compiler.model import sparse
 from dc_compiler.model.int8.convolutions import output_of, rounded_values
 from dc_compiler.model.names import default_opset
@@ -18,7 +19,6 @@ LEAST_OPSET = 11  # that has DynamicQuantizeLinear, and Round
 # Below, rounding the other factor takes about as long as integers save: benchmarks/layers.py --peers measures it
 LEAST_SIZE = 1 << 16
 LEAST_EXTENT = 32
-MOST_KEPT = 0.3  # share up to which products in int8 gain by leaving zeros out
 GRID = 2  # codebook kind of a frame (FORMAT.md 2)
 
 RangesOf = Callable[[ir.Program, Sequence[str]], dict[str, ir.Range]]
@@ -59,21 +59,17 @@ def choose_int8(program: ir.Program, ranges_of: RangesOf | None) -> None:
     shapes = {t.name: tuple(t.dims) for t in graph.initializer}
     from_kept = 0
     for record, name in chosen:
-        gains = all(n is not None and sparse.can_run(n, name, record, shapes) for n in readers[name])
-        gains = gains and len(record.shape) == 2 and _kept(record) <= MOST_KEPT
+        assert record.frame is not None
+        can = len(record.shape) == 2 and all(
+            n is not None and sparse.can_run(n, name, record, shapes) for n in readers[name]
+        )
+        gains = can and layer_gain(record.frame, in_int8=True, isa=BEST_ISA).runs
         record.execution = ir.SPARSE_INT8 if gains else ir.INT8
         from_kept += gains
     reasons = "".join(f"; {count} not: {reason}" for reason, count in others.most_common())
     count = f"{len(chosen)} {'weight runs' if len(chosen) == 1 else 'weights run'}"
     sparsely = f", {from_kept} of them from what is kept" if from_kept else ""
     program.notes.append(f"int8: {count} in integers{sparsely}{reasons}")
-
-
-def _kept(record: ir.WeightRecord) -> float:
-    """Share of a weight that is not zero."""
-    assert record.frame is not None
-    info = binding.frame_info(record.frame)
-    return info.nonzero / max(1, info.elements)
 
 
 def _obstacle(

@@ -168,66 +168,62 @@ void lanes_avx512(const LaneWeights& weights, size_t first, size_t last, const f
   }
 }
 
-// Reads the weights of a round as int8, with up to 31 different ones.
+// The weights of a round as int8, with up to 31 different ones: 4 bits a slot behind the inputs.
 struct CodedBytes {
-  const uint8_t* codes;
+  static constexpr size_t kBytes = kBytesOfSlots / 2;
   __m512i table;
 
-  CodedBytes(const ByteWeights& weights, size_t group)
-      : codes(weights.codes + weights.starts[group] * kLanes * kByteSlots / 2),
-        table(_mm512_loadu_si512(weights.table)) {}
+  explicit CodedBytes(const ByteWeights& weights) : table(_mm512_loadu_si512(weights.table)) {}
 
-  __m512i next(__m512i position) {
+  __m512i of(__m512i position, const uint8_t* codes) const {
     // 4 bits to a byte each, with what follows them above; the table has every entry twice, so bit 5 does not matter
     const __m512i spread = _mm512_cvtepu32_epi64(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes)));
     const __m512i low = _mm512_multishift_epi64_epi8(_mm512_set1_epi64(0x1C1814100C080400), spread);
     const __m512i code =
         _mm512_ternarylogic_epi64(_mm512_set1_epi8(15), low, _mm512_srli_epi16(position, 3), 0xCA);  // select
-    codes += kLanes * kByteSlots / 2;
     return _mm512_permutexvar_epi8(code, table);
   }
 };
 
 // The same for any weights.
 struct PlainBytes {
-  const int8_t* values;
+  static constexpr size_t kBytes = kBytesOfSlots;
 
-  PlainBytes(const ByteWeights& weights, size_t group)
-      : values(weights.values + weights.starts[group] * kLanes * kByteSlots) {}
+  explicit PlainBytes(const ByteWeights&) {}
 
-  __m512i next(__m512i) {
-    const __m512i weight = _mm512_loadu_si512(values);
-    values += kLanes * kByteSlots;
-    return weight;
-  }
+  __m512i of(__m512i, const uint8_t* values) const { return _mm512_loadu_si512(values); }
 };
 
 // One group for kRows rows: vpermi2b fetches each slot's input from the window in two registers, vpdpbusd adds the four
 // products of each lane.
 template <size_t kRows, typename Bytes>
 void bytes_group(const ByteWeights& weights, size_t group, const uint8_t* const* x, __m512i* sum) {
-  for (size_t row = 0; row < kRows; ++row) sum[row] = _mm512_setzero_si512();
-  Bytes bytes(weights, group);
-  const uint8_t* positions = weights.positions + weights.starts[group] * kLanes * kByteSlots;
+  __m512i sums[kRows];
+  for (size_t row = 0; row < kRows; ++row) sums[row] = _mm512_setzero_si512();
+  const Bytes bytes(weights);
+  constexpr size_t kRound = kBytesOfSlots + Bytes::kBytes;
+  const uint8_t* round = weights.rounds + weights.starts[group] * kRound;
   size_t at = 0;
   for (size_t r = weights.starts[group]; r < weights.starts[group + 1]; ++r) {
     at += weights.advances[r];
-    const __m512i position = _mm512_loadu_si512(positions);
-    positions += kLanes * kByteSlots;
-    const __m512i weight = bytes.next(position);
+    const __m512i position = _mm512_loadu_si512(round);
+    const __m512i weight = bytes.of(position, round + kBytesOfSlots);
+
+    round += kRound;
     for (size_t row = 0; row < kRows; ++row) {
       const __m512i low = _mm512_loadu_si512(x[row] + at);
       const __m512i high = _mm512_loadu_si512(x[row] + at + kByteWindow / 2);
-      sum[row] = _mm512_dpbusd_epi32(sum[row], _mm512_permutex2var_epi8(low, position, high), weight);
+      sums[row] = _mm512_dpbusd_epi32(sums[row], _mm512_permutex2var_epi8(low, position, high), weight);
     }
   }
+  for (size_t row = 0; row < kRows; ++row) sum[row] = sums[row];
 }
 
 template <size_t kRows>
 void bytes_rows(const ByteWeights& weights, size_t first, size_t last, const ByteRows& rows, const Ends& ends,
                 float* y) {
   const WideRows<uint8_t, kByteWindow, kRows> wide(rows.x, weights.k);
-  const auto run = weights.codes != nullptr ? bytes_group<kRows, CodedBytes> : bytes_group<kRows, PlainBytes>;
+  const auto run = weights.table != nullptr ? bytes_group<kRows, CodedBytes> : bytes_group<kRows, PlainBytes>;
   for (size_t group = first; group < last; ++group) {
     __m512i sum[kRows];
     run(weights, group, wide.row, sum);

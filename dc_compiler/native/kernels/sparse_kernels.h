@@ -54,19 +54,19 @@ struct LaneWeights {
 // at most kByteSlots weights for every lane; those left over are 0.
 constexpr size_t kByteWindow = 128;
 constexpr size_t kByteSlots = 4;
+constexpr size_t kBytesOfSlots = kLanes * kByteSlots;  // of a round, one each
 struct ByteWeights {
   size_t k = 0, n = 0;
   const uint32_t* outputs = nullptr;   // [group][lane]
   const size_t* starts = nullptr;      // [group + 1]: its first round
   const uint16_t* advances = nullptr;  // [round]
-  const uint8_t* positions = nullptr;  // [round][lane][slot]: 7 bits for the input within the window
-  // Up to 31 different values: where `table` (of 32, and once more) has one. Bit 4 stands above the input's bits, bits
-  // 0 to 3 in [round][lane][slot], two slots a byte, the first below. table[0] is 0: there is no weight.
-  const uint8_t* codes = nullptr;
-  const int8_t* table = nullptr;
-  const int8_t* values = nullptr;  // more: [round][lane][slot]
-  const int32_t* sums = nullptr;   // [group][lane]: of an output's weights
-  const float* scales = nullptr;   // [group][lane]: what they are multiples of
+  // Of each round: [lane][slot] the input within the window, 7 bits in a byte; behind these [lane][slot] the weight.
+  // With up to 31 different ones where `table` (of 32, and once more) has it: bit 4 stands above the input's bits, bits
+  // 0 to 3 behind, two slots a byte, the first below. table[0] is 0: there is no weight.
+  const uint8_t* rounds = nullptr;
+  const int8_t* table = nullptr;  // null: the weights themselves
+  const int32_t* sums = nullptr;  // [group][lane]: of an output's weights
+  const float* scales = nullptr;  // [group][lane]: what they are multiples of
 };
 
 // Rows of uint8: x[i] stands for (x[i] - zero) * step.

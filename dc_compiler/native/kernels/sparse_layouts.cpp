@@ -269,9 +269,7 @@ ByteLayout::ByteLayout(const KeptWeights& kept, const float* scales, int threads
   }
   starts_.push_back(rounds);
   join(made, &ByteLayout::advances_, *this);
-  join(made, &ByteLayout::positions_, *this);
-  join(made, &ByteLayout::codes_, *this);
-  join(made, &ByteLayout::values_, *this);
+  join(made, &ByteLayout::rounds_, *this);
   join(made, &ByteLayout::sums_, *this);
   scales_.assign(outputs_.size(), 0.0F);
   for (size_t i = 0; i < n_; ++i) scales_[i] = scales[outputs_[i]];
@@ -283,7 +281,7 @@ void ByteLayout::add_group(const KeptWeights& kept, const Codes& codes, const ui
   uint32_t sums[kLanes] = {};  // modulo 2^32
   Group group(kept, outputs, used, kByteWindow);
   while (group.move(advances_)) {
-    uint8_t positions[kLanes * kByteSlots] = {}, numbers[kLanes * kByteSlots] = {};
+    uint8_t positions[kBytesOfSlots] = {}, numbers[kBytesOfSlots] = {};
     for (size_t lane = 0; lane < kLanes; ++lane) {
       for (size_t slot = lane * kByteSlots; slot < (lane + 1) * kByteSlots; ++slot) {
         size_t weight = 0;
@@ -295,13 +293,13 @@ void ByteLayout::add_group(const KeptWeights& kept, const Codes& codes, const ui
         positions[slot] = static_cast<uint8_t>(input | (coded ? uint32_t{numbers[slot]} >> 4U << 7U : 0U));
       }
     }
-    positions_.insert(positions_.end(), std::begin(positions), std::end(positions));
+    rounds_.insert(rounds_.end(), std::begin(positions), std::end(positions));
     if (coded) {
-      for (size_t i = 0; i < kLanes * kByteSlots; i += 2) {
-        codes_.push_back(static_cast<uint8_t>((numbers[i] & 15U) | (numbers[i + 1] & 15U) << 4U));
+      for (size_t i = 0; i < kBytesOfSlots; i += 2) {
+        rounds_.push_back(static_cast<uint8_t>((numbers[i] & 15U) | (numbers[i + 1] & 15U) << 4U));
       }
     } else {
-      for (const uint8_t number : numbers) values_.push_back(static_cast<int8_t>(number));
+      rounds_.insert(rounds_.end(), std::begin(numbers), std::end(numbers));
     }
   }
   for (const uint32_t sum : sums) sums_.push_back(static_cast<int32_t>(sum));
@@ -314,18 +312,16 @@ ByteWeights ByteLayout::view() const {
   view.outputs = outputs_.data();
   view.starts = starts_.data();
   view.advances = advances_.data();
-  view.positions = positions_.data();
-  view.codes = table_.empty() ? nullptr : codes_.data();
-  view.table = table_.data();
-  view.values = values_.data();
+  view.rounds = rounds_.data();
+  view.table = table_.empty() ? nullptr : table_.data();
   view.sums = sums_.data();
   view.scales = scales_.data();
   return view;
 }
 
 size_t ByteLayout::bytes() const {
-  return bytes_of(outputs_) + bytes_of(starts_) + bytes_of(advances_) + bytes_of(positions_) + bytes_of(codes_) +
-         bytes_of(table_) + bytes_of(values_) + bytes_of(sums_) + bytes_of(scales_);
+  return bytes_of(outputs_) + bytes_of(starts_) + bytes_of(advances_) + bytes_of(rounds_) + bytes_of(table_) +
+         bytes_of(sums_) + bytes_of(scales_);
 }
 
 }  // namespace dcc

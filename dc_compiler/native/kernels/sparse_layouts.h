@@ -71,8 +71,8 @@ class ByteLayout {
   LargeArray<uint32_t> outputs_;
   LargeArray<size_t> starts_;
   LargeArray<uint16_t> advances_;
-  LargeArray<uint8_t> positions_, codes_;
-  LargeArray<int8_t> table_, values_;
+  LargeArray<uint8_t> rounds_;
+  LargeArray<int8_t> table_;
   LargeArray<int32_t> sums_;
   LargeArray<float> scales_;
 };

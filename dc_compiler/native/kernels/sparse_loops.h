@@ -271,23 +271,21 @@ inline void finish_bytes(const ByteWeights& weights, size_t group, const int32_t
 // A weight after the other.
 inline void bytes_loop(const ByteWeights& weights, size_t first, size_t last, const ByteRows& rows, const Ends& ends,
                        float* y) {
+  const bool is_coded = weights.table != nullptr;
   for (size_t i = 0; i < rows.m; ++i) {
     const WideRows<uint8_t, kByteWindow, 1> wide(rows.x + i * weights.k, weights.k);
     for (size_t group = first; group < last; ++group) {
       uint32_t sums[kLanes] = {};
       const uint8_t* x = wide.row[0];
-      for (size_t round = weights.starts[group]; round < weights.starts[group + 1]; ++round) {
+      const size_t round_bytes = kBytesOfSlots + (is_coded ? kBytesOfSlots / 2 : kBytesOfSlots);
+      const uint8_t* numbers = weights.rounds + weights.starts[group] * round_bytes;
+      for (size_t round = weights.starts[group]; round < weights.starts[group + 1]; ++round, numbers += round_bytes) {
         x += weights.advances[round];
-        for (size_t slot = 0; slot < kLanes * kByteSlots; ++slot) {
-          const size_t at = round * kLanes * kByteSlots + slot;
-          const unsigned position = weights.positions[at];
-          int32_t weight;
-          if (weights.codes != nullptr) {
-            const unsigned low = weights.codes[at / 2] >> (at % 2 * 4) & 15U;
-            weight = weights.table[low | position >> 7U << 4U];
-          } else {
-            weight = weights.values[at];
-          }
+        const uint8_t* const behind = numbers + kBytesOfSlots;
+        for (size_t slot = 0; slot < kBytesOfSlots; ++slot) {
+          const unsigned position = numbers[slot];
+          const unsigned low = is_coded ? behind[slot / 2] >> (slot % 2 * 4) & 15U : behind[slot];
+          const int8_t weight = is_coded ? weights.table[low | position >> 7U << 4U] : static_cast<int8_t>(low);
           sums[slot / kByteSlots] += static_cast<uint32_t>(weight * x[position & 127U]);
         }
       }

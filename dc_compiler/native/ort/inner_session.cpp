@@ -3,10 +3,10 @@
 
 #include <algorithm>
 #include <cstring>
-#include <string_view>
 
 #include "kernels/isa.h"
 #include "kernels/kernels.h"
+#include "kernels/sparse_gain.h"
 #include "model/model_check.h"
 #include "ort/copying_session.h"
 #include "ort/edited_session.h"
@@ -64,16 +64,15 @@ std::vector<PayloadFrame> read_payloads(const Context& context, const OrtKernelI
   return frames;
 }
 
-// Whether a layer of a float weight is faster by what is kept of it than dense, for any number of inputs at a time.
-// Shares are those up to which it gained 15 % at least over onnxruntime (benchmarks/layers.py).
+// Whether a layer of a packed weight is faster by what is kept of it than dense, with the kernels at hand.
 bool runs_faster_sparse(const PayloadFrame& frame, bool is_int8) {
-  const std::string_view isa = kernels().name;
-  const bool is_matrix = frame.type.dims.size() == 2;
-  const size_t elements = frame.bytes / sizeof(float);
-  if (is_int8) return isa == "avx512" && frame.kept <= 0.3;
-  if (isa == "avx512") return frame.kept <= (!is_matrix ? 0.3 : elements < 300000 ? 0.2 : 0.35);
-  if (isa == "avx2") return frame.kept <= (!is_matrix ? 0.25 : elements < 4000000 ? 0.085 : 0.26);
-  return false;
+  const std::vector<int64_t>& dims = frame.type.dims;
+  const uint64_t elements = frame.bytes / sizeof(float);
+  const bool is_kernel = dims.size() > 2;
+  const LayerKind kind = is_int8 ? LayerKind::kInt8 : is_kernel ? LayerKind::kKernel : LayerKind::kMatrix;
+  // Of a matrix, which may be transposed, they do not matter
+  const uint64_t inputs = is_kernel && dims[0] > 0 ? elements / static_cast<uint64_t>(dims[0]) : elements;
+  return runs_sparse(sparse_gain(kernels().name, {kind, inputs, elements, frame.kept}));
 }
 
 // Lets layers run from packed weights where they gain by it: their weights become the frames themselves. All others
