@@ -299,7 +299,7 @@ class Timing:
 
 def timing(
     layer: Layer, kept: float, batch: int, levels: int, isa: str, *, least: float, warm: bool = False,
-    with_peers: bool = False,
+    with_peers: bool = False, with_int8: bool = True,
 ) -> Timing:  # fmt: skip
     """Run a layer in all ways for `least` seconds at least.
 
@@ -319,7 +319,7 @@ def timing(
     error = float(np.abs(y - expected).max() / max(np.abs(expected).max(), 1e-30))
     if error > 1e-4:
         raise SystemExit(f"{layer}: the sparse layer is off by {error:.1e}")
-    if layer.window is None:
+    if layer.window is None and with_int8:
         other = np.empty(y_shape, np.float32)
         runs["sparse int8"], nbytes["sparse int8"] = sparse_int8(layer, weights, x, other)
         runs["int8"] = in_int8(layer, weights, x, np.empty(y_shape, np.float32))

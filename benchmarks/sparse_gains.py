@@ -20,6 +20,7 @@ from dc_compiler.codec import binding
 
 SHARES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
 LEVELS = 31
+INT8_ISAS = ("avx512",)  # that have kernels of their own for int8
 BATCHES = (1, 16, 128)
 # From so many elements on
 MATRICES = {0: ("784x300", "512x512"), 300_000: ("768x3072", "2048x1000"), 4_000_000: ("4096x4096",)}
@@ -36,20 +37,24 @@ def least(found: list[Timing], name: str, over: str) -> float:
 
 def gains_of(isa: str, seconds: float) -> Iterator[tuple[str, int, list[float]]]:
     """Kind, least elements, gains by share."""
-    exact: Gains = {}
+    gains: Gains = {}
+    has_int8 = isa in INT8_ISAS
     for least_size, names in MATRICES.items():
         for share in SHARES:
             found = [
-                timing(Layer.parse(n), share, batch, LEVELS, isa, least=seconds) for n in names for batch in BATCHES
+                timing(Layer.parse(n), share, batch, LEVELS, isa, least=seconds, with_int8=has_int8)
+                for n in names
+                for batch in BATCHES
             ]
-            exact.setdefault(("kMatrix", least_size), []).append(least(found, "sparse", "dense"))
-            exact.setdefault(("kInt8", least_size), []).append(least(found, "sparse int8", "int8"))
+            gains.setdefault(("kMatrix", least_size), []).append(least(found, "sparse", "dense"))
+            if has_int8:
+                gains.setdefault(("kInt8", least_size), []).append(least(found, "sparse int8", "int8"))
     for least_size, names in KERNELS.items():
         for share in SHARES:
             found = [timing(Layer.parse(n), share, 1, LEVELS, isa, least=seconds) for n in names]
-            exact.setdefault(("kKernel", least_size), []).append(least(found, "sparse", "dense"))
-    for (kind, least_size), gains in sorted(exact.items()):
-        yield kind, least_size, gains
+            gains.setdefault(("kKernel", least_size), []).append(least(found, "sparse", "dense"))
+    for (kind, least_size), found_gains in sorted(gains.items()):
+        yield kind, least_size, found_gains
 
 
 def main() -> None:

@@ -139,7 +139,7 @@ class SparseInt8MatMul:
         assert x.shape[1] == self.k
         assert x.dtype == np.uint8
         assert out.shape == (len(x), self.n)
-        arguments = (self._handle, x.ctypes.data, len(x), zero, step, _address(bias), _bounds(bounds))
+        arguments = (self._handle, x.ctypes.data, len(x), zero, float(step), _address(bias), _bounds(bounds))
         _call("dcc_sparse_int8_run", *arguments, out.ctypes.data, threads)
 
     def __call__(

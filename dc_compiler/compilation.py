@@ -177,12 +177,13 @@ class Compilation:
         where it is only allowed, the smallest in floats is found, and runs in int8 if it keeps within the drop so, too.
         """
         drop, calibration, wanted = self.targets.drop, self.context.calibration, self.recipe.execution
-        may_run = wanted != "dense" and self.recipe.emit == "session" and emitter.session_obstacle(program) is None
+        in_session = self.recipe.emit == "session" and emitter.session_obstacle(program) is None
+        may_run = wanted == "int8" or (wanted != "dense" and in_session)
         if drop is None or calibration is None or not may_run:
             return self._searched(program)
 
         def in_int8(result: ir.Program) -> onnx.ModelProto | None:
-            return int8_model(result, self.ranges)
+            return int8_model(result, self.ranges if in_session else None)
 
         if wanted == "int8":
             calibration.run_as(in_int8)
@@ -319,15 +320,17 @@ def _choose_form(program: ir.Program, recipe: Recipe, ranges: Ranges | None) -> 
     """The form that the model can have, and how its weights are executed; notes of the program tell."""
     obstacle = emitter.session_obstacle(program) if recipe.emit == "session" else None
     if obstacle is not None:
-        lost = f", in which nothing runs in {recipe.execution}" if recipe.execution in ("sparse", "int8") else ""
+        lost = ", in which no layer runs from what is kept" if recipe.execution == "sparse" else ""
         program.notes.append(f"graph form instead of session form{lost}: {obstacle}")
-        return "graph"
-    if recipe.emit == "session":
-        if recipe.execution == "int8":
-            int8.choose_int8(program, None if ranges is None else ranges.of)
-        elif recipe.execution == "sparse" or (recipe.execution == "auto" and recipe.preset != "lossless"):
-            sparse.choose_sparse(program, all_of_them=recipe.execution == "sparse")
-    return recipe.emit
+    form: Form = recipe.emit if obstacle is None else "graph"
+    if recipe.execution == "int8":
+        in_session = form == "session"
+        with_ranges = None if ranges is None or not in_session else ranges.of
+        int8.choose_int8(program, with_ranges, session_form=in_session)
+    wants_sparse = recipe.execution == "sparse" or (recipe.execution == "auto" and recipe.preset != "lossless")
+    if wants_sparse and form == "session":
+        sparse.choose_sparse(program, all_of_them=recipe.execution == "sparse")
+    return form
 
 
 def _report(program: ir.Program, recipe: Recipe, pipeline: str, form: Form, passes: list[PassReport]) -> CompileReport:

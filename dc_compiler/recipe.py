@@ -179,8 +179,11 @@ def make_recipe(
         raise InvalidArgumentError(f"emit {result.emit} is not valid; give session or graph")
     if result.execution not in EXECUTIONS:
         raise InvalidArgumentError(f"execution {result.execution} is not valid; give {', '.join(EXECUTIONS)}")
-    if result.execution in ("sparse", "int8") and result.emit == "graph":
-        raise InvalidArgumentError(f"--execution {result.execution} needs the session form; leave --emit graph out")
+    if result.execution == "sparse" and result.emit == "graph":
+        raise InvalidArgumentError(
+            "--execution sparse needs the session form, in which the library can still run a layer dense where that is "
+            "faster; leave --emit graph out"
+        )
     if result.min_size < 0:
         raise InvalidArgumentError(f"min-size {result.min_size} is not valid; give 0 or more")
     if not 0 <= result.seed < 2**63:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -19,6 +20,7 @@ from dc_compiler.recipe import Form
 
 SHORT_METADATA = 1024  # bytes of a graph's own metadata that a compiled model shows; names of an exporter can be many
 POOL_MIN_SIZE = 16  # elements of a tensor worth an entry in the list of weights
+MOST_INT8_BUFFERS = 255  # that have different fill values
 NEEDED = frozenset({"version", "original_bytes"})  # provenance that every file has
 
 
@@ -112,7 +114,7 @@ def _moved_note(body: str, names: Sequence[str]) -> str:
 
 
 def _graph_form(program: ir.Program, placed: list[PlacedWeight]) -> onnx.ModelProto:
-    """The model's own graph with one DecodeWeights node a packed weight."""
+    """The model's own graph with one DecodeWeights or DecodeInt8 node a packed weight."""
     model = onnx.ModelProto()
     model.CopyFrom(program.proto)
     graph = model.graph
@@ -124,21 +126,25 @@ def _graph_form(program: ir.Program, placed: list[PlacedWeight]) -> onnx.ModelPr
     described = {v.name for v in [*graph.value_info, *graph.output]}
     producers: list[onnx.NodeProto] = []
     opset = default_opset(model)
+    scales = _scales(placed, names)
+    if scales:
+        int8.run_in_int8(model, scales, {}, names)
     for number, weight in enumerate(placed):
         payload = unused_name(f"{weight.name}.{DOMAIN}", names)
         graph.initializer.append(_payload(payload, weight.frame()))
         inputs = [payload]
-        buffer = _buffer_nodes(weight.record, f"{payload}.buffer", number, opset, graph)
+        dtype = np.dtype(np.int8) if weight.name in scales else weight.record.values.dtype
+        buffer = _buffer_nodes(weight.record, dtype, f"{payload}.buffer", number, opset, graph)
         if buffer:
             producers += buffer
             inputs.append(buffer[-1].output[0])
-        producers.append(
-            helper.make_node("DecodeWeights", inputs, [weight.name], name=f"{payload}.decode", domain=DOMAIN)
+        weights = _entry(weight, scales.get(weight.name))
+        operator = "DecodeWeights" if len(weights) == 1 else "DecodeInt8"
+        outputs = [w.name for w in weights]
+        producers.append(helper.make_node(operator, inputs, outputs, name=f"{payload}.decode", domain=DOMAIN))
+        graph.value_info.extend(
+            helper.make_tensor_value_info(w.name, w.elem_type, w.dims) for w in weights if w.name not in described
         )
-        if weight.name not in described:
-            graph.value_info.append(
-                helper.make_tensor_value_info(weight.name, weight.record.elem_type, weight.record.shape)
-            )
     nodes = [*producers, *graph.node]
     del graph.node[:]
     graph.node.extend(nodes)
@@ -146,19 +152,22 @@ def _graph_form(program: ir.Program, placed: list[PlacedWeight]) -> onnx.ModelPr
 
 
 def _buffer_nodes(
-    record: ir.WeightRecord, name: str, number: int, opset: int, graph: onnx.GraphProto
+    record: ir.WeightRecord, dtype: np.dtype[Any], name: str, number: int, opset: int, graph: onnx.GraphProto
 ) -> list[onnx.NodeProto]:
     """Nodes that onnxruntime folds into one real buffer of the weight's type and shape; empty when it cannot.
 
     Buffers of one type and shape get different fill values: equal nodes would be merged into one buffer. Which operator
     makes the buffer depends on the operator set and the element type.
     """
-    if opset < 7 or (record.elem_type != TensorProto.FLOAT and opset < 9):
+    is_int8 = dtype == np.int8
+    if opset < 7 or ((is_int8 or record.elem_type != TensorProto.FLOAT) and opset < 9):
+        return []
+    if is_int8 and number >= MOST_INT8_BUFFERS:
         return []
     if record.elem_type == TensorProto.BFLOAT16 and opset < 13:
         return []
     is_bfloat = record.elem_type == TensorProto.BFLOAT16
-    dtype = np.dtype(np.float32) if is_bfloat else record.values.dtype
+    dtype = np.dtype(np.float32) if is_bfloat else dtype
     fill = onnx.numpy_helper.from_array(np.array([number + 1], f"u{dtype.itemsize}").view(dtype), f"{name}.fill")
     if is_bfloat:  # a small integer, so that the values stay different after the cast
         fill = onnx.numpy_helper.from_array(np.array([number + 1], dtype), fill.name)
@@ -232,11 +241,7 @@ def _session_form(program: ir.Program, placed: list[PlacedWeight]) -> onnx.Model
     _remove_where(inner.graph.initializer, lambda t: t.name in inputs)
 
     inside = Counter([*defined_names(inner.graph), *(w.name for w in placed)])
-    scales = {
-        w.name: (unused_name(f"{w.name}.scale", inside), binding.frame_info(w.frame()).channels)
-        for w in placed
-        if w.record.execution in (ir.INT8, ir.SPARSE_INT8)
-    }
+    scales = _scales(placed, inside)
     from_kept = {w.name for w in placed if w.record.execution in (ir.SPARSE, ir.SPARSE_INT8)}
     if scales:
         int8.run_in_int8(inner, scales, program.ranges, inside, from_kept)
@@ -267,6 +272,15 @@ def _session_form(program: ir.Program, placed: list[PlacedWeight]) -> onnx.Model
     )
     outer.graph.CopyFrom(graph)
     return outer
+
+
+def _scales(placed: Sequence[PlacedWeight], names: Counter[str]) -> dict[str, tuple[str, int]]:
+    """Of weights that run in int8, by name: a new name for their scales, and how many these are."""
+    return {
+        w.name: (unused_name(f"{w.name}.scale", names), binding.frame_info(w.frame()).channels)
+        for w in placed
+        if w.record.execution in (ir.INT8, ir.SPARSE_INT8)
+    }
 
 
 def _entry(weight: PlacedWeight, scales: tuple[str, int] | None) -> list[packed.PackedWeight]:

@@ -17,6 +17,7 @@ from dc_compiler.model.importer import DOMAIN
 
 # Version 2 tells how each weight is executed; it is written where that is not plainly decoding it
 MANIFEST_VERSIONS = (1, 2)
+DECODERS = {"DecodeWeights": 1, "DecodeInt8": 2}  # operators of the graph form, and how many outputs they have
 FREE_BYTES = 64 << 20  # what every file may decode to (native/model/budget.h has the same numbers)
 BYTES_PER_STORED = 1024  # and what each byte stored in it adds
 
@@ -266,10 +267,17 @@ def _open_graph(
     initializers = {t.name: t.raw_data for t in model.graph.initializer}
     payloads = []
     for node in nodes:
-        if node.op_type != "DecodeWeights" or not node.input or node.input[0] not in initializers:
+        is_int8 = node.op_type == "DecodeInt8"
+        is_known = node.op_type in DECODERS and len(node.output) == DECODERS[node.op_type]
+        if not is_known or not node.input or node.input[0] not in initializers:
             raise ModelError(f"{label}: node '{node.name}' is not one that this version of dcc knows")
         frame = initializers[node.input[0]]
         info = binding.frame_info(frame)
+        if is_int8:
+            points = PackedWeight(node.output[0], TensorProto.INT8, info.dims, ir.INT8)
+            scales = PackedWeight(node.output[1], TensorProto.FLOAT, (info.channels,), ir.INT8_SCALE)
+            payloads.append(Payload(frame, (points, scales)))
+            continue
         if not ir.element_type(info.elem_type).is_packable:
             raise CorruptFrameError(
                 f"{label}: weight '{node.output[0]}' has elements of another type than weights have"

@@ -20,6 +20,7 @@
 #include "model/manifest.h"
 #include "model/model_check.h"
 #include "model/unpack.h"
+#include "ort/run_nodes.h"
 
 struct dcc_sparse_matmul {
   dcc::SparseMatMul matrix;
@@ -95,9 +96,13 @@ int dcc_check_topology(const uint8_t* topology, size_t size, size_t payloads, ui
                        uint64_t most_bytes, char* error, size_t error_size) {
   std::string sentence;
   const int code = dcc::guarded(sentence, [&] {
-    const dcc::Manifest manifest = dcc::read_manifest(topology, size, payloads, stored_bytes);
+    dcc::ort::InnerModel model(dcc::read_manifest(topology, size, payloads, stored_bytes));
     dcc::Budget budget(most_bytes, "allow more");
-    dcc::check_inner_model(manifest, budget);
+    const std::vector<dcc::RunNode> nodes = dcc::check_inner_model(model.manifest(), budget);
+    dcc::ort::FromFrame weights;
+    for (const dcc::Payload& payload : model.payloads())
+      if (payload.may_run_sparse()) weights[payload.weights.front().name] = true;
+    dcc::ort::place_run_nodes(model, nodes, weights);
   });
   return report(code, sentence, error, error_size);
 }

@@ -37,6 +37,7 @@ def node(op_type: str, *inputs: str, **attributes: Any) -> onnx.NodeProto:
 
 
 B = {"b": np.linspace(-3, 3, COLUMNS).astype(np.float32)}
+GRID = "cluster(grid),encode"
 LAYERS: dict[str, tuple[onnx.NodeProto, dict[str, Array]]] = {
     "matmul": (node("MatMul", "x", "w"), {"w": weight(ROWS, COLUMNS)}),
     "gemm": (node("Gemm", "x", "w"), {"w": weight(ROWS, COLUMNS)}),
@@ -282,8 +283,6 @@ def test_bad_choices(tmp_path: Path) -> None:
     model = net([node("MatMul", "x", "w")], {"w": LARGE})
     with pytest.raises(InvalidArgumentError, match="execution fast is not valid; give auto, dense, sparse, int8"):
         compile_model(model, execution="fast")
-    with pytest.raises(InvalidArgumentError, match="--execution int8 needs the session form"):
-        compile_model(model, execution="int8", emit="graph")
     recipe = tmp_path / "r.toml"
     recipe.write_text('execution = "int8"\n')
     assert [t.execution for t in compile_model(model, recipe=recipe).report.tensors] == ["int8"]
@@ -307,10 +306,53 @@ def test_the_same_bytes_from_any_number_of_threads() -> None:
 
 
 def test_graph_form_where_it_must_be() -> None:
-    """A model that no operator can carry is decoded, and a note tells that nothing runs in int8."""
+    """A model that no operator can carry runs its products in int8 nevertheless."""
     graph = net([helper.make_node("MatMul", ["x", "w"], ["v"]), node("Identity", "v")], {"w": LARGE})
     graph.graph.output.append(helper.make_tensor_sequence_value_info("s", FLOAT, None))
     graph.graph.node.append(helper.make_node("SequenceConstruct", ["v"], ["s"]))
     report = compile_model(graph, execution="int8").report
     assert report.form == "graph"
-    assert any(n.startswith("graph form instead of session form, in which nothing runs in int8") for n in report.notes)
+    assert any(n.startswith("graph form instead of session form: ") for n in report.notes)
+    assert [t.execution for t in report.tensors if t.name == "w"] == ["int8"]
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_products_in_graph_form(name: str, tmp_path: Path) -> None:
+    """To the bit as the standard model that the file unpacks to; a product with a transposed weight stays in floats."""
+    layer, weights = LAYERS[name]
+    path = tmp_path / "m.onnx"
+    report = compile_model(net([layer], weights), path, execution="int8", emit="graph", pipeline=GRID).report
+    is_int8 = name != "gemm transposed"
+    wanted = "int8" if is_int8 else "decode"
+    for rows in (report.tensors, inspect_model(path).tensors):
+        assert [t.execution for t in rows if t.name == "w"] == [wanted]
+    model = onnx.load(path)
+    onnx.checker.check_model(model)
+    assert ("DecodeInt8" in {n.op_type for n in model.graph.node}) == is_int8
+    plain = unpack_model(path)
+    stored = {t.name: numpy_helper.to_array(t) for t in plain.graph.initializer}
+    assert stored["w"].dtype == (np.int8 if is_int8 else np.float32)
+    session, standard = InferenceSession(path), ort.InferenceSession(plain.SerializeToString())
+    for seed in (1, 2):
+        x = np.random.default_rng(seed).standard_normal((9, ROWS)).astype(np.float32)
+        got, expected = (np.asarray(s.run(None, {"x": x})[0]) for s in (session, standard))
+        np.testing.assert_allclose(got, expected, rtol=0, atol=1e-6 * np.abs(expected).max())
+
+
+def test_graph_form_with_more_weights_than_buffers(tmp_path: Path) -> None:
+    """Buffers of one shape differ in their fill value; weights beyond are copied in every run."""
+    count, side = 259, 257
+    nodes = [helper.make_node("MatMul", ["x", f"w{i}"], [f"v{i}"]) for i in range(count)]
+    nodes.append(helper.make_node("Sum", [f"v{i}" for i in range(count)], ["y"]))
+    weights = {f"w{i}": weight(side, side, seed=i) for i in range(count)}
+    model = small_nets.net(nodes, weights, ["n", side])
+    path = tmp_path / "m.onnx"
+    report = compile_model(model, path, execution="int8", emit="graph", pipeline=GRID, force=True).report
+    assert {t.execution for t in report.tensors} == {"int8"}
+    decoders = [n for n in onnx.load(path).graph.node if n.op_type == "DecodeInt8"]
+    assert [len(n.input) for n in decoders] == [2] * 255 + [1] * (count - 255)
+    x = np.random.default_rng(1).standard_normal((2, side)).astype(np.float32)
+    session, standard = InferenceSession(path), ort.InferenceSession(unpack_model(path).SerializeToString())
+    for _ in range(2):
+        got, expected = (np.asarray(s.run(None, {"x": x})[0]) for s in (session, standard))
+        np.testing.assert_allclose(got, expected, rtol=0, atol=1e-6 * np.abs(expected).max())

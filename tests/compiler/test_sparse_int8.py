@@ -17,8 +17,8 @@ from dc_compiler.codec import binding
 from dc_compiler.model.packed import open_packed
 
 Array = np.ndarray
-ROWS, COLUMNS = 256, 320
-PRUNED = "prune(density=0.1),cluster(grid),encode"
+ROWS, COLUMNS = 512, 640
+PRUNED = "prune(density=0.05),cluster(grid),encode"
 
 
 def normal(*shape: int, seed: int = 0) -> Array:

@@ -24,13 +24,15 @@ GRID = 2  # codebook kind of a frame (FORMAT.md 2)
 RangesOf = Callable[[ir.Program, Sequence[str]], dict[str, ir.Range]]
 
 
-def choose_int8(program: ir.Program, ranges_of: RangesOf | None) -> None:
+def choose_int8(program: ir.Program, ranges_of: RangesOf | None, *, session_form: bool = True) -> None:
     """Let every layer that can, and is large enough to gain, run in int8; a note tells how many cannot, and why.
 
     Looked at are products with a constant second factor (MatMul, Gemm) and convolutions of the main graph.
 
     Args:
         ranges_of: finds how values are rounded that convolutions read and make; None leaves convolutions alone.
+        session_form: whether the library makes the graph that runs: products may run from what is kept where that is
+            little, and what is computed of a weight is computed once.
     """
     graph, opset = program.proto.graph, default_opset(program.proto)
     readers, outputs = ir.readers(graph), {o.name for o in graph.output}
@@ -49,6 +51,8 @@ def choose_int8(program: ir.Program, ranges_of: RangesOf | None) -> None:
         obstacle = _obstacle(record, name, nodes, opset, ranges_of is not None)
         if obstacle is None and any(n is not None and n.input[0] in stored for n in nodes):
             obstacle = "what it multiplies is stored, too"
+        if obstacle is None and not session_form and any(ir.attribute(n, "transB", 0) for n in nodes if n is not None):
+            obstacle = "transposed, which in the graph form every run would do again"
         if obstacle is not None:
             others[obstacle] += 1
             continue
@@ -60,8 +64,10 @@ def choose_int8(program: ir.Program, ranges_of: RangesOf | None) -> None:
     from_kept = 0
     for record, name in chosen:
         assert record.frame is not None
-        can = len(record.shape) == 2 and all(
-            n is not None and sparse.can_run(n, name, record, shapes) for n in readers[name]
+        can = (
+            session_form
+            and len(record.shape) == 2
+            and all(n is not None and sparse.can_run(n, name, record, shapes) for n in readers[name])
         )
         gains = can and layer_gain(record.frame, in_int8=True, isa=BEST_ISA).runs
         record.execution = ir.SPARSE_INT8 if gains else ir.INT8

@@ -21,12 +21,15 @@ struct Row {
 
 // As benchmarks/sparse_gains.py prints them. The last row that fits holds.
 constexpr Row kRows[] = {
-    // placeholder
-    {"avx512", LayerKind::kMatrix, 0, {3, 2, 1.3, 1.0, 0.8, 0.6}},
-    {"avx512", LayerKind::kMatrix, 300000, {4, 3, 2, 1.3, 1.0, 0.8}},
-    {"avx512", LayerKind::kKernel, 0, {4, 3, 1.7, 1.15, 0.9, 0.7}},
-    {"avx512", LayerKind::kInt8, 0, {4, 3, 2, 1.3, 1.0, 0.8}},
-    {"avx2", LayerKind::kKernel, 0, {4, 3, 1.7, 1.15, 0.9, 0.7}},
+    {"avx512", LayerKind::kInt8, 0, {0.73, 0.74, 0.69, 0.66, 0.58, 0.45}},
+    {"avx512", LayerKind::kInt8, 300000, {1.66, 1.28, 0.89, 0.60, 0.58, 0.51}},
+    {"avx512", LayerKind::kInt8, 4000000, {2.50, 1.72, 1.09, 0.75, 0.59, 0.48}},
+    {"avx512", LayerKind::kKernel, 0, {2.65, 2.63, 2.01, 1.53, 1.25, 1.00}},
+    {"avx512", LayerKind::kKernel, 200000, {4.80, 3.74, 2.36, 1.65, 1.24, 1.07}},
+    {"avx512", LayerKind::kMatrix, 0, {1.56, 1.48, 1.27, 1.12, 0.93, 0.78}},
+    {"avx512", LayerKind::kMatrix, 300000, {4.23, 3.05, 2.07, 1.44, 1.30, 1.08}},
+    {"avx512", LayerKind::kMatrix, 4000000, {5.67, 4.07, 2.65, 1.77, 1.55, 1.19}},
+    {"avx2", LayerKind::kKernel, 0, {2, 1.7, 1.3, 1.0, 0.8, 0.6}},
 };
 
 }  // namespace

@@ -50,7 +50,7 @@ StoredFrame read_stored_frame(std::string_view frame, const std::string& what) {
   dcc_frame_info header;
   std::string error;
   if (parse_frame(data_of(frame), frame.size(), header, error) != DCC_OK) refuse(what + ": " + error);
-  StoredFrame stored{frame, {header.dtype, {}}, 0};
+  StoredFrame stored{frame, {header.dtype, {}}, 0, header.channels};
   for (size_t i = 0; i < header.rank; ++i) {
     if (header.dims[i] > INT64_MAX) refuse(what + ": dimension " + std::to_string(i) + " is too large");
     stored.type.dims.push_back(static_cast<int64_t>(header.dims[i]));

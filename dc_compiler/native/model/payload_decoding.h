@@ -14,6 +14,7 @@ struct StoredFrame {
   std::string_view bytes;
   TensorType type;
   size_t decoded_bytes = 0;
+  uint64_t channels = 0;  // that have a scale each
 };
 
 // Reads a header. `what` starts the error. Throws Failure.

@@ -360,7 +360,8 @@ class DenseModel {
   void read_graph(const std::vector<Node>& decoders) {
     Names removed;  // payloads and buffers, unless something else reads them
     for (const Node& node : decoders) {
-      const bool is_known = node.op == "DecodeWeights" && !node.inputs.empty() && node.outputs.size() == 1;
+      const size_t outputs = node.op == "DecodeWeights" ? 1 : node.op == "DecodeInt8" ? 2 : 0;
+      const bool is_known = outputs != 0 && !node.inputs.empty() && node.outputs.size() == outputs;
       if (!is_known) refuse("node " + quoted(node.name) + " is not one that this version of dcc knows");
       add_decoder(node);
       removed.insert(node.inputs.begin(), node.inputs.end());
@@ -385,9 +386,18 @@ class DenseModel {
     add_frame(node.inputs[0], what);
     const StoredFrame& frame = frames_.back();
     if (!is_packable(frame.type.element)) refuse(what + ": the payload holds " + element_name(frame.type.element));
+    const std::string name(node.outputs[0]);
     Payload payload;
-    payload.weights.push_back(
-        {std::string(node.outputs[0]), frame.type, frame.decoded_bytes, nullptr, false, Execution::kDecode});
+    if (node.op == "DecodeInt8") {
+      if (frame.type.element != kElementFloat) refuse(what + ": the payload is not of floats, as for int8");
+      const auto channels = static_cast<int64_t>(frame.channels);
+      const TensorType points{kElementInt8, frame.type.dims}, scales{kElementFloat, {channels}};
+      payload.weights.push_back({name, points, frame.decoded_bytes / sizeof(float), nullptr, false, Execution::kInt8});
+      payload.weights.push_back({std::string(node.outputs[1]), scales, static_cast<size_t>(frame.channels) * sizeof(float),
+                                 nullptr, false, Execution::kInt8Scale});
+    } else {
+      payload.weights.push_back({name, frame.type, frame.decoded_bytes, nullptr, false, Execution::kDecode});
+    }
     payloads_.push_back(std::move(payload));
   }
 

@@ -1,4 +1,5 @@
-// decode_weights.cpp: the operator dcc:DecodeWeights, a packed weight in the model's own graph (FORMAT.md 9.1).
+// decode_weights.cpp: the operators dcc:DecodeWeights and dcc:DecodeInt8, a packed weight in the model's own graph
+// (FORMAT.md 9.1).
 #include <cstring>
 #include <mutex>
 #include <unordered_set>
@@ -58,17 +59,53 @@ std::string weight_text(const Api& api, const OrtKernelInfo* info) {
   return node_text(api, info) + ", weight '" + get_string(api, api.KernelInfo_GetOutputName, info, size_t{0}) + "'";
 }
 
-// The frame of a weight, of the type that the graph declares or infers for it.
-PayloadFrame checked_payload(const Context& context, const OrtKernelInfo* info, const std::string& what) {
+// Refuses a payload whose weight is not what the graph declares or infers for an output.
+void check_declared(const Context& context, const OrtKernelInfo* info, size_t output, const TensorType& weight,
+                    const std::string& what) {
   const Api& api = context.owner.api;
+  const TensorType declared =
+      declared_type(api, get<OrtTypeInfo*>(api, api.KernelInfo_GetOutputTypeInfo, info, output), what);
+  if (!compatible(declared, weight))
+    refuse(what + ": the graph has " + type_text(declared) + ", the payload " + type_text(weight));
+}
+
+// The frame of a weight, of the type that the graph has for it.
+PayloadFrame checked_payload(const Context& context, const OrtKernelInfo* info, const std::string& what) {
   PayloadFrame frame = read_payload(context, info, 0, what);
   if (!is_packable(frame.type.element)) refuse(what + ": the payload holds " + element_name(frame.type.element));
-  const TensorType declared =
-      declared_type(api, get<OrtTypeInfo*>(api, api.KernelInfo_GetOutputTypeInfo, info, size_t{0}), what);
-  if (!compatible(declared, frame.type))
-    refuse(what + ": the graph has " + type_text(declared) + ", the payload " + type_text(frame.type));
+  check_declared(context, info, 0, frame.type, what);
   context.budget->spend(frame.bytes, what);
   return frame;
+}
+
+// The same for the points of a grid, which are int8, and as many scales as the frame has channels.
+PayloadFrame checked_points(const Context& context, const OrtKernelInfo* info, const std::string& what) {
+  PayloadFrame frame = read_payload(context, info, 0, what);
+  if (frame.type.element != kElementFloat) refuse(what + ": the payload holds " + element_name(frame.type.element));
+  check_declared(context, info, 0, {kElementInt8, frame.type.dims}, what);
+  check_declared(context, info, 1, {kElementFloat, {static_cast<int64_t>(frame.channels)}}, what);
+  context.budget->spend(frame.bytes, what);
+  return frame;
+}
+
+void decode(const Context& context, const DecodeJob& job, const std::string& what) {
+  std::string error;
+  size_t failed = 0;
+  if (decode_all(&job, 1, context.settings.threads, error, &failed) != DCC_OK) refuse(what + ": " + error);
+}
+
+// Gives an output the bytes of a weight, where they are not there already.
+void write_output(const Api& api, OrtKernelContext* context, size_t index, const TensorType& type, const uint8_t* from,
+                  size_t bytes) {
+  OrtValue* output = nullptr;
+  check(api, api.KernelContext_GetOutput(context, index, type.dims.data(), type.dims.size(), &output));
+  if (!output) return;
+  uint8_t* data = data_of(api, output);
+  if (data == from || !bytes) return;
+  const TensorType room = type_of(api, output);
+  if (room.element != type.element || room.dims != type.dims)
+    refuse("the weight is " + type_text(type) + ", its output " + type_text(room));
+  std::memcpy(data, from, bytes);
 }
 
 // The buffer of input 1 when it is a constant; null when there is none or it is made anew in every run.
@@ -92,15 +129,7 @@ class DecodeWeights {
       : DecodeWeights(context, info, weight_text(context.owner.api, info)) {}
 
   void compute(OrtKernelContext* context) const {
-    OrtValue* output = nullptr;
-    check(api_, api_.KernelContext_GetOutput(context, 0, frame_.type.dims.data(), frame_.type.dims.size(), &output));
-    if (!output) return;
-    uint8_t* data = data_of(api_, output);
-    if (data == memory_.data() || !frame_.bytes) return;
-    const TensorType room = type_of(api_, output);
-    if (room.element != frame_.type.element || room.dims != frame_.type.dims)
-      refuse("the weight is " + type_text(frame_.type) + ", its output " + type_text(room));
-    std::memcpy(data, memory_.data(), frame_.bytes);
+    write_output(api_, context, 0, frame_.type, memory_.data(), frame_.bytes);
   }
 
  private:
@@ -109,16 +138,46 @@ class DecodeWeights {
         budget_(context.budget),
         frame_(checked_payload(context, info, what)),
         memory_(constant_buffer(context, info, frame_.type, what), frame_.bytes, what) {
-    const DecodeJob job{frame_.data, frame_.size, memory_.data(), frame_.bytes};
-    std::string error;
-    size_t failed = 0;
-    if (decode_all(&job, 1, context.settings.threads, error, &failed) != DCC_OK) refuse(what + ": " + error);
+    decode(context, {frame_.data, frame_.size, memory_.data(), frame_.bytes}, what);
   }
 
   const Api& api_;
   std::shared_ptr<Budget> budget_;  // kept while the session lives
   PayloadFrame frame_;
   WeightMemory memory_;
+};
+
+// The points of a scaled grid, in the graph's buffer as above, and the scales, which every run copies.
+class DecodeInt8 {
+ public:
+  DecodeInt8(const Context& context, const OrtKernelInfo* info)
+      : DecodeInt8(context, info, weight_text(context.owner.api, info)) {}
+
+  void compute(OrtKernelContext* context) const {
+    write_output(api_, context, 0, points_, memory_.data(), points());
+    const TensorType scales{kElementFloat, {static_cast<int64_t>(scales_.size())}};
+    const auto* bytes = reinterpret_cast<const uint8_t*>(scales_.data());
+    write_output(api_, context, 1, scales, bytes, scales_.size() * sizeof(float));
+  }
+
+ private:
+  DecodeInt8(const Context& context, const OrtKernelInfo* info, const std::string& what)
+      : api_(context.owner.api),
+        budget_(context.budget),
+        frame_(checked_points(context, info, what)),
+        points_{kElementInt8, frame_.type.dims},
+        memory_(constant_buffer(context, info, points_, what), points(), what),
+        scales_(frame_.channels) {
+    decode(context, {frame_.data, frame_.size, memory_.data(), points(), scales_.data(), scales_.size()}, what);
+  }
+  size_t points() const { return frame_.bytes / sizeof(float); }
+
+  const Api& api_;
+  std::shared_ptr<Budget> budget_;  // kept while the session lives
+  PayloadFrame frame_;
+  TensorType points_;
+  WeightMemory memory_;
+  std::vector<float> scales_;
 };
 
 // The output is typed like the buffer; without one the graph's value_info says it. Errors are left to the kernel.
@@ -143,10 +202,9 @@ size_t alias_output_to_buffer(int** inputs, int** outputs) {
   return 1;
 }
 
-}  // namespace
-
-Operator decode_weights_operator(const Registration& owner) {
-  Operator op(owner, [](const OrtCustomOp*) { return "DecodeWeights"; });
+template <class Kernel>
+Operator decoding_operator(const Registration& owner, const char* (*name)(const OrtCustomOp*)) {
+  Operator op(owner, name);
   op.GetInputTypeCount = [](const OrtCustomOp*) -> size_t { return 2; };
   op.GetOutputTypeCount = [](const OrtCustomOp*) -> size_t { return 1; };
   op.GetInputType = [](const OrtCustomOp*, size_t index) { return index == 0 ? kElementUint8 : kElementUndefined; };
@@ -158,7 +216,20 @@ Operator decode_weights_operator(const Registration& owner) {
   op.InferOutputShapeFn = infer_like_buffer;
   op.GetAliasMap = alias_output_to_buffer;
   op.ReleaseAliasMap = [](int*, int*) {};
-  use_kernel<DecodeWeights>(op);
+  use_kernel<Kernel>(op);
+  return op;
+}
+
+}  // namespace
+
+Operator decode_weights_operator(const Registration& owner) {
+  return decoding_operator<DecodeWeights>(owner, [](const OrtCustomOp*) { return "DecodeWeights"; });
+}
+
+Operator decode_int8_operator(const Registration& owner) {
+  Operator op = decoding_operator<DecodeInt8>(owner, [](const OrtCustomOp*) { return "DecodeInt8"; });
+  op.GetOutputTypeCount = [](const OrtCustomOp*) -> size_t { return 2; };
+  op.GetOutputType = [](const OrtCustomOp*, size_t index) { return index == 0 ? kElementInt8 : kElementFloat; };
   return op;
 }
 

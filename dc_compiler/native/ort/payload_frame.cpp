@@ -12,11 +12,12 @@ PayloadFrame read_payload(const Context& context, const OrtKernelInfo* info, siz
   const TensorType stored = type_of(api, value);
   if (stored.element != kElementUint8 || stored.dims.size() != 1) refuse(what + ": the payload is not a uint8 vector");
 
-  PayloadFrame frame{data_of(api, value), static_cast<size_t>(stored.dims[0]), {}, 0, 1.0};
+  PayloadFrame frame{data_of(api, value), static_cast<size_t>(stored.dims[0]), {}, 0, 1.0, 0};
   dcc_frame_info header;
   std::string error;
   if (parse_frame(frame.data, frame.size, header, error) != DCC_OK) refuse(what + ": " + error);
   frame.type.element = header.dtype;
+  frame.channels = header.channels;
   if (header.elements) frame.kept = static_cast<double>(header.nonzero) / static_cast<double>(header.elements);
   for (size_t i = 0; i < header.rank; ++i) {
     if (header.dims[i] > INT64_MAX) refuse(what + ": dimension " + std::to_string(i) + " is too large");

@@ -12,8 +12,9 @@ struct PayloadFrame {
   uint8_t* data;  // to be read only
   size_t size;
   TensorType type;
-  size_t bytes;  // of the decoded tensor
-  double kept;   // share of its elements that are not zero
+  size_t bytes;     // of the decoded tensor
+  double kept;      // share of its elements that are not zero
+  size_t channels;  // that have a scale each
 };
 
 // The frame in the node's input `index`. `what` starts the error when that is no constant uint8 tensor or no frame. Its

@@ -177,7 +177,7 @@ Operator::Operator(const Registration& owner, const char* (*name)(const OrtCusto
 
 struct Registration::Operators {
   explicit Operators(const Registration& owner)
-      : own{decode_weights_operator(owner), compiled_model_operator(owner)},
+      : own{decode_weights_operator(owner), decode_int8_operator(owner), compiled_model_operator(owner)},
         run{sparse_matmul_operator(owner), sparse_gemm_operator(owner), sparse_conv_operator(owner),
             sparse_int8_operator(owner), release_model_operator(owner)},
         own_domain(domain_of(owner.api, "dcc", own)),
@@ -190,7 +190,7 @@ struct Registration::Operators {
     return domain;
   }
 
-  std::array<Operator, 2> own;
+  std::array<Operator, 3> own;
   std::array<Operator, 5> run;
   OrtCustomOpDomain *own_domain, *run_domain;
 };

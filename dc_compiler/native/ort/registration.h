@@ -90,7 +90,8 @@ void use_kernel(Operator& op) {
   op.KernelDestroy = [](void* instance) { delete static_cast<Instance*>(instance); };
 }
 
-Operator decode_weights_operator(const Registration& owner);  // decode_weights.cpp
+Operator decode_weights_operator(const Registration& owner);  // both decode_weights.cpp
+Operator decode_int8_operator(const Registration& owner);
 Operator compiled_model_operator(const Registration& owner);  // compiled_model.cpp
 Operator release_model_operator(const Registration& owner);   // copying_session.cpp
 // sparse_layers.cpp
