@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dc_compiler.codec.binding import get_library_path
     from dc_compiler.compiler import CompileResult, compile_model, inspect_model, unpack_model, verify_models
+    from dc_compiler.diff import diff_models
     from dc_compiler.exploration.frontier import frontier
     from dc_compiler.exploration.sensitivity import sensitivity
     from dc_compiler.ort.sessions import InferenceSession, session_options
@@ -19,6 +20,7 @@ __all__ = [
     "CompileResult",
     "InferenceSession",
     "compile_model",
+    "diff_models",
     "frontier",
     "get_library_path",
     "inspect_model",
@@ -30,6 +32,7 @@ __all__ = [
 
 _HOMES = {
     "InferenceSession": "dc_compiler.ort.sessions",
+    "diff_models": "dc_compiler.diff",
     "frontier": "dc_compiler.exploration.frontier",
     "get_library_path": "dc_compiler.codec.binding",
     "sensitivity": "dc_compiler.exploration.sensitivity",

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 # NumPy, onnx and the rest are imported inside functions, where an interrupt or a failure ends in a sentence
+from dc_compiler import schemas
 from dc_compiler.errors import DccError, InvalidArgumentError, OutputError, QualityError
 from dc_compiler.nearest import nearest
 from dc_compiler.printable import printable
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from dc_compiler.batch import Work
 
 OK, MISSED_QUALITY, BAD_INPUT, STOPPED = 0, 1, 2, 130
+DIFFERENT = 1  # as of diff(1)
 PRESETS = ("default", "lossless", "deep-compression", "smallest")
 JOBS_HELP = "threads (default: all processors)"
 TRACEBACK = "DCC_TRACEBACK"  # environment variable: show where an error arose
@@ -257,7 +259,7 @@ def _inspect(a: argparse.Namespace) -> int:
     if a.report is not None:
         files.write_atomically(a.report, [report.to_html().encode()])
     if a.json:
-        _print_json(report.to_dict())
+        _print_json(report.to_dict("inspect"))
         return OK
     made = f", pipeline {report.pipeline}, from {report.original_bytes:,} bytes" if report.pipeline else ""
     total = f"{report.source}: {report.form}{made}, {report.output_bytes:,} bytes"
@@ -274,7 +276,7 @@ def _verify(a: argparse.Namespace) -> int:
         metric=a.metric, min_cosine=a.min_cosine, max_error=a.max_error, min_agreement=a.min_agreement,
     )  # fmt: skip
     if a.json:
-        _print_json(dataclasses.asdict(result) | {"compared": result.compared})
+        _print_json(schemas.stamped("verify", dataclasses.asdict(result) | {"compared": result.compared}))
     else:
         _show(verification_lines(result))
     return OK if result.compared and not result.missed else MISSED_QUALITY
@@ -298,10 +300,22 @@ def _bench(a: argparse.Namespace) -> int:
         a.original, a.compiled, threads=a.threads, seed=a.seed, custom_op_libraries=a.custom_op_library
     )
     if a.json:
-        _print_json(dataclasses.asdict(result))
+        _print_json(schemas.stamped("bench", dataclasses.asdict(result)))
     else:
         _show([console.bench_table(result)])
     return OK
+
+
+def _diff(a: argparse.Namespace) -> int:
+    from dc_compiler import console
+    from dc_compiler.diff import diff_models
+
+    result = diff_models(a.before, a.after, max_decoded_bytes=a.max_decoded_bytes)
+    if a.json:
+        _print_json(result.to_dict())
+    else:
+        _show(console.diff_summary(result, every=a.all))
+    return OK if result.same else DIFFERENT
 
 
 def _sensitivity(a: argparse.Namespace) -> int:
@@ -414,6 +428,12 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--threads", metavar="N", type=int, default=1, help="threads of each session (default 1)")
     _add_libraries(p)
     p.add_argument("--seed", metavar="N", type=int, default=0)
+    p.add_argument("--json", action="store_true")
+    p = _command(commands, "diff", _diff, "what changed between two models, weight by weight; exit 1 when anything did")
+    p.add_argument("before", metavar="A", type=Path)
+    p.add_argument("after", metavar="B", type=Path)
+    p.add_argument("--all", action="store_true", help="show weights that are the same, too")
+    _add_bound(p)
     p.add_argument("--json", action="store_true")
     p = _command(commands, "sensitivity", _sensitivity, "how far the outputs move when a weight alone is rounded")
     _add_exploration(p)

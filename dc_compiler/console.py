@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dc_compiler import report as reporting
+from dc_compiler.diff import REMOVED, SAME, ModelDiff, WeightDiff
 from dc_compiler.exploration.frontier import FrontierReport
 from dc_compiler.exploration.sensitivity import SensitivityReport
 from dc_compiler.ort.bench import BenchResult
@@ -173,6 +176,76 @@ def compile_summary(report: reporting.CompileReport, *, every: bool = False) -> 
     return lines
 
 
+@dataclass(frozen=True)
+class DiffTable:
+    """What changed, a line a weight: how it is stored (``->`` where that differs), and how far its values moved. Where
+    the terminal is too narrow for all columns, coders and shares kept are left out and names shortened in the middle.
+    """
+
+    weights: Sequence[WeightDiff]
+
+    def __rich_console__(self, out: Console, options: ConsoleOptions) -> Iterator[Table]:
+        wide = [_diff_cells(w) for w in self.weights]
+        brief = [[w[i] for i in (0, 1, 2, 6, 7, 8)] for w in wide]
+        titles = ["weight", "change", "bytes", "coder", "bits", "kept %", "moved %", "max abs", "SQNR dB"]
+        table = _plain_table(titles, wide)
+        if Measurement.get(out, options.update(max_width=WIDEST), table).maximum <= options.max_width:
+            yield table
+            return
+        titles = [titles[i] for i in (0, 1, 2, 6, 7, 8)]
+        width = Measurement.get(out, options.update(max_width=WIDEST), _plain_table(titles, brief)).maximum
+        longest = max(len(line[0]) for line in brief)
+        room = max(SHORTEST, longest - max(0, width - options.max_width))
+        yield _plain_table(titles, [[shortened(line[0], room), *line[1:]] for line in brief])
+
+
+def _diff_cells(weight: WeightDiff) -> list[str]:
+    one, other = weight.before, weight.after
+
+    def both(text: Callable[[reporting.TensorRow], str]) -> str:
+        texts = [text(row) for row in (one, other) if row is not None]
+        return texts[0] if len(set(texts)) == 1 else " -> ".join(texts)
+
+    changed, most, sqnr = weight.changed_share, weight.max_abs, weight.sqnr_db
+    return [
+        printable(weight.name),
+        weight.change,
+        both(lambda r: f"{r.bytes:,}"),
+        both(lambda r: r.coder or r.execution),
+        both(lambda r: f"{r.bits or 8 * r.raw_bytes // max(1, math.prod(r.shape))}"),
+        both(lambda r: "" if r.kept is None else f"{100 * r.kept:.1f}"),
+        "" if changed is None else f"{100 * changed:.1f}",
+        "" if most is None else f"{most:.2g}",
+        "" if sqnr is None else f"{sqnr:.1f}",
+    ]
+
+
+def diff_summary(result: ModelDiff, *, every: bool = False) -> list[Any]:
+    """What ``dcc diff`` shows: the largest weights that changed, or ``every`` one; what else did; and the sizes."""
+    differing = [w for w in result.weights if every or w.change != SAME]
+    by_size = sorted(differing, key=lambda w: -max(r.raw_bytes for r in (w.before, w.after) if r is not None))
+    chosen = {w.name for w in (by_size if every else by_size[:MOST_ROWS])}
+    shown = [w for w in differing if w.name in chosen]
+    lines: list[Any] = [DiffTable(shown)] if shown else []
+    if len(differing) > len(shown):
+        lines.append(f"{len(differing) - len(shown):,} smaller weights that changed are not shown (--all)")
+    lines += [_fact_text(f.what, f.before, f.after) for f in result.facts]
+    counts = Counter(w.change for w in result.weights)
+    order = sorted(counts, key=[SAME, *sorted(c for c in counts if c not in (SAME, REMOVED)), REMOVED].index)
+    told = ", ".join(f"{counts[c]:,} {c if c != 'stored' else 'stored otherwise'}" for c in order) or "none"
+    ratio = f", {result.before_bytes / result.after_bytes:.2f}x" if result.after_bytes else ""
+    sizes = f"{result.before_bytes:,} -> {result.after_bytes:,} bytes{ratio}"
+    return [*lines, f"weights: {told}", f"{result.before} -> {result.after}: {sizes}"]
+
+
+def _fact_text(what: str, before: str | None, after: str | None) -> str:
+    if before is None and after is None:
+        return f"{what}: differ"
+    if before is None or after is None:
+        return f"{what}: {'only in the second' if before is None else 'only in the first'}: {after or before}"
+    return f"{what}: {before} -> {after}"
+
+
 def bench_table(result: BenchResult) -> Table:
     """Original and compiled side by side with ratios and their spread."""
     table = Table(box=None, header_style="bold", pad_edge=False)
@@ -211,11 +284,13 @@ def frontier(report: FrontierReport) -> list[Any]:
     return [table, *report.facts()]
 
 
-def _plain_table(titles: Sequence[str]) -> Table:
+def _plain_table(titles: Sequence[str], lines: Sequence[Sequence[str]] = ()) -> Table:
     """A table whose first column may be folded, and whose others are numbers."""
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
     for i, title in enumerate(titles):
         table.add_column(title, justify="right" if i else "left", overflow="fold", no_wrap=i > 0)
+    for line in lines:
+        table.add_row(*line)
     return table
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from dc_compiler import html_page
+from dc_compiler import html_page, schemas
 from dc_compiler.calibration.divergence import Judge
 from dc_compiler.calibration.search import Search
 from dc_compiler.compilation import bytes_of
@@ -62,8 +62,8 @@ class FrontierReport:
     notes: list[str]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON; infinite values become None."""
-        return plain(dataclasses.asdict(self))  # type: ignore[no-any-return]
+        """Plain data for JSON (schemas/frontier.json); infinite values become None."""
+        return schemas.stamped("frontier", plain(dataclasses.asdict(self)))
 
     def to_json(self) -> str:
         """``to_dict`` as text."""

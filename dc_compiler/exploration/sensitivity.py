@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from dc_compiler import html_page, ir
+from dc_compiler import html_page, ir, schemas
 from dc_compiler.calibration.divergence import Changes, Distance, Judge
 from dc_compiler.compiler import Libraries
 from dc_compiler.exploration.study import NOTHING_NOTE, Model, Study, chosen_steps, open_study
@@ -82,11 +82,11 @@ class SensitivityReport:
     notes: list[str]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON; infinite values become None."""
+        """Plain data for JSON (schemas/sensitivity.json); infinite values become None."""
         result = dataclasses.asdict(self)
         for row, curve in zip(result["curves"], self.curves, strict=True):
             row["divergence_per_bit"] = curve.per_bit
-        return plain(result)  # type: ignore[no-any-return]
+        return schemas.stamped("sensitivity", plain(result))
 
     def to_json(self) -> str:
         """``to_dict`` as text."""

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from dc_compiler import ir
+from dc_compiler import ir, schemas
 from dc_compiler.codec import binding
 from dc_compiler.codec.layer_gain import layer_gain
 from dc_compiler.model import packed
@@ -96,15 +96,15 @@ class CompileReport:
         """Original file bytes over output file bytes, everything included."""
         return self.original_bytes / self.output_bytes
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON; infinite values become None."""
+    def to_dict(self, command: str = "compile") -> dict[str, Any]:
+        """Plain data for JSON (schemas/compile.json, or of another command); infinite values become None."""
         result = dataclasses.asdict(self)
         result["ratio"] = self.ratio
         if self.verification is not None:
             result["verification"]["compared"] = self.verification.compared
         for row, tensor in zip(result["tensors"], self.tensors, strict=True):
             row["ratio"] = tensor.ratio
-        return plain(result)  # type: ignore[no-any-return]
+        return schemas.stamped(command, plain(result))
 
     def to_json(self) -> str:
         """``to_dict`` as text."""
