@@ -9,8 +9,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#if defined(_WIN32)
+#if defined(_WIN32) && defined(dcc_EXPORTS)  // which CMake defines for the library's own sources
 #define DCC_EXPORT __declspec(dllexport)
+#elif defined(_WIN32)
+#define DCC_EXPORT __declspec(dllimport)
 #else
 #define DCC_EXPORT __attribute__((visibility("default")))
 #endif
