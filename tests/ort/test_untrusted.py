@@ -212,7 +212,7 @@ def test_operators_of_the_library_are_refused_in_inner_models() -> None:
     model = with_node(helper.make_node("ReleaseModel", [], ["u"], domain="dcc.run"))
     whole = wrapped(model, [], [models.value("y", FLOAT, [2])])
     assert "a node of the domain 'dcc.run' is no part of a layer of the main graph" in refusal(whole)
-    assert "a node of the domain 'dcc.run' is no MatMul, Gemm or Conv of the main graph" in python_refusal(whole)
+    assert "a node of the domain 'dcc.run' is no part of a layer of the main graph" in python_refusal(whole)
 
 
 # Where a tensor, or a node, can stand in an inner model.
