@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -68,6 +69,15 @@ def growth_here(model: onnx.ModelProto) -> int:
             before = resident_bytes()
         open_session(model, shared)
     return resident_bytes() - before
+
+
+def peak_of_opening(path: Path, compiled: bool) -> int:
+    """Bytes by which the most memory of a process grows that opens the model, as `dcc bench` weighs it."""
+    code = "import sys; from dc_compiler.ort.bench import load_worker; load_worker(*sys.argv[1:])"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path), str(int(compiled)), "1"], stdout=subprocess.PIPE, check=True
+    )
+    return int(json.loads(done.stdout)["peak"])
 
 
 def resident_bytes() -> int:

@@ -17,6 +17,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from dc_compiler.codec import binding
+from dc_compiler.errors import DccError
+from dc_compiler.model import packed
 
 DTYPES = [np.float32, np.float16, np.float64, ml_dtypes.bfloat16]
 FLOAT = TensorProto.FLOAT
@@ -49,23 +51,27 @@ def refusal(model: onnx.ModelProto) -> str:
     return str(caught.value)
 
 
+# Small weights are in the inner model's message, large ones are handed over beside it.
+@pytest.mark.parametrize("width", [8, 48])
 @pytest.mark.parametrize("level", models.LEVELS)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_outputs_are_those_of_the_dense_model(dtype: Any, level: Any) -> None:
-    model = models.chain(models.random_weights(3, dtype=dtype))
+def test_outputs_are_those_of_the_dense_model(dtype: Any, level: Any, width: int) -> None:
+    model = models.chain(models.random_weights(3, (width, width), dtype))
     for rows in (1, 5, 0):
-        assert_same(model, {"w0", "w1", "w2"}, {"x": models.random_input(rows)}, level)
+        assert_same(model, {"w0", "w1", "w2"}, {"x": models.random_input(rows, width)}, level)
 
 
-def test_every_way_a_weight_is_used() -> None:
+@pytest.mark.parametrize("outs", [3, 400])
+@pytest.mark.parametrize("channels", [8, 256])
+def test_every_way_a_weight_is_used(channels: int, outs: int) -> None:
     """Weights that kernels repack, that fusions change, that are outputs, that are scalars."""
     rng = np.random.default_rng(3)
     arrays = {
         "table": rng.standard_normal((10, 3 * 64)),
-        "conv": rng.standard_normal((8, 3, 3, 3)),
-        "scale": rng.random(8) + 0.5,
-        "gemm": rng.standard_normal((5, 8 * 64)),
-        "out": rng.standard_normal((3,)),
+        "conv": rng.standard_normal((channels, 3, 3, 3)),
+        "scale": rng.random(channels) + 0.5,
+        "gemm": rng.standard_normal((5, channels * 64)),
+        "out": rng.standard_normal(outs),
         "scalar": np.array(2.5),
     }
     nodes = [
@@ -83,7 +89,7 @@ def test_every_way_a_weight_is_used() -> None:
     model = models.make_model(
         nodes,
         [models.value("i", TensorProto.INT64, ["n"])],
-        [models.value("y", FLOAT, ["n", 5]), models.value("o", FLOAT, [3])],
+        [models.value("y", FLOAT, ["n", 5]), models.value("o", FLOAT, [outs]), models.value("table", FLOAT, [10, 192])],
         [numpy_helper.from_array(a.astype(np.float32), n) for n, a in arrays.items()],
     )
     for level in models.LEVELS:
@@ -115,15 +121,89 @@ def test_scalars_and_other_types_pass_through() -> None:
     assert_same(model, {"w"}, feeds)
 
 
-def test_model_without_inputs() -> None:
-    w = models.random_weights(1)[0]
+@pytest.mark.parametrize("widths", [(8,), (600, 40), (520, 512, 8)])
+def test_model_without_inputs(widths: tuple[int, ...]) -> None:
+    """Its weights are copied: all in the message, or the large ones beside it where one is most of the model."""
+    arrays = {f"w{i}": models.random_weights(1, (n, n))[0] for i, n in enumerate(widths)}
     model = models.make_model(
-        [helper.make_node("Neg", ["w"], ["y"])],
+        [helper.make_node("Neg", [name], [f"{name}.y"]) for name in arrays],
         [],
-        [models.value("y", FLOAT, [8, 8])],
-        [numpy_helper.from_array(w, "w")],
+        [models.value(f"{name}.y", FLOAT, a.shape) for name, a in arrays.items()],
+        [numpy_helper.from_array(a, name) for name, a in arrays.items()],
     )
-    assert_same(model, {"w"}, {})
+    assert_same(model, set(arrays), {})
+
+
+def test_weights_of_bodies_and_functions() -> None:
+    """Bodies see them in the graph around; functions are put in the place of their calls."""
+    w, v = models.random_weights(2, (24, 24))
+    body = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["b"])], "body", [], [models.value("b", FLOAT, ["n", 24])]
+    )
+    call = helper.make_node("Product", ["x", "v"], ["p"], domain="local")
+    model = models.make_model(
+        [
+            helper.make_node("If", ["c"], ["q"], then_branch=body, else_branch=body),
+            call,
+            helper.make_node("Add", ["p", "q"], ["y"]),
+        ],
+        [models.value("x", FLOAT, ["n", 24]), models.value("c", TensorProto.BOOL, [])],
+        [models.value("y", FLOAT, ["n", 24])],
+        [numpy_helper.from_array(w, "w"), numpy_helper.from_array(v, "v")],
+    )
+    product = helper.make_node("MatMul", ["a", "m"], ["r"])
+    model.functions.append(
+        helper.make_function("local", "Product", ["a", "m"], ["r"], [product], [helper.make_opsetid("", 17)])
+    )
+    model.opset_import.append(helper.make_opsetid("local", 1))
+    for level in models.LEVELS:
+        assert_same(model, {"w", "v"}, {"x": models.random_input(3, 24), "c": np.array(True)}, level)
+
+
+def test_a_packed_weight_that_nothing_uses() -> None:
+    model = models.chain(models.random_weights(2, (24, 24)))
+    del model.graph.node[2:]
+    model.graph.node[1].output[0] = "y"
+    assert_same(model, {"w0", "w1"}, {"x": models.random_input(3, 24)})
+
+
+def defining(kind: str, dims: tuple[int, int]) -> onnx.ModelProto:
+    """The topology of y = x * w with a value w of its own, in one of the ways that a graph can have one."""
+    model = models.without(models.chain(models.random_weights(1, dims)), {"w0"})
+    own = numpy_helper.from_array(np.ones((2, 2), np.float32), "w0")
+    if kind == "initializer":
+        model.graph.initializer.append(own)
+    elif kind == "sparse initializer":
+        values = numpy_helper.from_array(np.ones(1, np.float32), "w0")
+        indices = numpy_helper.from_array(np.array([1]), "i")
+        model.graph.sparse_initializer.append(helper.make_sparse_tensor(values, indices, [2, 2]))
+    else:
+        node = helper.make_node("Constant", [], ["w0"], value=own)
+        if kind == "node":
+            node = helper.make_node("Neg", ["x"], ["w0"])
+        model.graph.node.insert(0, node)
+    return model
+
+
+@pytest.mark.parametrize("width", [8, 48])
+@pytest.mark.parametrize("kind", ["initializer", "sparse initializer", "constant", "node"])
+def test_inner_models_have_no_value_of_a_weights_name(kind: str, width: int) -> None:
+    model, payloads, topology = parts(models.random_weights(1, (width, width)))
+    declared = topology[: len(topology) - models.without(model, {"w0"}).ByteSize()]
+    own = defining(kind, (width, width)).SerializeToString()
+    whole = models.wrap(model, lz(declared + own), payloads)
+    assert "has a value 'w0' of its own, beside the packed weight of that name" in refusal(whole)
+    with pytest.raises(DccError, match="has a value 'w0' of its own"):
+        packed.unpack(whole, "the file")
+
+
+def test_inner_models_have_no_input_of_a_weights_name() -> None:
+    for width in (8, 48):
+        model, payloads, topology = parts(models.random_weights(1, (width, width)))
+        declared = topology[: len(topology) - models.without(model, {"w0"}).ByteSize()]
+        inner = models.without(model, {"w0"})
+        inner.graph.input.append(models.value("w0", FLOAT, [width, width]))
+        refusal(models.wrap(inner, lz(declared + inner.SerializeToString()), payloads))
 
 
 def test_model_without_packed_weights() -> None:
@@ -174,14 +254,43 @@ def test_decoded_weights_are_not_kept_twice() -> None:
     payload = binding.encode_codebook(zeros, zeros.shape, np.float32, codebook=np.zeros(1, np.float32), zero=0)
     model = models.chain([np.zeros((4096, 4096), np.float32)])
     topology = models.manifest({"w0": (FLOAT, zeros.shape)}) + models.without(model, {"w0"}).SerializeToString()
-    packed = models.wrap(model, lz(topology), {"w0": payload})
+    whole = models.wrap(model, lz(topology), {"w0": payload})
     del model
     before = models.resident_bytes()
-    session = models.open_session(packed)
+    session = models.open_session(whole)
     held = models.resident_bytes() - before
     (y,) = session.run(None, {"x": models.random_input(1, 4096)})
     assert not y.any()
     assert held < 1.5 * 4 * zeros.size
+
+
+def test_opening_takes_less_memory_than_the_dense_model_weighed(tmp_path: Path) -> None:
+    """A weight that is used as it is and others that onnxruntime packs; every process opens one model."""
+    table, *packed_ones = models.random_weights(1, (6000, 768)) + models.random_weights(4, (768, 768))
+    dense = models.chain(packed_ones)
+    dense.graph.node.insert(0, helper.make_node("Gather", ["table", "i"], ["x"]))
+    dense.graph.input[0].CopyFrom(models.value("i", TensorProto.INT64, ["n"]))
+    dense.graph.initializer.append(numpy_helper.from_array(table, "table"))
+    del dense.graph.node[1::2]  # the casts
+    for i, node in enumerate(dense.graph.node[1:]):
+        node.input[1] = f"w{i}"
+    names = {t.name for t in dense.graph.initializer}
+    codes = {t.name: (numpy_helper.to_array(t) * 20).astype(np.int64).clip(-100, 100) for t in dense.graph.initializer}
+    payloads = {
+        n: binding.encode_codebook(
+            (c + 100).astype(np.uint16), c.shape, np.float32, codebook=np.arange(-100, 101, dtype=np.float32), zero=100
+        )
+        for n, c in codes.items()
+    }
+    for tensor in dense.graph.initializer:
+        tensor.raw_data = codes[tensor.name].astype(np.float32).tobytes()
+    declared = models.manifest({n: (FLOAT, c.shape) for n, c in codes.items()})
+    topology = declared + models.without(dense, names).SerializeToString()
+    onnx.save(dense, tmp_path / "dense.onnx")
+    onnx.save(models.wrap(dense, lz(topology), payloads), tmp_path / "compiled.onnx")
+    peaks = [models.peak_of_opening(tmp_path / name, compiled) for name, compiled in
+             (("dense.onnx", False), ("compiled.onnx", True))]  # fmt: skip
+    assert peaks[1] < peaks[0], f"{peaks[1] / 1e6:.1f} MB, {peaks[0] / 1e6:.1f} MB dense"
 
 
 def test_options_set_before_registration_reach_the_inner_session() -> None:
@@ -645,8 +754,9 @@ def test_damaged_topology_is_refused() -> None:
     assert "not a uint8 vector" in refusal(models.wrap(model, square, payloads))
 
 
-def test_inputs_and_outputs_must_match_the_inner_model() -> None:
-    weights = models.random_weights(1)
+@pytest.mark.parametrize("width", [8, 48])
+def test_inputs_and_outputs_must_match_the_inner_model(width: int) -> None:
+    weights = models.random_weights(1, (width, width))
     model, payloads, topology = parts(weights)
     missing_input = models.wrap(model, lz(topology), payloads)
     node = missing_input.graph.node[0]

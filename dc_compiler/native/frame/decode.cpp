@@ -273,22 +273,26 @@ class TaskList {
   size_t tasks_ = 0;
 };
 
-void fill_info(const Frame& frame, dcc_frame_info& info) {
-  const Header& header = frame.header;
+void fill_tensor(const Header& header, dcc_frame_info& info) {
   info = {};
   info.dtype = header.dtype;
+  info.rank = header.rank;
+  std::copy(std::begin(header.dims), std::end(header.dims), info.dims);
+  info.elements = header.n;
+  info.nonzero = header.nnz;
+}
+
+void fill_info(const Frame& frame, dcc_frame_info& info) {
+  const Header& header = frame.header;
+  fill_tensor(header, info);
   info.coder = header.coder->traits.number;
   info.codebook_kind = header.codebook_kind;
   info.scale_kind = header.scale_kind;
-  info.rank = header.rank;
   info.lanes = header.lanes;
   info.position_bits = header.position_bits;
   info.codebook_entries = static_cast<uint32_t>(header.k);
   info.zero = static_cast<uint32_t>(header.zero);
   info.grid_lo = header.lo;
-  std::copy(std::begin(header.dims), std::end(header.dims), info.dims);
-  info.elements = header.n;
-  info.nonzero = header.nnz;
   info.channels = header.channels;
   info.inner = header.inner;
   info.chunk_elements = header.chunk;
@@ -352,6 +356,10 @@ int parse_frame(const uint8_t* frame, size_t size, dcc_frame_info& info, std::st
     check_data(parsed);
     fill_info(parsed, info);
   });
+}
+
+int parse_header(const uint8_t* frame, size_t size, dcc_frame_info& info, std::string& error) {
+  return guarded(error, [&] { fill_tensor(read_frame({frame, size}).header, info); });
 }
 
 void decode_indices(const uint8_t* frame, size_t size, uint16_t* indices, size_t capacity, int threads) {

@@ -39,6 +39,13 @@ DCC_ORT_FUNCTIONS(DCC_ORT_CHECK)
 DCC_ORT_LATER_FUNCTIONS(DCC_ORT_CHECK_LATER)
 #undef DCC_ORT_CHECK_LATER
 #undef DCC_ORT_CHECK
+#define DCC_ORT_CHECK(slot, name, result, parameters)                                                   \
+  static_assert(offsetof(OrtModelEditorApi, name) == (slot) * sizeof(void*),                            \
+                "OrtModelEditorApi::" #name " is not in slot " #slot);                                  \
+  static_assert(kCalledAlike<decltype(OrtModelEditorApi::name), decltype(dcc::ort::ModelEditor::name)>, \
+                "OrtModelEditorApi::" #name " has changed");
+DCC_ORT_EDITOR_FUNCTIONS(DCC_ORT_CHECK)
+#undef DCC_ORT_CHECK
 
 #define DCC_ORT_CHECK(type, field)                                                                         \
   static_assert(offsetof(type, field) == offsetof(dcc::ort::type, field), #type "::" #field " has moved"); \
@@ -71,6 +78,10 @@ DCC_ORT_CHECK(OrtCustomOp, GetMayInplace)
 DCC_ORT_CHECK(OrtCustomOp, ReleaseMayInplace)
 DCC_ORT_CHECK(OrtCustomOp, GetAliasMap)
 DCC_ORT_CHECK(OrtCustomOp, ReleaseAliasMap)
+DCC_ORT_CHECK(OrtAllocator, version)
+DCC_ORT_CHECK(OrtAllocator, Alloc)
+DCC_ORT_CHECK(OrtAllocator, Free)
+DCC_ORT_CHECK(OrtAllocator, Info)
 DCC_ORT_CHECK(OrtApiBase, GetApi)
 DCC_ORT_CHECK(OrtApiBase, GetVersionString)
 #undef DCC_ORT_CHECK

@@ -159,8 +159,8 @@ void InnerModel::add_node(std::string_view node) {
 }
 
 MappedBytes InnerModel::serialize_for_editing() {
-  // Smaller ones cost less to copy than to keep apart, and shape inference may want to read them.
-  constexpr size_t kSmallest = 4096;
+  // The editor takes none below 128 bytes, and shape inference may want to read them.
+  constexpr size_t kSmallest = 1024;
   const std::vector<Weight*> weights = weights_of(manifest_);
   for (Weight* weight : weights) weight->external = weight->bytes >= kSmallest;
   return write(weights, {}, declared_input);

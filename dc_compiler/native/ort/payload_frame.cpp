@@ -15,7 +15,7 @@ PayloadFrame read_payload(const Context& context, const OrtKernelInfo* info, siz
   PayloadFrame frame{data_of(api, value), static_cast<size_t>(stored.dims[0]), {}, 0, 1.0, 0};
   dcc_frame_info header;
   std::string error;
-  if (parse_frame(frame.data, frame.size, header, error) != DCC_OK) refuse(what + ": " + error);
+  if (parse_header(frame.data, frame.size, header, error) != DCC_OK) refuse(what + ": " + error);
   frame.type.element = header.dtype;
   frame.channels = header.channels;
   if (header.elements) frame.kept = static_cast<double>(header.nonzero) / static_cast<double>(header.elements);

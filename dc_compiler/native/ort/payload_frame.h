@@ -18,7 +18,8 @@ struct PayloadFrame {
 };
 
 // The frame in the node's input `index`. `what` starts the error when that is no constant uint8 tensor or no frame. Its
-// bytes in the file are added to the session's budget; what it decodes to is not spent yet.
+// bytes in the file are added to the session's budget; what it decodes to is not spent yet. Behind the header nothing
+// is checked before it is decoded.
 PayloadFrame read_payload(const Context& context, const OrtKernelInfo* info, size_t index, const std::string& what);
 
 }  // namespace dcc::ort
