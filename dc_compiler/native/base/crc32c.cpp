@@ -29,8 +29,32 @@ constexpr std::array<uint32_t, 256> make_table() {
 
 constexpr std::array<uint32_t, 256> kTable = make_table();
 
+// Entry n: what a byte makes of the CRC when n more bytes follow. Made when first used: it takes less than reading it.
+using Tables = std::array<std::array<uint32_t, 256>, 8>;
+
+Tables make_tables() {
+  Tables tables{kTable};
+  for (size_t n = 1; n < tables.size(); ++n) {
+    for (size_t byte = 0; byte < 256; ++byte) {
+      const uint32_t crc = tables[n - 1][byte];
+      tables[n][byte] = (crc >> 8) ^ kTable[crc & 0xFF];
+    }
+  }
+  return tables;
+}
+
+// Eight bytes at a time: M. E. Kounavis, F. L. Berry, A systematic approach to building high performance,
+// software-based, CRC generators (2005).
 uint32_t update_by_table(uint32_t crc, const uint8_t* data, size_t size) {
-  for (size_t i = 0; i < size; ++i) crc = (crc >> 8) ^ kTable[(crc ^ data[i]) & 0xFF];
+  static const Tables tables = make_tables();
+  for (; size >= 8; size -= 8, data += 8) {
+    uint64_t word;
+    std::memcpy(&word, data, sizeof word);
+    word ^= crc;
+    crc = 0;
+    for (size_t n = 0; n < 8; ++n) crc ^= tables[7 - n][word >> (8 * n) & 0xFF];
+  }
+  for (; size > 0; --size, ++data) crc = (crc >> 8) ^ kTable[(crc ^ *data) & 0xFF];
   return crc;
 }
 
