@@ -39,7 +39,7 @@ for (const name of modelsIn(BAD)) {
       assert.match(error.message, sentence);
       return true;
     });
-    assert.ok(performance.now() - started < 3000);
+    assert.ok(performance.now() - started < 10_000);
   });
 }
 
