@@ -273,7 +273,18 @@ def test_subnormal_numbers_are_kept_in_a_thread_that_flushes_them(threads: int) 
 
 
 FLAGS = {
-    "avx512": {"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512vbmi", "avx512_vbmi2", "bmi2", "abm", "f16c"},
+    "avx512": {
+        "avx512f",
+        "avx512bw",
+        "avx512vl",
+        "avx512dq",
+        "avx512vbmi",
+        "avx512_vbmi2",
+        "avx512_vnni",
+        "bmi2",
+        "abm",
+        "f16c",
+    },
     "avx2": {"avx2", "fma", "bmi2", "abm", "f16c"},
 }
 

@@ -72,6 +72,32 @@ void check_matmul(Numbers& numbers, size_t k, size_t n, unsigned kept, size_t le
   dcc_sparse_matmul_free(made);
 }
 
+// Whole numbers, times a step and a scale, plus a bias, each rounded.
+void check_int8(Numbers& numbers, size_t k, size_t n, unsigned kept, size_t levels) {
+  const Floats scales = numbers.some(n), bias = numbers.some(n), values = numbers.weights(k * n, kept, levels);
+  std::vector<int8_t> w(k * n);
+  for (size_t i = 0; i < w.size(); ++i) w[i] = static_cast<int8_t>(std::fmax(-128, std::fmin(127, values[i] * 40)));
+  constexpr uint8_t zero = 77;
+  constexpr float step = 0.03F;
+  dcc_sparse_int8* made = nullptr;
+  if (dcc_sparse_int8_make(w.data(), scales.data(), k, n, 0, 2, &made, nullptr, 0) != DCC_OK)
+    fail("dcc_sparse_int8_make");
+  for (const size_t m : {0, 1, 2, 5, 16, 41}) {
+    std::vector<uint8_t> x(m * k);
+    for (size_t i = 0; i < x.size(); ++i) x[i] = static_cast<uint8_t>(i * 37 % 251);
+    Floats expected(m * n), y(m * n);
+    for (size_t i = 0; i < m * n; ++i) {
+      int32_t sum = 0;
+      for (size_t c = 0; c < k; ++c) sum += (x[i / n * k + c] - zero) * w[c * n + i % n];
+      const float product = static_cast<float>(sum) * (step * scales[i % n]);
+      expected[i] = product + bias[i % n];
+    }
+    dcc_sparse_int8_run(made, x.data(), m, zero, step, bias.data(), nullptr, y.data(), 2, nullptr, 0);
+    expect_same(y, expected, "int8 " + std::to_string(k) + "x" + std::to_string(n) + ", " + std::to_string(m));
+  }
+  dcc_sparse_int8_free(made);
+}
+
 // A square image and kernel, with the same stride, dilation and padding on all sides.
 void check_conv(Numbers& numbers, size_t outputs, size_t channels, size_t window, size_t size, size_t stride,
                 size_t dilation, size_t pad) {
@@ -117,6 +143,12 @@ int main() {
         check_matmul(numbers, 300, 131, 1, levels, usual_m);
         check_matmul(numbers, 129, 65, 0, levels, usual_m);
       }
+    }
+    for (const size_t levels : {20, 0}) {
+      check_int8(numbers, 1, 1, 10, levels);
+      check_int8(numbers, 127, 17, 5, levels);
+      check_int8(numbers, 300, 131, 1, levels);
+      check_int8(numbers, 129, 65, 0, levels);
     }
     check_conv(numbers, 3, 2, 1, 9, 1, 1, 0);
     check_conv(numbers, 65, 5, 3, 14, 1, 1, 1);
