@@ -183,6 +183,7 @@ class Steering:
         self._steer(divergence, max(bits, 1e-9))
 
     def _steer(self, divergence: float, bits: float) -> None:
+        """Change the price: for the divergence that there is, or so that bits fall to those wanted by and by."""
         if self._goal.bits is None:
             excess = min(max(math.log(max(self._goal.excess(divergence, bits), 1e-9)), -1.5), 1.5)
             self._base *= math.exp(-GAIN * excess)
