@@ -227,7 +227,7 @@ def encode_codebook(
                     index of the entry that is +0.0, or None. Without a codebook, entry j < `k` is `grid_lo` + j
     scales          (channels,) positive values in the compute type; or `log_scales`, (channels,) integers: FORMAT.md 3
     channels, inner element i uses scale (i // inner) % channels
-    coder           'fixed', 'huffman', 'rans', 'context', 'auto' for the smallest of the first three, or 'smallest'
+    coder           'fixed', 'huffman', 'rans', 'rows', 'context'; 'auto' for the smallest of the first four; 'smallest'
     position_bits   huffman: 1 to 16, or 0 for the best, no positions included
 
     Raises InvalidArgumentError.

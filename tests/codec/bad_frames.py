@@ -24,6 +24,7 @@ from frame_builder import (
     rans_chunk,
     rans_tables,
     raw,
+    rows,
     short,
     svarint,
     text,
@@ -54,6 +55,9 @@ LONG_PARTS = Sequences(tokens=bytes([0xFF, 0x00]), offsets=(1,), extras=bytes([0
 LONG = lz(36, LONG_PARTS)  # 15 literals, a match of 21
 CONTEXT = context(PLAIN, columns=4, group=2, stride=2)
 CONTEXT_CHUNKS = context(GRID, columns=4, chunk=5)
+ROWS = rows(PLAIN, columns=4, group=2, stride=2, lanes=2)
+ROWS_LONG = rows(replace(GRID, indices=np.tile(INDICES, (20, 1))), columns=4, lanes=2)  # holds words
+ROWS_CHUNKS = rows(GRID, columns=4, chunk=8)
 SHORT = short(FIXED)
 TEXT = text(b"\x01\x03Conv, Convolve")
 ALL_GOOD = {
@@ -70,6 +74,10 @@ ALL_GOOD = {
     "rans chunks": rans(SCALED, s=16, lanes=4, chunk=5),
     "context": CONTEXT,
     "context chunks": CONTEXT_CHUNKS,
+    "rows": ROWS,
+    "rows with words": ROWS_LONG,
+    "rows chunks": ROWS_CHUNKS,
+    "rows of 7 entries": rows(replace(GRID, indices=2 * INDICES, k=7), columns=4, s25=3),
     "context log": context(LOG, columns=12, group=12, stride=4),
     "short codebook": SHORT,
     "short scaled codebook": short(context(SCALED, columns=3)),
@@ -100,6 +108,14 @@ def _entries(entries: list[tuple[int, int]], lanes: int = 1, tail: bytes = b"") 
 
 def _rans(chunk: bytes) -> Frame:
     return RANS.section(1, rans_tables(FREQUENCIES, 8)).section(-1, chunk)
+
+
+def _with_setting(frame: Frame, at: int, value: int) -> Frame:
+    """A rows frame of one chunk with another setting."""
+    tables = bytearray(frame.sections[-2])
+    shift = 4 * (at % 2)
+    tables[at // 2] = tables[at // 2] & ~(15 << shift) | value << shift
+    return frame.section(-2, bytes(tables))
 
 
 def _lone(dims: tuple[int, ...], chunk: int) -> Frame:
@@ -164,7 +180,7 @@ HEADER: dict[str, Frame] = {
     "dtype 0": RAW.but(dtype=0),
     "dtype int8": RAW.but(dtype=3),
     "dtype 255": RAW.but(dtype=255),
-    "coder 8": RAW.but(coder=8, chunk=6),
+    "coder 9": RAW.but(coder=9, chunk=6),
     "codebook kind 4": FIXED.but(codebook_kind=4),
     "short codebook of a grid's coder": RAW.but(codebook_kind=3, k=1),
     "short codebook of f16": SHORT.but(dtype=10),
@@ -179,6 +195,19 @@ HEADER: dict[str, Frame] = {
     "columns above n": CONTEXT.but(columns=13),
     "columns above chunk": CONTEXT_CHUNKS.but(columns=6),
     "columns 2^64 - 1": CONTEXT.but(columns=(1 << 64) - 1),
+    "rows without codebook": Frame(replace(ROWS.fields, codebook_kind=0), ROWS.sections[1:]),
+    "rows lanes 0": ROWS.but(lanes=0),
+    "rows lanes 3": ROWS.but(lanes=3),
+    "rows lanes 32": ROWS.but(lanes=32),
+    "rows columns 0": ROWS.but(columns=0),
+    "rows columns above n": ROWS.but(columns=24),
+    "rows columns 2^16 + 1": ROWS.but(dims=((1 << 16) + 1,), columns=(1 << 16) + 1),
+    "rows columns that do not divide n": ROWS.but(columns=5),
+    "rows columns that do not divide the chunk": ROWS_CHUNKS.but(columns=3, group=3),
+    "rows group 0": ROWS.but(group=0),
+    "rows group above columns": ROWS.but(group=5),
+    "rows stride 1": ROWS.but(stride=1),
+    "rows stride above columns": ROWS.but(stride=5),
     "group 0": CONTEXT.but(group=0),
     "group above columns": CONTEXT.but(group=5),
     "stride 1": CONTEXT.but(stride=1),
@@ -203,6 +232,7 @@ HEADER: dict[str, Frame] = {
     "no elements, huffman": Frame(replace(DENSE.fields, dims=(0,), nnz=0), DENSE.sections[:2]),
     "no elements, rans": Frame(replace(RANS.fields, dims=(0,), nnz=0), RANS.sections[:2]),
     "no elements, lossless": Frame(replace(LOSSLESS.fields, dims=(0,), nnz=0), ()),
+    "no elements, rows": Frame(replace(ROWS.fields, dims=(0,), nnz=0), ROWS.sections[:2]),
     "no elements, context": Frame(replace(CONTEXT.fields, dims=(0,), nnz=0), CONTEXT.sections[:1]),
     "no elements, text": Frame(replace(TEXT.fields, dims=(0,), nnz=0, chunk=0), ()),
     "no elements, lz": Frame(replace(LZ.fields, dims=(0,), nnz=0, chunk=0), ()),
@@ -349,6 +379,30 @@ RANGE: dict[str, Frame] = {
 }
 
 ADAPTIVE: dict[str, Frame] = {
+    **{
+        f"rows setting {i} of {most + 1}": _with_setting(ROWS, i, most + 1)
+        for i, most in ((18, 4), (19, 7), (23, 11), (24, 4), (25, 8))
+    },
+    "rows settings short": ROWS.section(1, ROWS.sections[1][:12]),
+    "rows TABLES long": ROWS.section(1, ROWS.sections[1] + b"\0"),
+    "rows TABLES short": ROWS.section(1, ROWS.sections[1][:-1]),
+    "rows TABLES of one table for two": _with_setting(ROWS, 17, 1),
+    "rows frequencies of a wrong sum": ROWS.section(1, ROWS.sections[1][:13] + number_list([1023, 0])),
+    "rows of more than 256 symbols": _with_setting(ROWS_LONG, 25, 0).but(k=600),
+    "rows wrong nnz": rows(PLAIN, columns=4).but(nnz=5),
+    "rows state below 2^16": ROWS.section(-1, b"\0\0\0\0" + ROWS.sections[-1][4:]),
+    "rows final state": rows(PLAIN, columns=4, final=(1 << 16) + 1),
+    "rows chunk of half a word": ROWS_LONG.section(-1, ROWS_LONG.sections[-1] + b"\0"),
+    "rows chunk of a word too many": ROWS_LONG.section(-1, ROWS_LONG.sections[-1] + b"\0\0"),
+    "rows chunk of many words too many": ROWS_LONG.section(-1, ROWS_LONG.sections[-1] + bytes(300)),
+    "rows chunk short of a word": ROWS_LONG.section(-1, ROWS_LONG.sections[-1][:-2]),
+    "rows chunk of states alone": ROWS_LONG.section(-1, ROWS_LONG.sections[-1][:8]),
+    "rows chunk short of states": ROWS.section(-1, ROWS.sections[-1][:4]),
+    "rows chunk empty": ROWS.section(-1, b""),
+    "rows of one entry with a word": rows(Quantized(INDICES * 0, lo=0, k=1, zero=1), columns=4).section(
+        -1, np.array([1 << 16] * 4, "<u4").tobytes() + b"\0\0"
+    ),
+    "rows index = k": rows(replace(GRID, indices=2 * INDICES, k=7), columns=4, s25=3).but(k=6),
     "context wrong nnz": CONTEXT.but(nnz=5),
     "context chunk ends in zero": CONTEXT.section(-1, CONTEXT.sections[-1] + b"\0"),
     "context chunk long": CONTEXT.section(-1, CONTEXT.sections[-1] + b"\1"),
@@ -414,6 +468,9 @@ HUGE: dict[str, Frame] = {
     "huge rans": RANS.but(dims=(1 << 60,), chunk=1 << 24),
     "huge rans of one entry": _lone((1 << 60,), 1 << 24),
     "huge lossless": LOSSLESS.but(dims=(1 << 60,), chunk=1 << 24),
+    "huge rows": ROWS.but(dims=(1 << 60,), chunk=1 << 24),
+    "huge rows, one chunk": ROWS.but(dims=(1 << 22,), chunk=1 << 24),
+    "huge rows, one row each": ROWS.but(dims=(1 << 22,), chunk=1 << 24, columns=1 << 16),
     "huge context": CONTEXT.but(dims=(1 << 60,), chunk=1 << 24),
     "huge context, one chunk": CONTEXT.but(dims=(1 << 22,), chunk=1 << 24),
     "huge text": TEXT.but(dims=((1 << 31) - 1,), chunk=(1 << 31) - 1),

@@ -213,6 +213,66 @@ def context_bits(d: Sequence[int], below: int, above: int) -> list[int]:
     return bits
 
 
+# Section 5.5.
+
+
+class RowsEncoder:
+    """Codes flags, signs, symbols and low bits that are known; to the model of the reference decoder it looks like a
+    decoder."""
+
+    def __init__(self, known: Iterable[int], tables: reference.RowsTables, lanes: int) -> None:
+        self.known, self.tables, self.lanes = iter(known), tables, lanes
+        self.steps: list[tuple[int, int, int, int]] = []  # lane, bits, frequency, start
+
+    def bit(self, lane: int, chance: int) -> int:
+        bit = next(self.known)
+        self.steps.append((lane, 14, chance, 0) if bit else (lane, 14, (1 << 14) - chance, chance))
+        return bit
+
+    def symbol(self, lane: int, table: int) -> int:
+        symbol, freqs = next(self.known), self.tables.frequencies[table]
+        self.steps.append((lane, 8 + self.tables.settings[24], freqs[symbol], sum(freqs[:symbol])))
+        return symbol
+
+    def low(self, lane: int) -> int:
+        low = next(self.known)
+        self.steps.append((lane, self.tables.settings[25], 1, low))
+        return low
+
+    def to_bytes(self, final: int = 1 << 16) -> bytes:
+        assert next(self.known, None) is None
+        states = [final] * self.lanes
+        words = []
+        for lane, bits, frequency, start in reversed(self.steps):
+            x = states[lane]
+            if x >= frequency << 32 - bits:
+                words.append(x & 0xFFFF)
+                x >>= 16
+            states[lane] = (x // frequency << bits) + x % frequency + start
+        return np.array(states, "<u4").tobytes() + np.array(words[::-1], "<u2").tobytes()
+
+
+def rows_known(d: Array, lanes: int, is_flipped: bool, has_signs: bool, low_bits: int) -> list[int]:
+    """What section 5.5 codes for rows of indices at these distances from z."""
+    known: list[int] = []
+    for first in range(0, len(d), lanes):
+        block = d[first : first + lanes]
+        known += [int((distance != 0) != is_flipped) for column in block.T for distance in column]
+        for column in block.T:
+            kept = [int(distance) for distance in column if distance]
+            known += [int(distance > 0) for distance in kept if has_signs]
+            known += [abs(distance) - 1 >> low_bits for distance in kept]
+            known += [abs(distance) - 1 & (1 << low_bits) - 1 for distance in kept if low_bits]
+    return known
+
+
+def rows_tables(tables: reference.RowsTables, order: int = 0) -> bytes:
+    settings = BitWriter()
+    for setting in tables.settings:
+        settings.low_first(setting, 4)
+    return settings.to_bytes() + b"".join(number_list(table, order) for table in tables.frequencies)
+
+
 # Section 6.
 
 
@@ -228,7 +288,7 @@ def byte_stream(data: bytes, lanes: int = 0, s: int = 8) -> bytes:
 # Sections 1 to 3.
 
 
-CHUNKED = (2, 3, 4, 5, 6, 7)  # coders whose header says how large chunks are
+CHUNKED = (2, 3, 4, 5, 6, 7, 8)  # coders whose header says how large chunks are
 
 
 @dataclass(frozen=True)
@@ -266,11 +326,11 @@ class Fields:
             out += varint(self.channels) + varint(self.inner)
         if self.coder in CHUNKED:
             out += varint(self.chunk)
-        if self.coder in (2, 3):
+        if self.coder in (2, 3, 8):
             out += bytes([self.lanes])
         if self.coder == 2:
             out += bytes([self.position_bits])
-        if self.coder == 6:
+        if self.coder in (6, 8):
             out += varint(self.columns) + varint(self.group) + varint(self.stride)
         return out
 
@@ -394,6 +454,35 @@ def context(q: Quantized, columns: int, group: int = 1, stride: int = 0, chunk: 
         reference.ContextModel(_header(fields), coder, len(indices)).decode()
         chunks.append(coder.to_bytes())
     return Frame(fields, (*q.sections(), *chunks))
+
+
+# Settings of section 5.5 that count: one table of magnitudes, trust of a few rows.
+SETTINGS = (3, 4, 4, 8, 6, 3, 5, 4, 5, 4, 2, 7, 4, 2, 4, 5, 1, 0, 2, 2, 1, 6, 6, 0, 2, 0)
+
+
+def rows(
+    q: Quantized, columns: int, group: int | None = None, stride: int = 0, lanes: int = 4, chunk: int = 1 << 20,
+    final: int = 1 << 16, **settings: int,
+) -> Frame:  # fmt: skip
+    """`settings` are those that differ from SETTINGS, by name, s0 to s25."""
+    fields = q.fields(8, chunk=chunk, lanes=lanes, columns=columns, group=group or columns, stride=stride)
+    s = tuple(settings.get(f"s{i}", setting) for i, setting in enumerate(SETTINGS))
+    header = _header(fields)
+    z = fields.zero - 1 if fields.zero else fields.k // 2
+    is_flipped = fields.zero != 0 and 2 * fields.nnz > q.indices.size
+    symbols = reference.rows_symbols(header, s[25]) if fields.k > 1 else 0
+    count = (s[17] % 8 + 1) * (2 if s[17] >= 8 else 1) if fields.k > 1 else 0
+    freqs = frequencies([symbols - symbol for symbol in range(symbols)], 8 + s[24])
+    tables = reference.RowsTables(s, tuple(tuple(freqs[t:] + freqs[:t]) for t in range(count)))
+    chunks = []
+    for indices in q.chunks(chunk):
+        d = np.array(indices).reshape(-1, columns) - z
+        has_signs = 0 < z < fields.k - 1
+        known = rows_known(d, lanes, is_flipped, has_signs, s[25]) if fields.k > 1 else []
+        coder = RowsEncoder(known, tables, lanes)
+        reference.RowsModel(header, tables, coder, len(d)).decode()
+        chunks.append(coder.to_bytes(final))
+    return Frame(fields, (*q.sections(), rows_tables(tables), *chunks))
 
 
 def _header(fields: Fields) -> reference.Header:

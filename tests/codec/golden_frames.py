@@ -27,6 +27,7 @@ from frame_builder import (
     lz,
     rans,
     raw,
+    rows,
     short,
     text,
 )
@@ -108,6 +109,25 @@ def _quantized() -> dict[str, tuple[Frame, Array]]:
             {"columns": 240, "group": 240, "stride": 240},
         ),
         "context_f64_wide": (context, Quantized(wide, 11, lo=0, k=300, zero=1), {"columns": 24, "group": 24}),
+        "rows_f32": (rows, plain(gaps, 1), {"columns": 30, "group": 15, "stride": 5, "lanes": 16}),
+        "rows_f32_chunks": (
+            rows,
+            plain(conv, 1),
+            {"columns": 40, "group": 10, "stride": 2, "chunk": 80, "lanes": 1, "s17": 1, "s11": 9},
+        ),
+        "rows_bf16_no_zero": (rows, Quantized(dense, 16, values[16]), {"columns": 8, "group": 3, "lanes": 2}),
+        "rows_f32_flipped": (rows, plain(dense, 1), {"columns": 24, "stride": 3, "s17": 10, "s23": 2, "s13": 15}),
+        "rows_f16_grid_log": (
+            rows,
+            Quantized(conv, 10, lo=-7, k=16, zero=8, log_scales=log, inner=40),
+            {"columns": 240, "stride": 240, "lanes": 8, "s24": 4, "s25": 1},
+        ),
+        "rows_f64_wide": (
+            rows,
+            Quantized(wide, 11, lo=0, k=300, zero=1),
+            {"columns": 24, "group": 4, "stride": 4, "s17": 7, "s18": 4, "s19": 7, "s23": 7, "s25": 2},
+        ),
+        "rows_f32_one_entry": (rows, Quantized(conv * 0, 1, lo=3, k=1), {"columns": 40, "chunk": 120, "lanes": 2}),
         "context_f32_one_entry": (context, Quantized(conv * 0, 1, lo=3, k=1), {"columns": 40, "chunk": 100}),
     }
     written = {name: (write(q, **options), expected(q)) for name, (write, q, options) in frames.items()}

@@ -44,7 +44,7 @@ def _tensors() -> dict[str, Quantized]:
 def frames() -> Iterator[tuple[str, bytes]]:
     """Name and frame, in the order of the table."""
     for name, q in _tensors().items():
-        for coder in ("fixed", "huffman", "rans", "auto", "context", "smallest"):
+        for coder in ("fixed", "huffman", "rans", "auto", "context", "smallest", "rows"):
             yield f"{name}: {coder}", encode(q, coder)
         if q.zero:
             yield f"{name}: huffman with 4 position bits", encode(q, "huffman", position_bits=4)

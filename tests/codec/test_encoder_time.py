@@ -105,14 +105,14 @@ def grid_indices(n: int, k: int) -> Array:
 
 
 def index_seconds(indices: Array, k: int, coder: str) -> float:
-    columns = 3600  # squares of ten sides go into it, each a layout that `context` tries
+    columns = 3600  # squares of ten sides go into it, each a layout that `context` and `rows` try
     dims = (indices.size // columns, columns)
     encode = partial(binding.encode_codebook, indices, dims, np.float16, grid_lo=0, k=k, zero=0, threads=1)
     return seconds(partial(encode, coder=coder))
 
 
 @pytest.mark.parametrize("k", [90, 65536])
-@pytest.mark.parametrize("coder", ["fixed", "huffman", "rans", "context", "smallest"])
+@pytest.mark.parametrize("coder", ["fixed", "huffman", "rans", "context", "rows", "smallest"])
 def test_indices_take_time_in_proportion_and_a_second_a_megabyte(coder: str, k: int) -> None:
     n = 36 * 3600
     small, large = (index_seconds(grid_indices(m, k), k, coder) for m in (n, 4 * n))

@@ -30,7 +30,9 @@ def test_golden_frame_decodes_to_its_values(name: str) -> None:
         np.testing.assert_array_equal(bits(values), wanted)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith(("fixed", "huffman", "rans", "context"))])
+@pytest.mark.parametrize(
+    "name", [name for name in NAMES if name.startswith(("fixed", "huffman", "rans", "context", "rows"))]
+)
 def test_indices_of_golden_frame_agree(name: str) -> None:
     frame = (FOLDER / f"{name}.dccw").read_bytes()
     indices = binding.decode_indices(frame)
@@ -46,7 +48,7 @@ def test_encoder_writes_the_pinned_bytes() -> None:
 def test_pinned_frames_decode_in_the_reference_decoder() -> None:
     for name, frame in pinned_sizes.frames():
         native = binding.decode(frame)
-        if reference.parse_header(frame).coder == reference.CONTEXT and native.size > LARGE:
+        if reference.parse_header(frame).coder in (reference.CONTEXT, reference.ROWS) and native.size > LARGE:
             continue
         np.testing.assert_array_equal(bits(reference.decode(frame)), bits(native), err_msg=name)
 
@@ -57,6 +59,8 @@ def test_auto_is_never_larger_than_what_it_chooses_from() -> None:
         tensor, _, coder = name.rpartition(" ")
         others = {other.rpartition(" ")[2]: sizes[other] for other in sizes if other.startswith(f"{tensor} ")}
         if coder == "auto":
-            assert size <= min(n for other, n in others.items() if other not in ("context", "smallest")), name
+            slower = ("context", "rows", "smallest")
+            assert size <= min(n for other, n in others.items() if other not in slower), name
+            assert size <= others["rows"] * 257 // 256, name
         if coder == "smallest":
             assert size <= min(others.values()), name

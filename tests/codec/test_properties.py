@@ -23,8 +23,8 @@ from dc_compiler.codec import binding, reference
 from dc_compiler.codec.reference import DTYPES, Array
 from dc_compiler.errors import CorruptFrameError, InvalidArgumentError
 
-CODERS = {"fixed": 1, "huffman": 2, "rans": 3, "context": 6}  # of section 2
-SLOW = 3000  # elements that the reference decoder of context takes a second for
+CODERS = {"fixed": 1, "huffman": 2, "rans": 3, "context": 6, "rows": 8}  # of section 2
+SLOW = 3000  # elements that the reference decoders of context and rows take a second for
 FLOATS = (1, 10, 11, 16)
 PROFILE = settings(max_examples=200, deadline=None, derandomize=True, database=None)
 
@@ -89,12 +89,12 @@ def test_codebook_round_trip(q: Quantized, coder: str, position_bits: int, chunk
     assert_same(binding.decode(frame, threads=2), wanted)
     np.testing.assert_array_equal(binding.decode_indices(frame), q.indices)
     header = reference.parse_header(frame)
-    if header.coder != CODERS["context"] or header.n <= SLOW:
+    if header.coder not in (CODERS["context"], CODERS["rows"]) or header.n <= SLOW:
         assert_same(reference.decode(frame), wanted)
         np.testing.assert_array_equal(reference.decode_indices(frame), q.indices)
         assert_points(frame, q)
     if coder == "smallest":
-        assert len(frame) <= min(len(encode(q, other, chunk=chunk)) for other in ("auto", "context"))
+        assert len(frame) <= min(len(encode(q, other, chunk=chunk)) for other in ("auto", "context", "rows"))
 
     info = binding.frame_info(frame)
     assert (info.dtype, info.dims, info.elements) == (DTYPES[q.dtype], q.indices.shape, q.indices.size)
@@ -156,7 +156,7 @@ def test_data_round_trip(seed: int, dtype: int, dims: list[int], kind: str, code
 @pytest.mark.parametrize("k", [4096, 40000, 65536])
 def test_large_codebooks(coder: str, k: int) -> None:
     rng = np.random.default_rng(k)
-    indices = rng.binomial(k - 1, 0.5, 20000 if coder != "context" else SLOW)
+    indices = rng.binomial(k - 1, 0.5, 20000 if coder not in ("context", "rows") else SLOW)
     indices[:2] = [0, k - 1]
     q = Quantized(indices, lo=-(k // 2), k=k, zero=k // 2 + 1)
     frame = encode(q, coder)

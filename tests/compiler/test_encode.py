@@ -121,12 +121,12 @@ def test_slow_coders_are_weighed_for_the_file_as_a_whole() -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("coder", [*INDEX_CODERS, "context", "auto"])
+@pytest.mark.parametrize("coder", [*INDEX_CODERS, "rows", "context", "auto"])
 def test_frames_hold_the_values(dtype: Any, coder: Any) -> None:
     values = normal(40, 70, dtype=dtype)
     weight = packed([Cluster(mode="kmeans", bits=4), Encode(coder=coder)], values)
     assert weight.frame is not None
-    assert binding.frame_info(weight.frame).coder in (INDEX_CODERS if coder == "auto" else (coder,))
+    assert binding.frame_info(weight.frame).coder in ((*INDEX_CODERS, "rows") if coder == "auto" else (coder,))
     decoded = binding.decode(weight.frame)
     assert decoded.shape == values.shape
     assert np.array_equal(bits(decoded), bits(weight.values))

@@ -4,12 +4,15 @@ from dc_compiler.codec.reference.context import CODER as _CONTEXT
 from dc_compiler.codec.reference.context import ContextModel
 from dc_compiler.codec.reference.decoder import decode, decode_indices, decode_points, parse_header
 from dc_compiler.codec.reference.readers import crc32c
+from dc_compiler.codec.reference.rows import CODER as _ROWS
+from dc_compiler.codec.reference.rows import RowsModel, RowsTables
+from dc_compiler.codec.reference.rows import symbols_of as rows_symbols
 from dc_compiler.codec.reference.spec import DTYPES, LOG_SCALE_STEPS, Array, Header
 from dc_compiler.codec.reference.text import TextModel
 
-CONTEXT = _CONTEXT.number
+CONTEXT, ROWS = _CONTEXT.number, _ROWS.number
 
 __all__ = [
-    "CONTEXT", "DTYPES", "LOG_SCALE_STEPS", "Array", "ContextModel", "Header", "TextModel", "crc32c", "decode",
-    "decode_indices", "decode_points", "parse_header",
+    "CONTEXT", "DTYPES", "LOG_SCALE_STEPS", "ROWS", "Array", "ContextModel", "Header", "RowsModel", "RowsTables",
+    "TextModel", "crc32c", "decode", "decode_indices", "decode_points", "parse_header", "rows_symbols",
 ]  # fmt: skip

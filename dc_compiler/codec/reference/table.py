@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dc_compiler.codec.reference import context, fixed, huffman, lossless, lz, rans, raw, text
+from dc_compiler.codec.reference import context, fixed, huffman, lossless, lz, rans, raw, rows, text
 from dc_compiler.codec.reference.coder import Coder
 
 _ALL = (
@@ -14,5 +14,6 @@ _ALL = (
     lz.CODER,
     context.CODER,
     text.CODER,
+    rows.CODER,
 )
 CODERS: dict[int, Coder] = {coder.number: coder for coder in _ALL}

@@ -38,6 +38,8 @@ struct CoderTraits {
 
 // Coders above this are slow to decode: `auto` leaves them out.
 constexpr uint32_t kSlowPicoseconds = 20'000;
+// Coders above this are to be smaller by 1/256 than those below, unless the smallest frame is wanted whatever it takes.
+constexpr uint32_t kFastPicoseconds = 2'000;
 
 // The contents of TABLES, ready for decoding; any number of threads may read them.
 class CoderTables {

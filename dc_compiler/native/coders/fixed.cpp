@@ -54,7 +54,7 @@ class FixedReader final : public IndexReader {
 
 class Fixed final : public Coder {
  public:
-  Fixed() : Coder({"fixed", 1, Stores::kIndices, Layout::kWhole, false, 1'500, 0}) {}
+  Fixed() : Coder({"fixed", 1, Stores::kIndices, Layout::kWhole, false, 500, 0}) {}
 
   void check_data(Span data, const Header& header) const override {
     const uint64_t width = index_width(header);  // n < 2^63 / 2, width <= 16: split the product to keep it in range

@@ -365,7 +365,7 @@ struct HuffmanTables final : CoderTables {
 
 class Huffman final : public Coder {
  public:
-  Huffman() : Coder({"huffman", 2, Stores::kIndices, Layout::kChunks, true, 2'000, 0}) {}
+  Huffman() : Coder({"huffman", 2, Stores::kIndices, Layout::kChunks, true, 1'100, 0}) {}
 
   void read_fields(ByteReader& reader, Header& header) const override {
     header.lanes = reader.u8();

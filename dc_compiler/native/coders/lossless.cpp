@@ -39,7 +39,7 @@ Bytes plane_of(const uint8_t* elements, size_t count, bool rotate, size_t plane)
 
 class Lossless final : public Coder {
  public:
-  Lossless() : Coder({"lossless", 4, Stores::kElements, Layout::kChunks, false, 3'000, 0}) {}
+  Lossless() : Coder({"lossless", 4, Stores::kElements, Layout::kChunks, false, 2'700, 0}) {}
 
   void decode(Span chunk, uint64_t /*first*/, size_t count, const Header& header, uint8_t* out) const override {
     const size_t width = header.element_size();

@@ -102,7 +102,7 @@ Bytes encode_chunk(Span bytes) {
 
 class Lz final : public Coder {
  public:
-  Lz() : Coder({"lz", 5, Stores::kBytes, Layout::kOneChunk, false, 1'500, 0}) {}
+  Lz() : Coder({"lz", 5, Stores::kBytes, Layout::kOneChunk, false, 900, 0}) {}
 
   void decode(Span chunk, uint64_t /*first*/, size_t count, const Header& /*header*/, uint8_t* out) const override {
     decode_chunk(chunk, out, count);

@@ -30,7 +30,7 @@ class RansIndexReader final : public IndexReader {
 
 class Rans final : public Coder {
  public:
-  Rans() : Coder({"rans", 3, Stores::kIndices, Layout::kChunks, true, 1'500, 0}) {}
+  Rans() : Coder({"rans", 3, Stores::kIndices, Layout::kChunks, true, 1'000, 0}) {}
 
   void read_fields(ByteReader& reader, Header& header) const override { header.lanes = reader.u8(); }
   void append_fields(Bytes& out, const Header& header) const override { out.push_back(header.lanes); }

@@ -2,6 +2,7 @@
 #include "coders/rans_code.h"
 
 #include <algorithm>
+#include <numeric>
 #include <queue>
 
 #include "base/log2_fixed.h"
@@ -16,10 +17,12 @@ constexpr unsigned kLeastScale = 8;
 constexpr unsigned kMostScale = 16;
 constexpr uint32_t kLowestState = 1U << 16;
 
+}  // namespace
+
 // Frequencies of sum 2^s, at least 1 for every used symbol, by Webster's method: what is left after rounding down goes
 // one by one to the symbol with the largest count / (frequency + 1/2), which is what a step saves to a very good
 // approximation; what is missing is taken back the same way.
-std::vector<uint32_t> normalized(const Counts& counts, uint64_t total, unsigned scale_bits) {
+std::vector<uint32_t> rans_frequencies(const Counts& counts, unsigned scale_bits) {
   struct Quotient {  // counts / (2 * frequency + 1), compared by cross multiplication
     uint64_t count, divisor;
     uint32_t symbol;
@@ -31,8 +34,13 @@ std::vector<uint32_t> normalized(const Counts& counts, uint64_t total, unsigned 
   };
   const auto larger = [&](const Quotient& a, const Quotient& b) { return smaller(b, a); };
 
+  const uint64_t total = std::accumulate(counts.begin(), counts.end(), uint64_t{0});
   std::vector<uint32_t> frequencies(counts.size(), 0);
   int64_t left = int64_t{1} << scale_bits;
+  if (total == 0) {
+    frequencies[0] = static_cast<uint32_t>(left);
+    return frequencies;
+  }
   for (size_t symbol = 0; symbol < counts.size(); ++symbol) {
     if (counts[symbol] == 0) continue;
     frequencies[symbol] = static_cast<uint32_t>(std::max<uint64_t>(1, (counts[symbol] << scale_bits) / total));
@@ -67,7 +75,7 @@ std::vector<uint32_t> normalized(const Counts& counts, uint64_t total, unsigned 
 }
 
 // Bits of the streams, rounded up, from logarithms with 16 fraction bits.
-uint64_t stream_bits(const Counts& counts, const RansModel& model) {
+uint64_t rans_stream_bits(const Counts& counts, const RansModel& model) {
   uint64_t whole = 0;
   uint64_t fraction = 0;  // in 2^-16 bits
   for (size_t symbol = 0; symbol < counts.size(); ++symbol) {
@@ -79,8 +87,6 @@ uint64_t stream_bits(const Counts& counts, const RansModel& model) {
   }
   return whole + (fraction >> kLog2FractionBits) + 1;
 }
-
-}  // namespace
 
 RansModel read_rans_model(ByteReader& reader, size_t k) {
   RansModel model;
@@ -99,12 +105,8 @@ void append_rans_model(Bytes& out, const RansModel& model) {
 }
 
 RansModel best_rans_model(const Counts& counts, uint64_t& bits) {
-  uint64_t total = 0;
   uint64_t used = 0;
-  for (const uint64_t count : counts) {
-    total += count;
-    used += count > 0 ? 1U : 0U;
-  }
+  for (const uint64_t count : counts) used += count > 0 ? 1U : 0U;
   struct Candidate {
     RansModel model;
     uint64_t stream_bits, size;
@@ -113,8 +115,8 @@ RansModel best_rans_model(const Counts& counts, uint64_t& bits) {
   uint64_t least = UINT64_MAX;
   for (unsigned scale_bits = kLeastScale; scale_bits <= kMostScale; ++scale_bits) {
     if (used > uint64_t{1} << scale_bits) continue;
-    RansModel model{scale_bits, normalized(counts, total, scale_bits)};
-    const uint64_t streams = stream_bits(counts, model);
+    RansModel model{scale_bits, rans_frequencies(counts, scale_bits)};
+    const uint64_t streams = rans_stream_bits(counts, model);
     const uint64_t size = streams + 8 * number_list_size(model.frequencies);
     least = std::min(least, size);
     candidates.push_back({std::move(model), streams, size});

@@ -27,6 +27,12 @@ void append_rans_model(Bytes& out, const RansModel& model);
 // at most 0.05 % more room than with the best. `bits` gets the bits of the streams, TABLES not included.
 RansModel best_rans_model(const Counts& counts, uint64_t& bits);
 
+// Frequencies of sum 2^scale_bits, at least 1 for every symbol that occurs; all of symbol 0's where none does.
+std::vector<uint32_t> rans_frequencies(const Counts& counts, unsigned scale_bits);
+
+// Bits of the streams, rounded up.
+uint64_t rans_stream_bits(const Counts& counts, const RansModel& model);
+
 // A model ready for decoding. Owns what `table` points to; movable, as vectors keep their buffers.
 class RansDecoder {
  public:

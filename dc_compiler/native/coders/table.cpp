@@ -14,6 +14,7 @@ namespace dcc {
   ROW(lossless)         \
   ROW(lz)               \
   ROW(context)          \
+  ROW(rows)             \
   ROW(text)
 
 #define DCC_DECLARE(name) const Coder& name##_coder();

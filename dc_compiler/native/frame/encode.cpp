@@ -46,6 +46,12 @@ Header header_of(const dcc_encode_request& request) {
 // Whether the encoder may choose the coder.
 bool chooses(const dcc_encode_request& request) { return request.coder >= DCC_SMALLEST_FAST; }
 
+// What a coder's bytes count as where one that decodes faster would do as well.
+uint64_t weighed(uint64_t bytes, const Coder& coder, const dcc_encode_request& request) {
+  return request.coder != DCC_SMALLEST && coder.traits.decode_picoseconds > kFastPicoseconds ? bytes + bytes / 256
+                                                                                             : bytes;
+}
+
 // Runs a check of the decoder on what the caller gave, so that a refusal blames the argument and not a frame.
 template <typename Check>
 void check_argument(Check&& check) {
@@ -202,10 +208,16 @@ Bytes encode_indexed(const dcc_encode_request& request) {
   std::stable_sort(plans.begin(), plans.end(), [](const auto& a, const auto& b) { return a.bytes < b.bytes; });
 
   Bytes best = write_indexed(plans[0], request);
+  const Coder* chosen = plans[0].header.coder;
   for (size_t i = 1; i < plans.size(); ++i) {
     // Estimates are good to 0.3 % and some bytes; closer than that, or where there is none, the real sizes decide.
     const bool is_far = plans[i].bytes > plans[0].bytes + plans[0].bytes / 333 + 32;
-    if (plans[i].bytes == EncodePlan::kUnknown || !is_far) keep_smaller(best, write_indexed(plans[i], request));
+    if (plans[i].bytes != EncodePlan::kUnknown && is_far) continue;
+    Bytes next = write_indexed(plans[i], request);
+    const Coder* const coder = plans[i].header.coder;
+    if (weighed(next.size(), *coder, request) >= weighed(best.size(), *chosen, request)) continue;
+    best = std::move(next);
+    chosen = coder;
   }
   return best;
 }

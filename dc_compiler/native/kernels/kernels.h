@@ -10,6 +10,7 @@
 
 namespace dcc {
 
+struct RowsBlock;
 struct SparseKernels;
 
 // FORMAT.md 5.2. For a slot: `frequency - 1`, `slot - start` and the symbol, in one word where they fit in 32 bits:
@@ -74,6 +75,14 @@ struct Kernels {
   // The same for huffman: lane l continues at bit positions[l] of `bytes`, of which `size` may be read.
   size_t (*huffman)(const HuffmanTable& table, uint64_t* positions, unsigned lanes, const uint8_t* bytes, size_t size,
                     uint16_t* out, size_t groups);
+
+  // Decode the flags, then the values, of a block's columns from `block.column` on (rows_block.h), as far as its words
+  // allow.
+  void (*rows_flags)(RowsBlock& block);
+  void (*rows_values)(RowsBlock& block);
+
+  // Indices that lie lane by lane, kRowsLanes a column, into `rows` rows.
+  void (*rows_transpose)(const uint16_t* indices, size_t columns, unsigned rows, uint16_t* out);
 
   // Numbers of `width` bits (1 to 16) from the first bit of `bytes` on, of which `size` may be read: up to `count`, in
   // multiples of 8. Returns how many.

@@ -102,6 +102,222 @@ size_t rans_two_avx512(RansRun& run, RansRun& other, size_t groups) {
   }
 }
 
+// The lanes of a block of rows (rows_block.h).
+class RowsLanes {
+ public:
+  explicit RowsLanes(RowsBlock& block)
+      : block_(block),
+        words_(block.words),
+        state_(_mm512_load_si512(block.states)),
+        low_chances_(_mm512_loadu_si512(kRowsChances)),
+        high_chances_(_mm512_loadu_si512(kRowsChances + 16)) {}
+
+  bool can_step() const { return words_ <= block_.limit; }
+
+  // Which of some lanes decode a one, by what sums say (rows_chance).
+  __mmask16 bits(__m512i sums, __mmask16 lanes) {
+    __m512i at = _mm512_srai_epi32(_mm512_add_epi32(sums, _mm512_set1_epi32((20 << 11) + 1024)), 11);
+    at = _mm512_max_epi32(_mm512_min_epi32(at, _mm512_set1_epi32(31)), _mm512_setzero_si512());
+    const __m512i p = _mm512_permutex2var_epi32(low_chances_, at, high_chances_);
+    const __m512i slot = _mm512_and_si512(state_, _mm512_set1_epi32((1 << kRowsBits) - 1));
+    const __mmask16 one = _mm512_cmplt_epu32_mask(slot, p);
+    const __m512i frequency = _mm512_mask_mov_epi32(_mm512_sub_epi32(_mm512_set1_epi32(1 << kRowsBits), p), one, p);
+    const __m512i offset = _mm512_mask_mov_epi32(_mm512_sub_epi32(slot, p), one, slot);
+    advance(_mm512_add_epi32(_mm512_mullo_epi32(frequency, _mm512_srli_epi32(state_, kRowsBits)), offset), lanes);
+    return static_cast<__mmask16>(one & lanes);
+  }
+
+  // Symbols of the tables that begin at `first`.
+  __m512i symbols(__m512i first, __mmask16 lanes) {
+    const __m128i s = _mm_cvtsi32_si128(static_cast<int>(block_.scale_bits));
+    const __m512i slot = _mm512_and_si512(state_, _mm512_set1_epi32((1 << block_.scale_bits) - 1));
+    const __m512i step = _mm512_i32gather_epi32(_mm512_add_epi32(first, slot), block_.steps, 4);
+    const __m512i field = _mm512_set1_epi32(0xFFF);
+    const __m512i rest = _mm512_srl_epi32(state_, s);
+    const __m512i offset = _mm512_and_si512(_mm512_srli_epi32(step, 12), field);
+    const __m512i less = _mm512_and_si512(step, field);
+    advance(_mm512_add_epi32(_mm512_mullo_epi32(less, rest), _mm512_add_epi32(rest, offset)), lanes);
+    return _mm512_srli_epi32(step, 24);
+  }
+
+  __m512i lows(__mmask16 lanes) {
+    const __m512i low = _mm512_and_si512(state_, _mm512_set1_epi32((1 << block_.low_bits) - 1));
+    advance(_mm512_srl_epi32(state_, _mm_cvtsi32_si128(static_cast<int>(block_.low_bits))), lanes);
+    return low;
+  }
+
+  void finish() const {
+    _mm512_store_si512(block_.states, state_);
+    block_.words = words_;
+  }
+
+ private:
+  void advance(__m512i x, __mmask16 lanes) {
+    const __mmask16 refill = _mm512_mask_cmplt_epu32_mask(lanes, x, _mm512_set1_epi32(0x10000));
+    const __m512i next = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(words_)));
+    state_ = _mm512_mask_mov_epi32(state_, lanes, x);
+    state_ = _mm512_mask_or_epi32(state_, refill, _mm512_slli_epi32(x, 16), _mm512_maskz_expand_epi32(refill, next));
+    words_ += 2 * static_cast<size_t>(__builtin_popcount(refill));
+  }
+
+  RowsBlock& block_;
+  const uint8_t* words_;
+  __m512i state_;
+  const __m512i low_chances_, high_chances_;
+};
+
+// rows_log2 of numbers below 2^24: exponent and mantissa of a float are that line, shifted by its bias.
+inline __m512i rows_logs(__m512i numbers) {
+  const __m512i bits = _mm512_castps_si512(_mm512_cvtepi32_ps(numbers));
+  return _mm512_sub_epi32(_mm512_srli_epi32(bits, 17), _mm512_set1_epi32(127 * 64));
+}
+
+template <bool kGroup, bool kStride>
+void rows_flags_vectors(RowsBlock& block) {
+  RowsLanes lanes(block);
+  const auto active = static_cast<__mmask16>(block.active());
+  const __m512i unit = _mm512_set1_epi32(kRowsUnit);
+  const __m512i row_weight = _mm512_set1_epi32(block.row_weight);
+  const __m512i group_weight = _mm512_set1_epi32(block.group_weight);
+  const __m512i left_weight = _mm512_set1_epi32(block.left), second_weight = _mm512_set1_epi32(block.second_left);
+  const __m512i above = _mm512_set1_epi32(block.above);
+  const __m512i above_right = _mm512_set1_epi32(block.above_right), above_left = _mm512_set1_epi32(block.above_left);
+  __m512i row_count = _mm512_load_si512(block.row_count), group_count = _mm512_load_si512(block.group_count);
+  size_t left_in_group = block.group - block.column % block.group;
+  __mmask16 left = block.flags[static_cast<ptrdiff_t>(block.column) - 1];
+  __mmask16 second = block.flags[static_cast<ptrdiff_t>(block.column) - 2];
+  for (; block.column < block.columns && lanes.can_step(); ++block.column) {
+    uint16_t* const at = block.flags + block.column;
+    __m512i sums = _mm512_set1_epi32(block.flag_base[block.column]);
+    sums = _mm512_mask_add_epi32(sums, second, sums, second_weight);
+    if (kStride) {
+      sums = _mm512_mask_add_epi32(sums, *(at - block.stride), sums, above);
+      sums = _mm512_mask_add_epi32(sums, *(at - block.stride + 1), sums, above_right);
+      sums = _mm512_mask_add_epi32(sums, *(at - block.stride - 1), sums, above_left);
+    }
+    sums = _mm512_mask_add_epi32(sums, left, sums, left_weight);
+    sums = _mm512_add_epi32(sums, _mm512_mullo_epi32(row_weight, rows_logs(row_count)));
+    if (kGroup) sums = _mm512_add_epi32(sums, _mm512_mullo_epi32(group_weight, rows_logs(group_count)));
+    const __mmask16 found = lanes.bits(sums, active);
+    *at = found;
+    block.flags_of[block.column] += static_cast<uint32_t>(__builtin_popcount(found));
+    row_count = _mm512_mask_add_epi32(row_count, found, row_count, unit);
+    second = left;
+    left = found;
+    if (!kGroup) continue;
+    group_count = _mm512_mask_add_epi32(group_count, found, group_count, unit);
+    if (--left_in_group == 0) {
+      left_in_group = block.group;
+      group_count = unit;
+    }
+  }
+  _mm512_store_si512(block.row_count, row_count);
+  _mm512_store_si512(block.group_count, group_count);
+  lanes.finish();
+}
+
+void rows_flags_avx512(RowsBlock& block) {
+  const bool has_group = block.group_weight != 0, has_stride = block.stride > 1;
+  const auto run = has_stride ? (has_group ? rows_flags_vectors<true, true> : rows_flags_vectors<false, true>)
+                              : (has_group ? rows_flags_vectors<true, false> : rows_flags_vectors<false, false>);
+  run(block);
+}
+
+inline __m512i signs_at(const int8_t* at, ptrdiff_t columns) {
+  return _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(at + columns * kRowsLanes)));
+}
+
+inline __m512i twice(__m512i x) { return _mm512_add_epi32(x, x); }
+
+template <bool kStride, bool kTables>
+void rows_values_vectors(RowsBlock& block) {
+  RowsLanes lanes(block);
+  const bool has_signs = block.most_negative != 0 && block.most_positive != 0;
+  const __m512i unit = _mm512_set1_epi32(kRowsUnit);
+  const __m512i row_weight = _mm512_set1_epi32(block.sign_row_weight);
+  const __m512i left_weight = _mm512_set1_epi32(block.sign_left), above_weight = _mm512_set1_epi32(block.sign_above);
+  const __m512i beside_weight = _mm512_set1_epi32(block.sign_beside);
+  const __m512i recent_weight = _mm512_set1_epi32(block.recent_weight);
+  const __m512i table_offset = _mm512_set1_epi32(block.table_offset);
+  const __m512i last_table = _mm512_set1_epi32(static_cast<int>(block.tables) - 1);
+  const __m512i side = _mm512_set1_epi32(block.has_sides ? static_cast<int>(block.tables) : 0);
+  const __m512i zero = _mm512_set1_epi32(block.zero), one = _mm512_set1_epi32(1);
+  const __m512i most_negative = _mm512_set1_epi32(block.most_negative);
+  const __m512i most_positive = _mm512_set1_epi32(block.most_positive);
+  const __m128i table_shift = _mm_cvtsi32_si128(static_cast<int>(block.table_shift));
+  const __m128i scale_bits = _mm_cvtsi32_si128(static_cast<int>(block.scale_bits));
+  const __m128i low_bits = _mm_cvtsi32_si128(static_cast<int>(block.low_bits));
+  const __m128i recent_shift = _mm_cvtsi32_si128(static_cast<int>(block.recent_shift));
+  const __m128i recent_scale = _mm_cvtsi32_si128(static_cast<int>(10 - block.recent_shift));
+  const auto stride = static_cast<ptrdiff_t>(block.stride);
+  __m512i positive_count = _mm512_load_si512(block.positive), negative_count = _mm512_load_si512(block.negative);
+  __m512i recent = _mm512_load_si512(block.recent);
+  __mmask16 bad = 0;
+  for (; block.column < block.columns && lanes.can_step(); ++block.column) {
+    const size_t c = block.column;
+    const auto kept = static_cast<__mmask16>(block.kept(c));
+    if (kept == 0) continue;
+    int8_t* const signs = block.signs + c * kRowsLanes;
+    __mmask16 positive = block.most_negative == 0 ? kept : 0;
+    if (has_signs) {
+      __m512i sums = _mm512_set1_epi32(block.sign_base[c]);
+      sums = _mm512_add_epi32(
+          sums, _mm512_mullo_epi32(row_weight, _mm512_sub_epi32(rows_logs(positive_count), rows_logs(negative_count))));
+      if (kStride) {
+        const __m512i above = _mm512_add_epi32(twice(signs_at(signs, -stride)), signs_at(signs, -2 * stride));
+        const __m512i beside = _mm512_add_epi32(signs_at(signs, 1 - stride), signs_at(signs, -1 - stride));
+        sums = _mm512_add_epi32(sums, _mm512_mullo_epi32(above_weight, above));
+        sums = _mm512_add_epi32(sums, _mm512_mullo_epi32(beside_weight, beside));
+      }
+      const __m512i left = _mm512_add_epi32(twice(signs_at(signs, -1)), signs_at(signs, -2));
+      sums = _mm512_add_epi32(sums, _mm512_mullo_epi32(left_weight, left));
+      positive = lanes.bits(sums, kept);
+      positive_count = _mm512_mask_add_epi32(positive_count, positive, positive_count, unit);
+      negative_count = _mm512_mask_add_epi32(negative_count, kept & ~positive, negative_count, unit);
+    }
+    const auto negative = static_cast<__mmask16>(kept & ~positive);
+
+    __m512i table = _mm512_setzero_si512();
+    if (kTables) {
+      table = _mm512_add_epi32(_mm512_add_epi32(_mm512_set1_epi32(block.magnitude_base[c]), table_offset),
+                               _mm512_mullo_epi32(recent_weight, rows_logs(recent)));
+      table = _mm512_sra_epi32(table, table_shift);
+      table = _mm512_max_epi32(_mm512_min_epi32(table, last_table), _mm512_setzero_si512());
+    }
+    table = _mm512_mask_add_epi32(table, negative, table, side);
+    __m512i magnitude = lanes.symbols(_mm512_sll_epi32(table, scale_bits), kept);
+    if (block.low_bits > 0) magnitude = _mm512_or_si512(_mm512_sll_epi32(magnitude, low_bits), lanes.lows(kept));
+    magnitude = _mm512_add_epi32(magnitude, one);
+
+    bad = static_cast<__mmask16>(bad | _mm512_mask_cmpgt_epi32_mask(positive, magnitude, most_positive) |
+                                 _mm512_mask_cmpgt_epi32_mask(negative, magnitude, most_negative));
+    __m512i indices = _mm512_mask_add_epi32(zero, positive, zero, magnitude);
+    indices = _mm512_mask_sub_epi32(indices, negative, zero, magnitude);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(block.indices + c * kRowsLanes), _mm512_cvtepi32_epi16(indices));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(signs),
+                     _mm_mask_mov_epi8(_mm_maskz_set1_epi8(kept, -1), positive, _mm_set1_epi8(1)));
+    block.positive_of[c] += static_cast<uint32_t>(__builtin_popcount(positive));
+    block.negative_of[c] += static_cast<uint32_t>(__builtin_popcount(negative));
+    if (!kTables) continue;
+    const __m512i counted = _mm512_min_epi32(magnitude, _mm512_set1_epi32(kRowsMostMagnitude));
+    block.magnitude_of[c] += static_cast<uint32_t>(_mm512_mask_reduce_add_epi32(kept, counted));
+    const __m512i faded = _mm512_sub_epi32(recent, _mm512_srl_epi32(recent, recent_shift));
+    recent = _mm512_mask_add_epi32(recent, kept, faded, _mm512_sll_epi32(counted, recent_scale));
+  }
+  _mm512_store_si512(block.positive, positive_count);
+  _mm512_store_si512(block.negative, negative_count);
+  _mm512_store_si512(block.recent, recent);
+  block.is_bad |= bad != 0;
+  lanes.finish();
+}
+
+void rows_values_avx512(RowsBlock& block) {
+  const bool has_stride = block.stride > 1, has_tables = block.tables > 1;
+  const auto run = has_stride ? (has_tables ? rows_values_vectors<true, true> : rows_values_vectors<true, false>)
+                              : (has_tables ? rows_values_vectors<false, true> : rows_values_vectors<false, false>);
+  run(block);
+}
+
 // 32 numbers fill 2 x `width` words; each lies in two neighbouring words (the second counts for nothing where it is not
 // needed: behind the last).
 size_t unpack_avx512(const uint8_t* bytes, size_t size, unsigned width, uint16_t* out, size_t count) {
@@ -238,9 +454,22 @@ void float16_avx512(const float* values, uint16_t* out, size_t count) {
 
 }  // namespace
 
-const Kernels kAvx512Kernels = {"avx512",          rans_avx512,           rans_two_avx512, huffman_scalar,
-                                unpack_avx512,     lookup_loop<uint16_t>, lookup32_avx512, lookup_loop<uint64_t>,
-                                scale_loop<float>, scale_loop<double>,    float16_avx512,  bfloat16_loop,
-                                count_other_loop,  &kAvx512Sparse};
+const Kernels kAvx512Kernels = {"avx512",
+                                rans_avx512,
+                                rans_two_avx512,
+                                huffman_scalar,
+                                rows_flags_avx512,
+                                rows_values_avx512,
+                                rows_transpose_loop,
+                                unpack_avx512,
+                                lookup_loop<uint16_t>,
+                                lookup32_avx512,
+                                lookup_loop<uint64_t>,
+                                scale_loop<float>,
+                                scale_loop<double>,
+                                float16_avx512,
+                                bfloat16_loop,
+                                count_other_loop,
+                                &kAvx512Sparse};
 
 }  // namespace dcc

@@ -6,6 +6,7 @@
 #define DCC_KERNELS_COMMON_H_
 
 #include "kernels/kernel_steps.h"
+#include "kernels/rows_loops.h"
 
 namespace dcc {
 namespace {
@@ -131,6 +132,27 @@ size_t huffman_scalar(const HuffmanTable& table, uint64_t* positions, unsigned l
                     : table.bits > 8     ? huffman_lanes<false, 5>   // of 11 bits
                                          : huffman_lanes<false, 7>;  // of 8 bits
   return loop(table, positions, lanes, bytes, size, out, groups);
+}
+
+inline void rows_flags_loop(RowsBlock& block) {
+  RowsDecoder decoder(block);
+  rows_flags(block, decoder);
+}
+
+inline void rows_values_loop(RowsBlock& block) {
+  RowsDecoder decoder(block);
+  rows_values(block, decoder);
+}
+
+// Some columns at a time, which stay in the nearest cache.
+inline void rows_transpose_loop(const uint16_t* indices, size_t columns, unsigned rows, uint16_t* out) {
+  constexpr size_t kSome = 64;
+  for (size_t first = 0; first < columns; first += kSome) {
+    const size_t end = columns - first < kSome ? columns : first + kSome;
+    for (unsigned row = 0; row < rows; ++row) {
+      for (size_t c = first; c < end; ++c) out[row * columns + c] = indices[c * kRowsLanes + row];
+    }
+  }
 }
 
 // 8 numbers fill `width` bytes, so each has the same place in every 8.
