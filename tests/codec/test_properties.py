@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from frame_builder import Quantized
+from frame_builder import Quantized, rows
 from golden_frames import bits, expected
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -26,6 +26,7 @@ from dc_compiler.errors import CorruptFrameError, InvalidArgumentError
 CODERS = {"fixed": 1, "huffman": 2, "rans": 3, "context": 6, "rows": 8}  # of section 2
 SLOW = 3000  # elements that the reference decoders of context and rows take a second for
 FLOATS = (1, 10, 11, 16)
+MOST_SETTINGS = [15] * 18 + [4, 7, 15, 15, 15, 11, 4, 8]  # of section 5.5
 PROFILE = settings(max_examples=200, deadline=None, derandomize=True, database=None)
 
 
@@ -186,6 +187,54 @@ def test_context_of_more_than_a_chunk() -> None:
     assert encode(q, "context", threads=2) == frame
     assert len(frame) < 0.9 * len(encode(q, "auto"))
     assert_same(binding.decode(frame, threads=2), expected(q))
+
+
+def test_rows_of_more_than_a_chunk() -> None:
+    """Images of 32 x 32 with a spot somewhere: the layout is found, and most of what `context` saves is saved."""
+    rng = np.random.default_rng(4)
+    y, x = np.mgrid[:32, :32].reshape(2, 1, -1) - rng.integers(4, 28, (2, 1200, 1))
+    is_kept = (x * x + y * y < 12) & (rng.random((1200, 1024)) < 0.8)
+    q = Quantized(np.where(is_kept, rng.integers(4, 8, (1200, 1024)), 3), lo=-3, k=8, zero=4)
+    frame = encode(q, "rows", threads=1)
+    header = reference.parse_header(frame)
+    assert (header.chunk, header.columns, header.stride) == (1 << 20, 1024, 32)
+    assert encode(q, "rows", threads=2) == frame
+    plain, best = len(encode(q, "rans")), len(encode(q, "context"))
+    assert plain - len(frame) > 0.7 * (plain - best) > 0.1 * plain
+    assert_same(binding.decode(frame, threads=2), expected(q))
+
+
+def test_auto_takes_rows_where_columns_differ() -> None:
+    """Half of the columns keep a fortieth of their weights, the others half."""
+    rng = np.random.default_rng(6)
+    is_kept = rng.random((200, 300)) < np.where(rng.random(300) < 0.5, 0.5, 0.025)
+    q = Quantized(np.where(is_kept, rng.integers(0, 16, (200, 300)), 7), lo=-7, k=16, zero=8)
+    frames = {coder: encode(q, coder) for coder in ("rans", "huffman", "rows", "auto", "smallest_fast")}
+    assert frames["auto"] == frames["smallest_fast"] == frames["rows"]
+    assert len(frames["rows"]) < 0.9 * min(len(frames["rans"]), len(frames["huffman"]))
+
+
+@pytest.mark.usefixtures("any_isa")
+@pytest.mark.parametrize("seed", range(24))
+def test_rows_of_any_settings(seed: int) -> None:
+    """Also those that the encoder does not choose: each set of kernels gives what the reference does."""
+    rng = np.random.default_rng(seed)
+    k = int(rng.choice([2, 5, 40, 600]))
+    zero = int(rng.integers(0, k))
+    columns, rows_count = int(rng.choice([1, 6, 36])), int(rng.integers(1, 40))
+    indices = rng.binomial(k - 1, 0.5, (rows_count, columns))
+    indices[rng.random(indices.shape) < rng.random()] = zero
+    settings = {f"s{i}": int(rng.integers(0, most + 1)) for i, most in enumerate(MOST_SETTINGS)}
+    settings["s25"] = max(settings["s25"], 2 if k > 256 else 0)
+    q = Quantized(indices, lo=-zero, k=k, zero=zero + 1)
+    stride = int(rng.integers(2, columns + 1)) if columns > 1 and seed % 2 else 0
+    lanes = int(rng.choice([1, 2, 4, 8, 16]))
+    group = int(rng.integers(1, columns + 1))
+    frame = rows(q, columns, group, stride, lanes, chunk=columns * int(rng.integers(1, 40)), **settings).to_bytes()
+    np.testing.assert_array_equal(reference.decode_indices(frame), indices)
+    for isa in binding.isas():
+        binding.select_isa(isa)
+        np.testing.assert_array_equal(binding.decode_indices(frame), indices, err_msg=isa)
 
 
 @pytest.mark.parametrize("position_bits", range(17))
