@@ -19,8 +19,8 @@
 #include "kernels/sparse_matmul.h"
 #include "model/manifest.h"
 #include "model/model_check.h"
+#include "model/run_layers.h"
 #include "model/unpack.h"
-#include "ort/run_nodes.h"
 
 struct dcc_sparse_matmul {
   dcc::SparseMatMul matrix;
@@ -96,13 +96,13 @@ int dcc_check_topology(const uint8_t* topology, size_t size, size_t payloads, ui
                        uint64_t most_bytes, char* error, size_t error_size) {
   std::string sentence;
   const int code = dcc::guarded(sentence, [&] {
-    dcc::ort::InnerModel model(dcc::read_manifest(topology, size, payloads, stored_bytes));
+    const dcc::Manifest manifest = dcc::read_manifest(topology, size, payloads, stored_bytes);
     dcc::Budget budget(most_bytes, "allow more");
-    const std::vector<dcc::RunNode> nodes = dcc::check_inner_model(model.manifest(), budget);
-    dcc::ort::FromFrame weights;
-    for (const dcc::Payload& payload : model.payloads())
+    const std::vector<dcc::RunNode> nodes = dcc::check_inner_model(manifest, budget);
+    dcc::FromFrame weights;
+    for (const dcc::Payload& payload : manifest.payloads)
       if (payload.may_run_sparse()) weights[payload.weights.front().name] = true;
-    dcc::ort::place_run_nodes(model, nodes, weights);
+    dcc::find_run_layers(nodes, weights);
   });
   return report(code, sentence, error, error_size);
 }

@@ -3,17 +3,12 @@
 #ifndef DCC_RUN_NODES_H_
 #define DCC_RUN_NODES_H_
 
-#include <string_view>
-#include <unordered_map>
 #include <vector>
 
+#include "model/run_layers.h"
 #include "ort/inner_model.h"
-#include "model/model_check.h"
 
 namespace dcc::ort {
-
-// Which weights layers run from as they are in the frame (true), and which are decoded (false), by name.
-using FromFrame = std::unordered_map<std::string_view, bool>;
 
 // Nodes of decoded weights get ONNX's domain in the place of ours. Those of a layer that runs from its frame become one
 // node of our domain, named as the layer's first:
