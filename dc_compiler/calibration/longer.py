@@ -7,6 +7,7 @@ an estimate from the model (:mod:`dc_compiler.training.effort`), so that the res
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,13 +20,13 @@ from dc_compiler.pipeline.context import Context
 from dc_compiler.training import augment, effort
 from dc_compiler.training.graph import trainable
 
-# Times the step found without training, where there are ENOUGH steps: training makes up for what a coarser grid does to
-# the outputs; with less of it, they must be near enough from the start
-COARSER = 1.3
+# Times the step found without training, with the share of the time: training makes up for what a coarser grid does to
+# the outputs, with thousands of samples for much, with hundreds for little. The last that is left starts near enough
+COARSER = ((1.5, 0.4), (1.05, 0.6))
 BATCHES = (64, 32, 16)  # the first with which there are ENOUGH steps, or the last
 LEAST, ENOUGH, MOST = 2, 2000, 20_000  # steps
 RATE, SHORT = 0.01, 1000  # steps of a grid that a step of training moves by, in a training of SHORT steps
-FASTEST, SLOWEST = 0.01, 0.004  # bounds of it in others
+FASTEST, SLOWEST = 0.015, 0.004  # bounds of it in others
 SAME_STEP = 0.85  # times the step where a size is kept: a price makes of a finer grid what a coarser one would be
 SLACK = 1.05  # times the divergence to end at, as vectors are rounded afterwards
 UNSPENT = 0.985  # of the bits found, as a file of as many bits on a finer grid may come out a little larger
@@ -50,23 +51,26 @@ def train(
         plan = _plan(found.program, context.samples, minutes)
     except (DataError, ModelError) as e:
         return None, [f"not trained: {e}"]
+    tried = _nearer(search, found, plan, within) if goal.excess is None else _smaller(search, found, plan, within)
     try:
-        result = _nearer(search, found, plan, within) if goal.excess is None else _smaller(search, found, plan, within)
+        for result in tried:
+            if _is_better(result, found, goal, within):
+                return result, []
     except (InvalidArgumentError, ModelError) as e:
         return None, [f"not trained: {e}"]
-    return (result, []) if _is_better(result, found, goal, within) else (None, [NO_GAIN])
+    return None, [NO_GAIN]
 
 
-def _nearer(search: Search, found: Try, plan: _Plan, within: float) -> Try:
-    """A result of about the size found."""
+def _nearer(search: Search, found: Try, plan: _Plan, within: float) -> Iterator[Try]:
+    """Results of about the size found."""
     spent = UNSPENT * bits_a_weight(found.program)
-    return search.at(SAME_STEP * found.step, **plan.options(within), spent=f"{spent:.5g}")
+    yield search.at(SAME_STEP * found.step, **plan.options(within), spent=f"{spent:.5g}")
 
 
-def _smaller(search: Search, found: Try, plan: _Plan, within: float) -> Try:
-    """A result that is about as near as what was found."""
-    coarser = COARSER if plan.steps >= ENOUGH else 1.0
-    return search.at(coarser * found.step, **plan.options(within))
+def _smaller(search: Search, found: Try, plan: _Plan, within: float) -> Iterator[Try]:
+    """Results that are about as near as what was found."""
+    for coarser, share in COARSER:
+        yield search.at(coarser * found.step, **plan.of(share).options(within))
 
 
 def _is_better(result: Try, found: Try, goal: Goal, within: float) -> bool:
@@ -99,6 +103,10 @@ class _Plan:
     shift: int
     mirror: bool
     mix: float
+
+    def of(self, share: float) -> _Plan:
+        """The plan for a share of the time."""
+        return _Plan(max(LEAST, round(share * self.steps)), self.batch, self.train, self.shift, self.mirror, self.mix)
 
     def options(self, within: float) -> dict[str, str]:
         """Options of cluster."""

@@ -88,8 +88,7 @@ def test_a_drop_is_kept_after_training() -> None:
 
 
 def test_what_training_does_not_help_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(longer, "ENOUGH", 1)
-    monkeypatch.setattr(longer, "COARSER", 0.05)
+    monkeypatch.setattr(longer, "COARSER", ((0.05, 0.1),))
     result = compiled(budget=MINUTES)
     assert longer.NO_GAIN in result.report.notes
     assert "epochs" not in result.report.pipeline
