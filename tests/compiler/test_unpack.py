@@ -41,11 +41,12 @@ def test_fixtures(name: str, form: str) -> None:
     check(compile_model(FIXTURES[name], pipeline=pipeline, min_size=64, emit=form, force=True).model)
 
 
-@pytest.mark.parametrize("execution", ["sparse", "int8"])
+@pytest.mark.parametrize(("execution", "form"), [("sparse", "session"), ("int8", "session"), ("int8", "graph")])
 @pytest.mark.parametrize("name", ["matmul", "gemm", "conv"])
-def test_layers_that_run_otherwise(name: str, execution: str) -> None:
+def test_layers_that_run_otherwise(name: str, execution: str, form: str) -> None:
     pipeline = "prune(density=0.2),cluster(grid),encode"
-    model = compile_model(GRAPHS[name]()[0], pipeline=pipeline, min_size=16, execution=execution, force=True).model
+    net, _ = GRAPHS[name]()
+    model = compile_model(net, pipeline=pipeline, min_size=16, execution=execution, emit=form, force=True).model
     check(model)
     plain = onnx.load_from_string(binding.unpack(model.SerializeToString()))
     assert {n.domain for n in plain.graph.node}.isdisjoint({"dcc", "dcc.run"})
