@@ -32,8 +32,8 @@ int decode_all(const DecodeJob* jobs, size_t count, int threads, std::string& er
 // nothing.
 int parse_frame(const uint8_t* frame, size_t size, dcc_frame_info& info, std::string& error);
 
-// Reads what the header tells of the tensor (dtype, rank, dims, elements, nonzero), and no more: what decodes the frame
-// checks the rest. Otherwise as above.
+// Reads what the header tells of the tensor (dtype, rank, dims, elements, nonzero, channels), and no more: what decodes
+// the frame checks the rest. Otherwise as above.
 int parse_header(const uint8_t* frame, size_t size, dcc_frame_info& info, std::string& error);
 
 // The functions behind dcc_frame_decode_indices and dcc_frame_encode. Both throw Failure (failure.h) or std::bad_alloc.

@@ -280,6 +280,7 @@ void fill_tensor(const Header& header, dcc_frame_info& info) {
   std::copy(std::begin(header.dims), std::end(header.dims), info.dims);
   info.elements = header.n;
   info.nonzero = header.nnz;
+  info.channels = header.channels;
 }
 
 void fill_info(const Frame& frame, dcc_frame_info& info) {
@@ -293,7 +294,6 @@ void fill_info(const Frame& frame, dcc_frame_info& info) {
   info.codebook_entries = static_cast<uint32_t>(header.k);
   info.zero = static_cast<uint32_t>(header.zero);
   info.grid_lo = header.lo;
-  info.channels = header.channels;
   info.inner = header.inner;
   info.chunk_elements = header.chunk;
   info.chunks = header.is_chunked() ? header.chunks() : 0;
