@@ -163,7 +163,7 @@ MappedBytes InnerModel::serialize_for_editing() {
   constexpr size_t kSmallest = 1024;
   const std::vector<Weight*> weights = weights_of(manifest_);
   for (Weight* weight : weights) weight->external = weight->bytes >= kSmallest;
-  return write(weights, {}, declared_input);
+  return write(weights, "", declared_input);
 }
 
 InnerModel::Serialized InnerModel::serialize_for_copying() {
