@@ -8,7 +8,6 @@ import { chromium } from "playwright-core";
 
 const ARGUMENTS = [
   "--no-sandbox",
-  "--disable-gpu",
   "--disable-quic",
   "--no-first-run",
   "--disable-background-networking",
@@ -16,11 +15,24 @@ const ARGUMENTS = [
   "--disable-sync",
 ];
 
-/** A browser with a profile of its own, for `work(context)`; CHROMIUM names another one than Debian's. */
-export async function withBrowser(options, work) {
+const WITHOUT_GPU = ["--disable-gpu"];
+const WITH_SOFTWARE_GPU = [
+  "--enable-unsafe-webgpu",
+  "--use-webgpu-adapter=swiftshader",
+  "--enable-features=Vulkan",
+  "--use-vulkan=swiftshader",
+  "--ignore-gpu-blocklist",
+];
+
+/**
+ * A browser with a profile of its own, for `work(context)`, without a GPU or with one in software. CHROMIUM names another
+ * one than Debian's.
+ */
+export async function withBrowser({ softwareGpu = false, ...options }, work) {
   const profile = mkdtempSync(path.join(tmpdir(), "dcc-browser-"));
   const executablePath = process.env.CHROMIUM ?? "/usr/bin/chromium";
-  const context = await chromium.launchPersistentContext(profile, { executablePath, args: ARGUMENTS, ...options });
+  const args = [...ARGUMENTS, ...(softwareGpu ? WITH_SOFTWARE_GPU : WITHOUT_GPU)];
+  const context = await chromium.launchPersistentContext(profile, { executablePath, args, ...options });
   try {
     return await work(context);
   } finally {
