@@ -393,8 +393,9 @@ class DenseModel {
       const auto channels = static_cast<int64_t>(frame.channels);
       const TensorType points{kElementInt8, frame.type.dims}, scales{kElementFloat, {channels}};
       payload.weights.push_back({name, points, frame.decoded_bytes / sizeof(float), nullptr, false, Execution::kInt8});
-      payload.weights.push_back({std::string(node.outputs[1]), scales, static_cast<size_t>(frame.channels) * sizeof(float),
-                                 nullptr, false, Execution::kInt8Scale});
+      payload.weights.push_back({std::string(node.outputs[1]), scales,
+                                 static_cast<size_t>(frame.channels) * sizeof(float), nullptr, false,
+                                 Execution::kInt8Scale});
     } else {
       payload.weights.push_back({name, frame.type, frame.decoded_bytes, nullptr, false, Execution::kDecode});
     }
