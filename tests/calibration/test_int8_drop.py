@@ -57,8 +57,8 @@ def test_what_int8_loses_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Here rounding of activations ruins everything: auto keeps floats, int8 misses the target."""
     real = choose.choose_int8
 
-    def ruined(program: Any, ranges: Any) -> None:
-        real(program, ranges)
+    def ruined(program: Any, ranges: Any, **options: Any) -> None:
+        real(program, ranges, **options)
         for record in program.records:
             if record.execution == "int8":
                 record.values = np.zeros_like(record.values)

@@ -246,7 +246,7 @@ PIPELINES = [
     ("encode)", "is not valid"),
     ("encode((auto))", "is not valid"),
     ("encode(auto)(auto)", "is not valid"),
-    ("encode(gzip)", "coder=gzip is not valid; give one of auto, huffman, rans, fixed, context, "),
+    ("encode(gzip)", "coder=gzip is not valid; give one of auto, huffman, rans, fixed, rows, context, "),
     ("encode(auto,huffman)", "option 'coder' is given twice"),
     ("encode(coder=auto,coder=rans)", "given twice"),
     ("encode(level=9)", "encode has no option 'level'"),

@@ -4,6 +4,7 @@
 
 #include "ort/abi.h"
 
+using namespace dcc;
 using namespace dcc::ort;
 
 namespace {
