@@ -604,8 +604,8 @@ class Rows final : public Coder {
     }
     Choice choice = header.k > 1 ? choose(header, request) : Choice{possible_layouts(header)[0], {}, false};
     header = choice.header;
-    // Without promise it is written where it is asked for, or where every byte counts.
-    uint64_t bytes = request.coder == DCC_SMALLEST ? EncodePlan::kUnknown : EncodePlan::kUnknown - 1;
+    // Without promise it is written where it is asked for.
+    uint64_t bytes = UINT64_MAX - 1;
     if (choice.is_promising) {
       const uint64_t bits = complete(header, choice.model, request);
       bytes =
