@@ -32,13 +32,13 @@ def classifier(folder: Path) -> None:
     given = np.load(MNIST)
     x = ((given["x"][:, None] / 255 - given["mean"]) / given["std"]).astype(np.float32)
     for name in ("images.npz", "train.npz"):
-        np.savez(folder / name, x=x, label=given["y"])
+        np.savez(folder / name, x=x[:300], label=given["y"][:300])
 
 
 def encoder(folder: Path) -> None:
     """A transformer of a few thousand weights, and token numbers."""
     shutil.copy(FIXTURES["torch_encoder_dynamo"], folder / "encoder.onnx")
-    tokens = np.random.default_rng(0).integers(0, ROWS["torch_encoder_dynamo.x"], (200, 16))
+    tokens = np.random.default_rng(0).integers(0, ROWS["torch_encoder_dynamo.x"], (100, 16))
     np.savez(folder / "texts.npz", x=tokens)
 
 
@@ -121,7 +121,7 @@ STAND_INS: dict[str, Callable[[Path], None]] = {
 def steps(page: str) -> Iterator[tuple[str, str]]:
     """Commands and fenced blocks of a page in their order: ("dcc", line), ("python", text) and so on. Minutes of
     training become seconds."""
-    page = page.replace("\\\n", " ").replace("--budget 10", "--budget 0.05")
+    page = page.replace("\\\n", " ").replace("--budget 10", "--budget 0.005")
     for match in re.finditer(r"^```(\w*)\n(.*?)^```$|^    (dcc [^\n]*)$", page, re.MULTILINE | re.DOTALL):
         yield ("dcc", match[3]) if match[3] else (match[1], match[2])
 
