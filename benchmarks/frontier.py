@@ -36,8 +36,6 @@ from dc_compiler.recipe import MEASURED_MIN_SIZE, parse_pipeline
 STEPS = (0.08, 0.12, 0.18, 0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
 NAIVE = ((None, 8), (None, 6), (None, 5), (None, 4), (0.7, 6), (0.5, 6))  # density and bits
 BUDGET = 10.0  # minutes
-RATIOS = (16.0, 22.0)  # that are asked for with a budget
-BUDGETED = "dcc, data, budget"
 QPS = tuple(range(-38, 1, 2))
 
 
@@ -75,10 +73,7 @@ def _trained(case: Case, arguments: argparse.Namespace) -> Iterator[Result]:
 def _budgeted(case: Case, arguments: argparse.Namespace) -> Iterator[Result]:
     if arguments.budget:
         setting = f"{arguments.budget:g} minutes"
-        options = {"data": case.data, "budget": arguments.budget}
-        yield _compiled(case, BUDGETED, setting, **options)
-        for ratio in arguments.ratios:
-            yield _compiled(case, BUDGETED, f"{setting}, {ratio:g}x", target_ratio=ratio, **options)
+        yield _compiled(case, "dcc, data, budget", setting, data=case.data, budget=arguments.budget)
 
 
 def _naive(case: Case, arguments: argparse.Namespace) -> Iterator[Result]:
@@ -163,12 +158,7 @@ def _tested(result: Result, test: Path) -> Point:
 def command(model: Path, data: Path, test: Path, arguments: argparse.Namespace) -> str:
     """What measures the points again, without what differs from machine to machine."""
     words = ["python", "benchmarks/frontier.py", *(p.name for p in (model, data, test))]
-    ranges = [
-        ("--qps", arguments.qps, QPS),
-        ("--steps", arguments.steps, STEPS),
-        ("--ratios", arguments.ratios, RATIOS),
-    ]
-    for option, numbers, usual in ranges:
+    for option, numbers, usual in (("--qps", arguments.qps, QPS), ("--steps", arguments.steps, STEPS)):
         if tuple(numbers) != usual:
             words += [option, *(f"{n:g}" for n in numbers)]
     if arguments.budget != BUDGET:
@@ -201,8 +191,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--budget", type=float, default=BUDGET, metavar="MINUTES", help="of training on the data; 0: none"
     )
-    ratios_help = "sizes that training keeps to, besides the default's bound"
-    parser.add_argument("--ratios", type=float, nargs="*", default=RATIOS, help=ratios_help)
     parser.add_argument("--training", type=Path, metavar="FILE", help="samples to train on")
     parser.add_argument("--labels", metavar="NAME", help="its array of labels")
     arguments = parser.parse_args(argv)

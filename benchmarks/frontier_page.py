@@ -225,8 +225,7 @@ packed by xz. Metrics are those of each model's test, on samples that nothing wa
 
 * **dcc, no data**: the default preset, at every step of its grid.
 * **dcc, data**: the same with unlabelled inputs, on which rounding errors make up for each other.
-* **dcc, data, budget**: with `--budget`, for models whose file has such points: within the default's bound, and at
-  given ratios.
+* **dcc, data, budget**: with `--budget`, for models whose file has that point; one point, within the default's bound.
 * **NNCodec** 2.1.3 at many quantization parameters, with the weights that dcc rounds; **int8** and **MatMulNBits** are
   onnxruntime's quantizers; **naive** is k-means and Huffman coding, also after magnitude pruning, without retraining.
 

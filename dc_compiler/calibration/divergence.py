@@ -11,7 +11,6 @@ import numpy as np
 import onnx
 
 from dc_compiler import ir
-from dc_compiler.calibration.by_heart import knows_by_heart
 from dc_compiler.errors import ModelError
 from dc_compiler.model.opened import input_name, open_weights, weights_apart
 from dc_compiler.ort import data
@@ -99,23 +98,6 @@ class Judge:
     def is_bounded(self) -> bool:
         """Whether every output holds scores of classes, so that no divergence is above 4."""
         return all(output.is_scores for output in self.outputs.values())
-
-    @property
-    def is_known_by_heart(self) -> bool:
-        """Whether the labels are class numbers, and the original knows these samples by heart, or is less sure of its
-        answers everywhere than it could be."""
-        probabilities = self._probabilities()
-        if probabilities is None or self._metric is None or not self._metric.is_default:
-            return False
-        if self._labels is None or self._labels.dtype.kind not in "iub":
-            return False
-        labels = self._labels.reshape(len(self._labels), *(d for d in self._labels.shape[1:] if d != 1))
-        return probabilities.shape[:-1] == labels.shape and knows_by_heart(probabilities, labels)
-
-    def _probabilities(self) -> Array | None:
-        """Of the original's first output, [n, ..., classes]; None where it holds no scores of classes."""
-        first = self.outputs.get(0)
-        return first.probabilities() if first is not None and first.is_scores else None
 
     def of(self, program: ir.Program) -> Distance:
         """How far a program with these weights is from the original.
@@ -218,10 +200,6 @@ class Output:
         # What was taken for logits may be numbers of another kind, which a softmax hides
         of_scores = self._of_scores(found)
         return replace(of_scores, divergence=max(of_scores.divergence, of_values.divergence / 2))
-
-    def probabilities(self) -> Array:
-        """What the scores say, over all batches, [n, ..., classes]."""
-        return np.asarray(np.square(np.concatenate([self._roots(b) for b in self._batches])))
 
     def directions(self, values: Array, generator: np.random.Generator) -> Array:
         """Random vectors ``v`` of independent means 0, for which ``(v . d)**2`` is on average as many times what small

@@ -21,16 +21,15 @@ from dc_compiler.training import augment, effort
 from dc_compiler.training.graph import trainable
 
 # Times the step found without training, with the share of the time: training makes up for what a coarser grid does to
-# the outputs, with thousands of samples for much, with hundreds for little. The last that is left starts near enough
-COARSER = ((1.5, 0.4), (1.05, 0.6))
+# the outputs, with thousands of samples for much, with hundreds for little
+COARSER = ((1.5, 0.25), (1.2, 0.35), (1.1, 0.4))
 BATCHES = (64, 32, 16)  # the first with which there are ENOUGH steps, or the last
 LEAST, ENOUGH, MOST = 2, 2000, 20_000  # steps
-RATE, SHORT = 0.01, 1000  # steps of a grid that a step of training moves by, in a training of SHORT steps
-FASTEST, SLOWEST = 0.015, 0.004  # bounds of it in others
+RATE, SHORT = 0.004, 1000  # steps of a grid that a step of training moves by, in a training of SHORT steps
+FASTEST, SLOWEST = 0.01, 0.002  # bounds of it in others
 SAME_STEP = 0.85  # times the step where a size is kept: a price makes of a finer grid what a coarser one would be
 SLACK = 1.05  # times the divergence to end at, as vectors are rounded afterwards
-UNSPENT = 0.985  # of the bits found, as a file of as many bits on a finer grid may come out a little larger
-BLOCKS = 0.3  # weight of the errors of blocks
+UNSPENT = 0.995  # of the bits found, as a file of as many bits may come out a little larger
 MIX = 0.5  # share of the samples that get a part of another one's inputs, where all inputs are floats
 SHIFT = 2  # pixels that images move by
 SAME = 0.9  # share of the answers that mirrored images must keep, so that they are images as well
@@ -52,13 +51,14 @@ def train(
     except (DataError, ModelError) as e:
         return None, [f"not trained: {e}"]
     tried = _nearer(search, found, plan, within) if goal.excess is None else _smaller(search, found, plan, within)
+    notes = []
     try:
         for result in tried:
             if _is_better(result, found, goal, within):
                 return result, []
     except (InvalidArgumentError, ModelError) as e:
-        return None, [f"not trained: {e}"]
-    return None, [NO_GAIN]
+        notes = [f"not trained: {e}"]
+    return None, notes or [NO_GAIN]
 
 
 def _nearer(search: Search, found: Try, plan: _Plan, within: float) -> Iterator[Try]:
@@ -114,7 +114,7 @@ class _Plan:
         epochs = self.steps * self.batch / self.train
         found = {
             "calibrate": "true", "epochs": f"{epochs:.4g}", "batch": str(self.batch), "lr": f"{rate:.3g}",
-            "loss": "match", "within": f"{within:.4g}", "mix": f"{self.mix:g}", "blocks": f"{BLOCKS:g}",
+            "loss": "match", "within": f"{within:.4g}", "mix": f"{self.mix:g}",
         }  # fmt: skip
         images = {"shift": str(self.shift), "mirror": str(self.mirror).lower()}
         return found | (images if self.shift else {})

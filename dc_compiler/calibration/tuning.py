@@ -18,10 +18,6 @@ FINER = 2.0**-0.25  # times the step, where the check part shows that the answer
 CORRECTIONS = 8
 TRAINED = 0.5  # share of the bound that training may use up: what is trained on looks better than it is
 LEAST = 1e-6  # divergences below are taken for this one
-BY_HEART = (
-    "the original errs less often on these samples than its own probabilities say: if it was trained on them, a drop "
-    "on others is smaller, and other samples with labels would allow a smaller file"
-)
 MAGNIFIED = "the model magnifies any change on these inputs, so that they do not tell which larger step would be safe"
 
 
@@ -55,8 +51,6 @@ def tune(
             show nothing.
         DccError: what a pass raised.
     """
-    if targets.drop is not None and context.calibration is not None and context.calibration.judge.is_known_by_heart:
-        program.notes.append(BY_HEART)
     search = Search(program, passes, context, size_of)
     search.settle()
     size = targets.bytes_of(program.original_bytes)

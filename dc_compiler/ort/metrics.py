@@ -86,11 +86,6 @@ class Scorer:
         self._metric, self._larger_is_better = metric, larger_is_better
         self.name = "" if metric is None else metric.name
 
-    @property
-    def is_default(self) -> bool:
-        """Whether none is named."""
-        return self._metric is None
-
     def __call__(self, labels: Array, outputs: Sequence[Any]) -> float:
         """The measure.
 

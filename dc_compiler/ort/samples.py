@@ -69,7 +69,7 @@ class Samples:
         self._check = CALIBRATION_CHECK if few else CHECK
         self._validation = CALIBRATION_VALIDATION if few else VALIDATION
         self._outputs: dict[str, Array] = {}
-        self._answering: dict[tuple[str, ...], Any] = {}  # sessions of the original, by the values that they give
+        self._answering: dict[str, Any] = {}  # sessions of the original, by the value that they give
         self._left_out = 0
         self.threads = threads
         self.pool = ThreadPoolExecutor(threads, initializer=binding.flush_denormals)
@@ -273,7 +273,7 @@ class Samples:
             ModelError: the original does not run on the samples, or the value is no tensor or has no row for each.
         """
         if value not in self._outputs:
-            self._outputs[value] = self._answers(self._session_with([value]), [value], self.inputs, BATCH)[0]
+            self._outputs[value] = self._answers(self._session_with(value), value, self.inputs, BATCH)
         return self._outputs[value]
 
     def original_answers(self, value: str, inputs: data.Feed) -> Array:
@@ -282,51 +282,39 @@ class Samples:
         Raises:
             ModelError: as :meth:`original_output`.
         """
-        return self.original_values([value], inputs)[0]
+        if value not in self._answering:
+            self._answering[value] = self._session_with(value)
+        return self._answers(self._answering[value], value, inputs, CHECK_BATCH)
 
-    def original_values(self, values: Sequence[str], inputs: data.Feed) -> list[Array]:
-        """Likewise for several values, in a single run."""
-        key = tuple(values)
-        if key not in self._answering:
-            self._answering[key] = self._session_with(values)
-        return self._answers(self._answering[key], values, inputs, CHECK_BATCH)
-
-    def _answers(self, session: Any, values: Sequence[str], inputs: data.Feed, batch: int) -> list[Array]:
+    def _answers(self, session: Any, value: str, inputs: data.Feed, batch: int) -> Array:
         cuts = runs(len(next(iter(inputs.values()))), self.fixed_batch or batch)
-        parts = self.pool.map(lambda rows: self._rows_of(session, values, data.take(inputs, rows)), cuts)
-        return [np.concatenate(p) for p in zip(*parts, strict=True)]
+        parts = self.pool.map(lambda rows: self._rows_of(session, value, data.take(inputs, rows)), cuts)
+        return np.concatenate(list(parts))
 
-    def _rows_of(self, session: Any, values: Sequence[str], inputs: data.Feed) -> list[Array]:
+    def _rows_of(self, session: Any, value: str, inputs: data.Feed) -> Array:
         count = len(next(iter(inputs.values())))
         try:
-            outputs: list[Array] = session.run(list(values), inputs)
+            output = session.run([value], inputs)[0]
         except Exception as e:  # onnxruntime's exceptions share no base class
             raise ModelError(f"the original does not run on {count} samples of the data: {short(e)}") from None
-        for value, output in zip(values, outputs, strict=True):
-            if not isinstance(output, np.ndarray):
-                raise ModelError(f"the model cannot be trained: '{value}' is no tensor")
-            if output.shape[:1] != (count,):
-                raise ModelError(
-                    f"the model cannot be trained: '{value}' has no row for each sample along its first axis, but is "
-                    f"{list(output.shape)} for {count} samples along the first axis of the inputs"
-                )
-        return outputs
+        if not isinstance(output, np.ndarray):
+            raise ModelError(f"the model cannot be trained: '{value}' is no tensor")
+        if output.shape[:1] != (count,):
+            raise ModelError(
+                f"the model cannot be trained: '{value}' has no row for each sample along its first axis, but is "
+                f"{list(output.shape)} for {count} samples along the first axis of the inputs"
+            )
+        return output
 
-    def _session_with(self, values: Sequence[str]) -> Any:
-        """A session of the original with these values among its outputs."""
+    def _session_with(self, value: str) -> Any:
+        """A session of the original with this value among its outputs."""
         given = self._original
-        if {o.name for o in given.proto.graph.output}.issuperset(values):
+        if any(o.name == value for o in given.proto.graph.output):
             return self.sessions.original(given, 1)
         source = files.read_model(given.path if given.path is not None else given.proto)
         files.embed_external_data(source)
-        for value in values:
-            expose(source.proto, value)
+        expose(source.proto, value)
         return self.sessions.open(source.proto, 1)
-
-    @property
-    def original(self) -> onnx.GraphProto:
-        """The original's main graph."""
-        return self._original.proto.graph
 
     def take(self, rows: Array | slice) -> data.Feed:
         """The samples of these rows."""

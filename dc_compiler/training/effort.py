@@ -11,9 +11,8 @@ import onnx
 from dc_compiler import ir
 
 # Multiply-adds of the forward pass, with all that training them takes, a second on two cores of a server; measured on
-# a residual network, a file classifier, a recurrent net and two small ones: 6 to 12 for each core, before convolutions
-# got gradients by products
-MACS = 12e9
+# a residual network, a file classifier, a recurrent net and two small ones: 6 to 12 for each core
+MACS = 8e9
 WEIGHTS = 7e7  # that are moved and rounded, likewise
 # Multiply-adds of the forward pass that judging and one try of a preset that trains may take: a few minutes
 EFFORT = 3e12

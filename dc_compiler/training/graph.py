@@ -24,8 +24,6 @@ Loss = Literal["auto", "labels", "distill", "mse", "match"]
 
 LOSS = "dcc.loss"  # names of what is added to a training graph
 TARGET = "dcc.target"
-BLOCK = "dcc.block"
-SHARE_OF_BLOCKS = "dcc.blocks.share"
 SHARD = 32
 LEAST = 1e-7  # probabilities below count as this, so that logarithms stay finite
 
@@ -56,14 +54,6 @@ def _is_setting(record: ir.WeightRecord) -> bool:
         return True
     settings = [u.input_index in _SETTINGS.get(u.op_type, ()) for u in record.uses]
     return bool(settings) and all(settings)
-
-
-@dataclass(frozen=True)
-class Block:
-    """Where a block of the model ends: a value, and its variance in the original."""
-
-    value: str
-    variance: float
 
 
 @dataclass(frozen=True)
@@ -194,31 +184,6 @@ def _append_loss(graph: onnx.GraphProto, objective: Objective, batch: int, elem_
     graph.output.append(helper.make_tensor_value_info(LOSS, elem_type, []))
 
 
-def _append_blocks(graph: onnx.GraphProto, blocks: Sequence[Block], known: shapes.Known) -> None:
-    """Add the mean squared errors of the blocks, in their variances, times the input ``SHARE_OF_BLOCKS``, to ``LOSS``;
-    targets are the inputs ``BLOCK`` with their numbers."""
-    if not blocks:
-        return
-    parts = []
-    for i, block in enumerate(blocks):
-        kind, shape = known[block.value]
-        name = f"{BLOCK}{i}"
-        graph.input.append(helper.make_tensor_value_info(name, kind, shape))
-        scale = np.array(1 / (block.variance * math.prod(shape) * len(blocks)), helper.tensor_dtype_to_np_dtype(kind))
-        graph.initializer.append(numpy_helper.from_array(scale, f"{name}.scale"))
-        graph.node.append(helper.make_node("Sub", [block.value, name], [f"{name}.error"]))
-        graph.node.append(helper.make_node("Mul", [f"{name}.error", f"{name}.error"], [f"{name}.terms"]))
-        graph.node.append(helper.make_node("ReduceSum", [f"{name}.terms"], [f"{name}.sum"], keepdims=0))
-        graph.node.append(helper.make_node("Mul", [f"{name}.sum", f"{name}.scale"], [f"{name}.loss"]))
-        parts.append(f"{name}.loss")
-    graph.input.append(helper.make_tensor_value_info(SHARE_OF_BLOCKS, known[blocks[0].value][0], []))
-    end = next(node for node in graph.node if LOSS in node.output)
-    end.output[0] = f"{LOSS}.own"
-    graph.node.append(helper.make_node("Sum", parts, [f"{BLOCK}.sum"]))
-    graph.node.append(helper.make_node("Mul", [f"{BLOCK}.sum", SHARE_OF_BLOCKS], [f"{BLOCK}.loss"]))
-    graph.node.append(helper.make_node("Add", [f"{LOSS}.own", f"{BLOCK}.loss"], [LOSS]))
-
-
 def _fix_extents(graph: onnx.GraphProto, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Give the inputs these shapes and forget every declared shape that is not fully known."""
     for value in graph.input:
@@ -238,7 +203,6 @@ class TrainingGraph:
 
     Args:
         records: the tensors to train.
-        blocks: values whose errors are to be small, too, as far as they have a row for each sample.
         batch: samples of a training step. A batch of several times ``SHARD`` is run in shards of that size, as many at
             a time as there are threads.
 
@@ -248,7 +212,7 @@ class TrainingGraph:
 
     def __init__(
         self, program: ir.Program, records: Sequence[ir.WeightRecord], samples: Samples, objective: Objective,
-        batch: int, blocks: Sequence[str] = (),
+        batch: int,
     ) -> None:  # fmt: skip
         chosen = {id(r) for r in records}
         sites = {id(r): s for r, s in zip(program.records, program.sites, strict=True)}
@@ -258,19 +222,16 @@ class TrainingGraph:
         self._shard = SHARD if batch % SHARD == 0 and samples.fixed_batch is None else batch
         forward = open_weights(program, {r.name for r in self.records})
         expose(forward, objective.value)
-        backward, known = self._plain(forward)
-        self.blocks = self._varied([b for b in blocks if b in known and known[b][1][:1] == (self._shard,)])
-        self._block_types = [helper.tensor_dtype_to_np_dtype(known[b.value][0]) for b in self.blocks]
+        backward = self._plain(forward)
         self._target_type = element_type(backward, objective.value)
         _append_loss(backward.graph, objective, self._shard, self._target_type)
-        _append_blocks(backward.graph, self.blocks, known)
         backward = gradients.add_gradients(backward, self.names, LOSS)
         self._forward = samples.sessions.open(forward, 1)
         self._backward = samples.sessions.open(backward, 1)
         self._wanted = [LOSS, *(gradients.GRADIENT + n for n in self.names)]
 
-    def _plain(self, forward: onnx.ModelProto) -> tuple[onnx.ModelProto, shapes.Known]:
-        """The forward model for one shard: standard operators as far as can be, every shape known; and these."""
+    def _plain(self, forward: onnx.ModelProto) -> onnx.ModelProto:
+        """The forward model for one shard: standard operators as far as can be, every shape known."""
         model = onnx.ModelProto()
         model.CopyFrom(forward)
         model = gradients.inlined(model)
@@ -282,29 +243,12 @@ class TrainingGraph:
         known = shapes.known_values(model, feeds, lambda m: self.samples.sessions.open(m, 1))
         contrib.decompose(model, {k: s for k, (_, s) in known.items()}, {k: t for k, (t, _) in known.items()})
         shapes.declare(model.graph, known)
-        return model, known
+        return model
 
-    def _varied(self, values: Sequence[str]) -> list[Block]:
-        """Blocks that end in these values, but for those that give the same for all samples."""
-        given = self.samples.original_values(values, self.samples.take(slice(0, self._shard))) if values else []
-        spreads = [float(np.var(g.astype(np.float64))) if g.dtype.kind == "f" else 0.0 for g in given]
-        return [Block(v, s) for v, s in zip(values, spreads, strict=True) if 0 < s < math.inf]
-
-    def step(
-        self, weights: Sequence[Array], inputs: data.Feed, targets: Array, blocks: Sequence[Array] = (),
-        share: float = 0.0,
-    ) -> tuple[float, list[Array]]:  # fmt: skip
-        """Mean loss over a batch of samples, and its gradient for each weight.
-
-        Args:
-            blocks: what the blocks shall give. share: of their errors' mean that is added to the loss.
-        """
+    def step(self, weights: Sequence[Array], inputs: data.Feed, targets: Array) -> tuple[float, list[Array]]:
+        """Mean loss over a batch of samples, and its gradient for each weight."""
         fixed = dict(zip(self.names, weights, strict=True))
-        if blocks:
-            fixed[SHARE_OF_BLOCKS] = np.array(share, self._block_types[0])
         batch = {**inputs, TARGET: targets.astype(helper.tensor_dtype_to_np_dtype(self._target_type))}
-
-        batch |= {f"{BLOCK}{i}": b.astype(t) for i, (b, t) in enumerate(zip(blocks, self._block_types, strict=True))}
 
         def run(shard: slice) -> list[Array]:
             return list(self._backward.run(self._wanted, fixed | {k: v[shard] for k, v in batch.items()}))

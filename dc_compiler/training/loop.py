@@ -16,9 +16,8 @@ from dc_compiler.codec import binding
 from dc_compiler.errors import InvalidArgumentError
 from dc_compiler.pass_manager import Context, Pass
 from dc_compiler.training.augment import Changes
-from dc_compiler.training.blocks import ends
 from dc_compiler.training.checkpoint import Resumable, State
-from dc_compiler.training.graph import Loss, Objective, Score, TrainingGraph, make_objective
+from dc_compiler.training.graph import Loss, Score, TrainingGraph, make_objective
 from dc_compiler.training.optimizers import Adam, Sgd, Stepper, cosine_rate
 from dc_compiler.training.parameters import Parameters
 
@@ -48,8 +47,6 @@ class TrainingPass(Pass):
         mirror: swap left and right of half of the images, likewise.
         mix: give a share of the samples a part of another one's inputs, where these are floats; without labels only.
             Where the original is distilled, it gives its answers to the changed inputs.
-        blocks: where the original is distilled: let what blocks of the model give be near what the original's give,
-            too, with this weight at the start, which falls to zero.
     """
 
     trains: ClassVar[bool] = True
@@ -63,7 +60,6 @@ class TrainingPass(Pass):
     shift: int = 0
     mirror: bool = False
     mix: float = 0.0
-    blocks: float = 0.0
 
     def __post_init__(self) -> None:
         self.check(0 <= self.epochs <= 10_000, "epochs", "give 0 or more")
@@ -72,7 +68,6 @@ class TrainingPass(Pass):
         self.check(0 < self.validation < 1, "validation", "give a share between 0 and 1")
         self.check(self.shift >= 0, "shift", "give 0 or more")
         self.check(0 <= self.mix <= 1, "mix", "give a share from 0 to 1")
-        self.check(0 <= self.blocks < float("inf"), "blocks", "give 0 or more")
 
 
 def batches(rows: Array, batch: int, seeds: Sequence[int], start: int = 0) -> Iterator[Array]:
@@ -177,7 +172,7 @@ class Trainer:
         assert samples is not None  # the manager sees to it
         if not records:
             raise InvalidArgumentError(f"{step.text()} finds no weight that it could train{_left_alone(program)}")
-        self._options, self._samples = step, samples
+        self._options = step
         self._report = context.progress or (lambda name, done, total, loss: None)
         self._file = None if context.checkpoint is None else context.checkpoint.next()
         self._recent: deque[float] = deque(maxlen=RECENT)
@@ -187,8 +182,7 @@ class Trainer:
         self._changes = Changes(step.shift, step.mirror, step.mix)
         if step.mix > 0 and not objective.distils:
             raise InvalidArgumentError(f"{step.text()}: no label tells the answer to mixed samples; add loss=distill")
-        self._scale = float(np.var(objective.targets.astype(np.float64))) if objective.kind == "mse" else 1.0
-        self.graph = TrainingGraph(program, records, samples, objective, batch, self._ends(program, records, objective))
+        self.graph = TrainingGraph(program, records, samples, objective, batch)
         self.parameters = Parameters(self.graph.records, units)
         self.steps_per_epoch = max(1, len(self.parts.train) // batch)
         self.steps = round(step.epochs * self.steps_per_epoch)
@@ -255,14 +249,6 @@ class Trainer:
         self.parameters.expand()
         return Outcome(at.before, at.best, self._training_score(), at.best_epoch, self.steps, at.curve)
 
-    def _ends(self, program: ir.Program, records: Sequence[ir.WeightRecord], objective: Objective) -> list[str]:
-        """Where blocks end whose outputs count as well; none unless the original is distilled."""
-        if self._options.blocks == 0 or not objective.distils:
-            return []
-        chosen = {id(r) for r in records}
-        names = {s.value_name for r, s in zip(program.records, program.sites, strict=True) if id(r) in chosen}
-        return ends(program.proto.graph, self._samples.original, names, objective.value)
-
     def prune(self, masks: Mapping[str, Array]) -> None:
         """Drop the parameters of masked elements; ``masks`` has bool arrays by record name."""
         self.optimizer.keep(self.parameters.prune([masks.get(r.name) for r in self.parameters.records]))
@@ -280,16 +266,13 @@ class Trainer:
     @binding.flushed_denormals()
     def _step(self, rows: Array, step: int, rate: float, penalty: Callable[[Array], Array] | None = None) -> None:
         inputs, objective = self.graph.samples.take(rows), self.graph.objective
-        targets, blocks = objective.targets[rows], list[Array]()
+        targets = objective.targets[rows]
         if self._changes.any:
             generator = np.random.Generator(np.random.PCG64([*self._seeds, SHIFTS, step]))
             inputs = self._changes.apply(inputs, generator)
-        if objective.distils and (self._changes.any or self.graph.blocks):
-            names = [objective.value, *(b.value for b in self.graph.blocks)]
-            answers, *blocks = self.graph.samples.original_values(names, inputs)
-            targets = objective.answers(answers)
-        share = self._options.blocks * self._scale * (1 - step / self.steps)
-        loss, found = self.graph.step(self.parameters.weights, inputs, targets, blocks, share)
+            if objective.distils:
+                targets = objective.answers(self.graph.samples.original_answers(objective.value, inputs))
+        loss, found = self.graph.step(self.parameters.weights, inputs, targets)
         self._recent.append(loss)
         gradient = self.parameters.reduce(found)
         if penalty is not None:

@@ -30,7 +30,7 @@ from dc_compiler.passes.cluster.grid import (
     within_range,
 )
 from dc_compiler.passes.cluster.kmeans import initial, kmeans, nearest
-from dc_compiler.passes.cluster.straight import LATE, LOOKS, Goal, Grids, Steering
+from dc_compiler.passes.cluster.straight import LOOKS, Goal, Grids, Steering
 from dc_compiler.passes.cluster.vectors import Vectors, change_vector, vectors_of
 from dc_compiler.pipeline.threads import map_on_threads, one_blas_thread
 from dc_compiler.training.checkpoint import State
@@ -91,8 +91,7 @@ class Cluster(TrainingPass):
             et al., arXiv 1511.00363), which change clusters. In *rd* the price rises from 0 in the first 70 %; then the
             codebook stays. In *grid* weights start near the points that they are rounded to without training, are
             counted in steps of their grids (``lr`` is the most steps of a grid that a step of training moves by,
-            about), and code lengths have a price that is steered for ``within``; what is looked at and kept is the mean
-            of what the weights were of late.
+            about), and code lengths have a price that is steered for ``within``.
         within: *grid* with epochs, *calibrate*: how far the outputs may move on samples that nothing is trained on (see
             :class:`dc_compiler.calibration.divergence.Distance`), with the fewest bits.
         spent: likewise: most bits a weight, with the outputs moved least; ``within`` is about what is expected then.
@@ -292,14 +291,12 @@ class Cluster(TrainingPass):
         every = max(1, trainer.steps // LOOKS)
 
         def look(step: int) -> None:
-            steering.follow(1 / (1 + min(step, LATE * every)))
             if step % every == 0:
                 grids.fit()
                 steering.look()
 
         last = max(0, trainer.steps - 1)
         facts = trainer.run(before_step=look, settled=last, own=steering, penalty=grids.slopes).facts()
-        steering.follow(1 / (1 + LATE * every))
         steering.look()
         steering.take_best()
         parameters.store()

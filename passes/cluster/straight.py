@@ -27,13 +27,10 @@ REACH = 64  # points on each side of zero that have a code length of their own
 UNSEEN = 0.5  # counts of a point that no weight is at
 LOOKS = 40  # how often the price is steered
 START = 2.0  # times the divergence wanted: the price to start with, the slope of a fine grid's divergence over its bits
-PATIENCE, LOST = 0.6, 4.0  # share of the looks after which training is given up that ends so far from the goal
+PATIENCE, LOST = 0.25, 4.0  # share of the looks after which training is given up that ends so far from the goal
 GAIN = 0.35  # of the logarithm by which the price changes at a look, for the one of what is wanted over what is there
-LATE = 2.0  # looks that the mean of late goes back, about
 PROPORTIONAL = 2.0  # likewise at once, without being kept for the next look
-RAMP = 0.5  # share of the looks in which bits fall to what is wanted: at once would throw away what rounding made good
-# For bits, times the logarithm of those there are over those wanted: at once, kept for the next look; most of the first
-STIFF, KEPT, MOST = 40.0, 8.0, 3.0
+STIFF = 60.0  # the same where bits are steered, and the price is that of the start times the rest
 
 
 class Grids:
@@ -140,9 +137,6 @@ class Goal:
 class Steering:
     """Steers the price of bits so that training ends at the goal, and keeps the best that was seen.
 
-    Looks are at the mean of what the parameters were of late (Polyak & Juditsky 1992): while they move, those near the
-    middle between two points go to and fro, which keeps outputs further off than they are at rest.
-
     Args:
         divergence: of the parameters as they are, on samples that nothing is trained on.
         scale: loss of a divergence of 1.
@@ -154,17 +148,9 @@ class Steering:
         self._grids, self._parameters, self._goal, self._divergence = grids, parameters, goal, divergence
         self._best: tuple[bool, float] = (True, math.inf)
         self._theta = parameters.theta.copy()
-        self._mean = parameters.theta.copy()
         self.seen = (math.inf, math.inf)  # divergence and bits of the best
         self._looks, self._first = 0, math.inf
-        self._start = grids.bits()
         grids.price = self._base = START * goal.divergence * scale
-
-    def follow(self, share: float) -> None:
-        """Let what the parameters are count for a share of the mean."""
-        difference = self._parameters.theta - self._mean
-        difference *= np.float32(share)
-        self._mean += difference
 
     def look(self) -> None:
         """See what there is, and change the price.
@@ -172,27 +158,18 @@ class Steering:
         Raises:
             ModelError: training leads away from the goal.
         """
-        now = self._parameters.theta.copy()
-        self._put(self._mean)
         divergence, bits = self._divergence(), self._grids.bits()
-        self._put(now)
         self._give_up(divergence)
         rank = self._goal.rank(divergence, bits)
         if rank < self._best:
-            self._best, self._theta, self.seen = rank, self._mean.copy(), (divergence, bits)
-        self._steer(divergence, max(bits, 1e-9))
-
-    def _steer(self, divergence: float, bits: float) -> None:
-        """Change the price: for the divergence that there is, or so that bits fall to those wanted by and by."""
+            self._best, self._theta, self.seen = rank, self._parameters.theta.copy(), (divergence, bits)
+        excess = math.log(max(self._goal.excess(divergence, bits), 1e-9))
         if self._goal.bits is None:
-            excess = min(max(math.log(max(self._goal.excess(divergence, bits), 1e-9)), -1.5), 1.5)
+            excess = min(max(excess, -1.5), 1.5)
             self._base *= math.exp(-GAIN * excess)
             self._grids.price = self._base * math.exp(-PROPORTIONAL * excess)
-            return
-        left = max(0.0, 1 - self._looks / (RAMP * LOOKS)) * max(self._start - self._goal.bits, 0.0)
-        excess = math.log(bits / (self._goal.bits + left))
-        self._base *= math.exp(min(max(KEPT * excess, -GAIN), GAIN))
-        self._grids.price = self._base * math.exp(min(max(STIFF * excess, -MOST), MOST))
+        else:  # bits follow the price at once, so that it need not be found little by little
+            self._grids.price = self._base * math.exp(min(max(STIFF * excess, -4.0), 4.0))
 
     def _give_up(self, divergence: float) -> None:
         """Where training, though bits cost next to nothing, moves the outputs further and further away."""
@@ -206,18 +183,15 @@ class Steering:
 
     def take_best(self) -> None:
         """Put the best that was seen in place."""
-        self._put(self._theta)
-
-    def _put(self, theta: Array) -> None:
-        self._parameters.theta[:] = theta
+        self._parameters.theta[:] = self._theta
         self._parameters.expand()
 
     def state(self) -> State:
         best = np.array([*self._best, *self.seen, self._base, self._first, self._looks])
-        return {"theta": self._theta, "mean": self._mean, "best": best} | self._grids.state()
+        return {"theta": self._theta, "best": best} | self._grids.state()
 
     def restore(self, state: State) -> None:
         self._grids.restore(state)
-        self._theta, self._mean = state["theta"], state["mean"]
+        self._theta = state["theta"]
         missed, value, divergence, bits, self._base, self._first, looks = state["best"].tolist()
         self._best, self.seen, self._looks = (bool(missed), value), (divergence, bits), int(looks)

@@ -59,7 +59,7 @@ def test_a_size_is_kept_and_outputs_move_less() -> None:
     plain, better = compiled(target_size=8000), compiled(target_size=8000, budget=4 * MINUTES)
     assert better.report.output_bytes <= 8000
     divergence = facts(plain)["tries"][-1]["divergence"]
-    assert facts(better)["divergence"] < 0.98 * divergence
+    assert facts(better)["divergence"] < 0.9 * divergence
     assert facts(better)["bits a weight"] == pytest.approx(longer.UNSPENT * 2.6, rel=0.05)
 
 
