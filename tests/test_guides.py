@@ -126,7 +126,10 @@ def steps(page: str) -> Iterator[tuple[str, str]]:
         yield ("dcc", match[3]) if match[3] else (match[1], match[2])
 
 
-@pytest.mark.parametrize("name", sorted(STAND_INS))
+LONG = {"classifier", "encoder", "retrain"}  # half a minute each
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in LONG)) for n in sorted(STAND_INS)])
 def test_guide(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     STAND_INS[name](tmp_path)

@@ -47,6 +47,7 @@ def test_retraining_sample() -> None:
     assert float(after) <= float(before) + 2
 
 
+@pytest.mark.slow
 def test_the_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every cell runs in order, and the values that cells end with are shown as tables."""
     cells = json.loads((SAMPLES / "compile.ipynb").read_text())["cells"]

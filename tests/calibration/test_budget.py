@@ -55,14 +55,19 @@ def test_the_pipeline_written_down_gives_the_same_bytes_on_any_number_of_threads
     assert same(again.model, trained().model)
 
 
+@pytest.mark.slow
 def test_a_size_is_kept_and_outputs_move_less() -> None:
-    plain, better = compiled(target_size=8000), compiled(target_size=8000, budget=4 * MINUTES)
+    # without rounding in the order of use, which leaves training little to gain
+    text = "canonicalize,cluster(grid,calibrate=true,rate=0.3,shorten=true),encode"
+    plain = compiled(target_size=8000, pipeline=text, min_size=16)
+    better = compiled(target_size=8000, pipeline=text, min_size=16, budget=4 * MINUTES)
     assert better.report.output_bytes <= 8000
     divergence = facts(plain)["tries"][-1]["divergence"]
     assert facts(better)["divergence"] < 0.9 * divergence
     assert facts(better)["bits a weight"] == pytest.approx(longer.UNSPENT * 2.6, rel=0.05)
 
 
+@pytest.mark.slow
 def test_a_stopped_training_goes_on_where_it_was(tmp_path: Path) -> None:
     for stop in (40, 200):
         with pytest.raises(KeyboardInterrupt):
@@ -72,6 +77,7 @@ def test_a_stopped_training_goes_on_where_it_was(tmp_path: Path) -> None:
     assert not (tmp_path / "state").exists()
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_budget_is_refused(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         compiled(budget=MINUTES, checkpoint=tmp_path / "state", progress=stopping_at(1))
@@ -79,6 +85,7 @@ def test_a_checkpoint_of_another_budget_is_refused(tmp_path: Path) -> None:
         compiled(budget=2 * MINUTES, checkpoint=tmp_path / "state")
 
 
+@pytest.mark.slow
 def test_a_drop_is_kept_after_training() -> None:
     result = compiled(max_drop=5, budget=MINUTES)
     assert result.report.verification is not None
@@ -87,6 +94,7 @@ def test_a_drop_is_kept_after_training() -> None:
     assert agreement >= 0.95
 
 
+@pytest.mark.slow
 def test_what_training_does_not_help_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(longer, "COARSER", ((0.05, 0.1),))
     result = compiled(budget=MINUTES)
