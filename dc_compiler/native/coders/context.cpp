@@ -7,13 +7,13 @@
 #include "base/cancel.h"
 #include "coders/binary_coder.h"
 #include "coders/coder.h"
+#include "coders/column_layouts.h"
 
 namespace dcc {
 namespace {
 
 constexpr uint64_t kChunk = uint64_t{1} << 20;
 constexpr uint64_t kTrial = uint64_t{1} << 16;  // elements that layouts are tried on
-constexpr uint64_t kMostSide = 64;              // of an image, in pixels
 
 constexpr uint64_t kLevels = 14;
 // 2^8 times 2^(j/2 - 2.75), rounded.
@@ -234,27 +234,17 @@ class ContextReader final : public IndexReader {
   IndexModel<BinaryDecoder> model_;
 };
 
-// Which columns lie near each other, as far as the dims tell: rows of a matrix or of a convolution's outputs; the
-// kernel of a convolution; images of any square size that a fully-connected layer may have for inputs.
+// One header for each way in which columns may lie near each other; rows are those of a matrix or a convolution's
+// outputs.
 std::vector<Header> possible_layouts(const dcc_encode_request& request, Header header) {
   header.chunk = request.chunk_elements != 0 ? request.chunk_elements : std::min(header.n, kChunk);
   header.columns = header.rank < 2 ? header.n : header.n / header.dims[0];
   header.columns = std::min(header.columns, header.chunk);
   std::vector<Header> layouts;
-  const auto add = [&](uint64_t group, uint64_t stride) {
-    header.group = std::min(group, header.columns);
-    header.stride = stride < 2 || stride > header.columns ? 0 : stride;
+  for (const auto& [group, stride] : column_layouts(header.rank, header.dims, header.columns)) {
+    header.group = group;
+    header.stride = stride;
     layouts.push_back(header);
-  };
-  uint64_t kernel = 1;
-  for (unsigned i = 2; i < header.rank; ++i) kernel *= header.dims[i];
-  if (kernel > 1) {
-    add(kernel, header.dims[header.rank - 1]);
-    return layouts;
-  }
-  add(header.columns, 0);
-  for (uint64_t side = 2; side <= kMostSide && side * side <= header.columns; ++side) {
-    if (header.columns % (side * side) == 0) add(side * side, side);
   }
   return layouts;
 }

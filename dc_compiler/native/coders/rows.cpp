@@ -6,6 +6,7 @@
 #include "base/cancel.h"
 #include "base/log2_fixed.h"
 #include "coders/coder.h"
+#include "coders/column_layouts.h"
 #include "coders/rans_code.h"
 #include "coders/rows_model.h"
 #include "kernels/isa.h"
@@ -19,7 +20,6 @@ constexpr uint64_t kLeastColumns = 16;  // fewer take long, as blocks are small
 constexpr uint64_t kMostColumns = uint64_t{1} << 16;
 constexpr uint64_t kTrial = uint64_t{1} << 15;        // elements that settings are tried on, about
 constexpr uint64_t kTrialValues = uint64_t{1} << 12;  // kept elements, the same for values
-constexpr uint64_t kMostSide = 64;                    // of an image, in pixels
 constexpr uint32_t kLowestState = 1U << 16;
 
 struct RowsTables final : CoderTables {
@@ -471,24 +471,13 @@ uint64_t whole_rows(uint64_t columns, uint64_t rows, uint64_t elements, uint64_t
   return std::min(rows, wanted);
 }
 
-// Which columns lie near each other, as far as the dims tell: the kernel of a convolution; images of any square size
-// that a fully-connected layer may have for inputs.
+// One header for each way in which columns may lie near each other.
 std::vector<Header> possible_layouts(Header header) {
   std::vector<Header> layouts;
-  const auto add = [&](uint64_t group, uint64_t stride) {
-    header.group = std::min(group, header.columns);
-    header.stride = stride < 2 || stride > header.columns ? 0 : stride;
+  for (const auto& [group, stride] : column_layouts(header.rank, header.dims, header.columns)) {
+    header.group = group;
+    header.stride = stride;
     layouts.push_back(header);
-  };
-  uint64_t kernel = 1;
-  for (unsigned i = 2; i < header.rank; ++i) kernel *= header.dims[i];
-  if (kernel > 1) {
-    add(kernel, header.dims[header.rank - 1]);
-    return layouts;
-  }
-  add(header.columns, 0);
-  for (uint64_t side = 2; side <= kMostSide && side * side <= header.columns; ++side) {
-    if (header.columns % (side * side) == 0) add(side * side, side);
   }
   return layouts;
 }

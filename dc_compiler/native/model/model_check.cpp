@@ -9,6 +9,7 @@
 
 #include "model/function_calls.h"
 #include "model/refusal.h"
+#include "model/wire.h"
 
 namespace dcc {
 namespace {
@@ -126,37 +127,6 @@ struct Level {
   OperatorName name;     // of a node or a function, as far as read
 };
 
-// The next field of a well-formed message: its number, and its content where that is a text or a message.
-struct WireField {
-  uint32_t number;
-  std::string_view content;
-};
-
-WireField next_field(std::string_view& message) {
-  const auto varint = [&] {
-    uint64_t value = 0;
-    for (unsigned shift = 0;; shift += 7) {
-      const auto byte = static_cast<unsigned char>(message.front());
-      message.remove_prefix(1);
-      value |= static_cast<uint64_t>(byte & 127) << shift;
-      if (byte < 128) return value;
-    }
-  };
-  const uint64_t tag = varint();
-  WireField field{static_cast<uint32_t>(tag >> 3), {}};
-  switch (tag & 7) {
-    case 0: varint(); break;
-    case 1: message.remove_prefix(8); break;
-    case 5: message.remove_prefix(4); break;
-    default: {
-      const auto size = static_cast<size_t>(varint());
-      field.content = message.substr(0, size);
-      message.remove_prefix(size);
-    }
-  }
-  return field;
-}
-
 class ModelWalk {
  public:
   ModelWalk(const Manifest& manifest, Budget& budget) : model_(manifest.model), at_(manifest.model), budget_(budget) {
@@ -272,13 +242,12 @@ class ModelWalk {
     if (*node.field != kNodeField) malformed();  // longer than it need be, which nothing writes
     const auto* domain = reinterpret_cast<const uint8_t*>(node.name.domain.data());
     RunNode found{op, {}, {}, {}, {}, static_cast<size_t>(node.field - model_), static_cast<size_t>(domain - model_)};
-    std::string_view message(reinterpret_cast<const char*>(node.begin), static_cast<size_t>(node.end - node.begin));
-    while (!message.empty()) {
-      const WireField field = next_field(message);
-      if (field.number == 1) found.inputs.push_back(field.content);
-      if (field.number == 2) found.outputs.push_back(field.content);
-      if (field.number == 3) found.name = field.content;
-      if (field.number == 5) found.attributes.push_back(field.content);
+    WireReader reader({reinterpret_cast<const char*>(node.begin), static_cast<size_t>(node.end - node.begin)});
+    for (WireField field; reader.next(field);) {
+      if (field.number == 1) found.inputs.push_back(field.bytes);
+      if (field.number == 2) found.outputs.push_back(field.bytes);
+      if (field.number == 3) found.name = field.bytes;
+      if (field.number == 5) found.attributes.push_back(field.bytes);
     }
     run_nodes_.push_back(std::move(found));
   }

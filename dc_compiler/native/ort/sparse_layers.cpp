@@ -172,6 +172,25 @@ SparseMatMul matrix_of(const Context& context, const OrtKernelInfo* info, bool t
   return SparseMatMul(kept_weights(weight.values(), k, n, transposed, threads), 0, threads);
 }
 
+// Where the product of x [..., k] and a weight [k, n] goes, and of how many rows it is.
+struct Product {
+  float* y;  // null where nothing is to be written
+  size_t m;
+};
+
+template <class T>
+Product product_of(const Api& api, OrtKernelContext* context, const Input<T>& x, const Input<float>& bias, size_t k,
+                   size_t n) {
+  if (x.dims.empty() || x.dims.back() != k) refuse("an input does not fit a weight of " + std::to_string(k) + " rows");
+  check_bias(bias, n);
+  std::vector<size_t> dims = x.dims;
+  dims.back() = n;
+  float* y = float_output(api, context, dims);
+  dims.pop_back();
+  const size_t m = product(dims);
+  return {m && n ? y : nullptr, m};
+}
+
 class SparseProduct {
  public:
   SparseProduct(const Context& context, const OrtKernelInfo* info, bool transposed)
@@ -184,18 +203,11 @@ class SparseProduct {
   void compute(OrtKernelContext* context) const {
     const Input<float> x = tensor_input<float>(api_, context, 0, inputs_);
     const Input<float> bias = tensor_input<float>(api_, context, 2, inputs_);
-    if (x.dims.empty() || x.dims.back() != matrix_.k())
-      refuse("an input does not fit a weight of " + std::to_string(matrix_.k()) + " rows");
-    check_bias(bias, matrix_.n());
-    std::vector<size_t> dims = x.dims;
-    dims.back() = matrix_.n();
-    float* y = float_output(api_, context, dims);
-    dims.pop_back();
-    const size_t m = product(dims);
+    const Product out = product_of(api_, context, x, bias, matrix_.k(), matrix_.n());
     const Bounds bounds = bounds_.of_run(api_, context, inputs_);
-    if (y && m && matrix_.n())
-      run_tasks(api_, context, matrix_.tasks(m),
-                [&](size_t task) { matrix_.run(task, x.values, m, bias.values, y, bounds); });
+    if (out.y)
+      run_tasks(api_, context, matrix_.tasks(out.m),
+                [&](size_t task) { matrix_.run(task, x.values, out.m, bias.values, out.y, bounds); });
   }
 
  private:
@@ -241,20 +253,14 @@ class Int8Kernel {
   void compute(OrtKernelContext* context) const {
     const Input<uint8_t> x = tensor_input<uint8_t>(api_, context, 0, inputs_);
     const Input<float> bias = tensor_input<float>(api_, context, 4, inputs_);
-    if (x.dims.empty() || x.dims.back() != matrix_.k())
-      refuse("an input does not fit a weight of " + std::to_string(matrix_.k()) + " rows");
-    check_bias(bias, matrix_.n());
-    std::vector<size_t> dims = x.dims;
-    dims.back() = matrix_.n();
-    float* y = float_output(api_, context, dims);
-    dims.pop_back();
+    const Product out = product_of(api_, context, x, bias, matrix_.k(), matrix_.n());
     const uint8_t zero = scalar_input<uint8_t>(api_, context, 2, inputs_, kElementUint8, 0);
     const float step = scalar_input<float>(api_, context, 3, inputs_, kElementFloat, 1);
-    const ByteRows rows{x.values, product(dims), zero, step};
+    const ByteRows rows{x.values, out.m, zero, step};
     const Bounds bounds = bounds_.of_run(api_, context, inputs_);
-    if (y && rows.m && matrix_.n())
+    if (out.y)
       run_tasks(api_, context, matrix_.tasks(rows.m),
-                [&](size_t task) { matrix_.run(task, rows, bias.values, y, bounds); });
+                [&](size_t task) { matrix_.run(task, rows, bias.values, out.y, bounds); });
   }
 
  private:
