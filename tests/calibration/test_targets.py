@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from dc_compiler.passes.cluster.compensate import caught_up
 Array = np.ndarray
 
 
+@functools.cache
 def inputs() -> dict[str, Array]:
     return {"x": data()["x"]}
 
@@ -36,6 +38,18 @@ def compiled(**options: Any) -> CompileResult:
     return compile_model(classifier(), **options)
 
 
+@functools.cache
+def on_inputs(max_drop: float | None = None) -> CompileResult:
+    """What several tests compare with."""
+    return compiled(max_drop=max_drop, data=inputs())
+
+
+@functools.cache
+def without_data(pipeline: str | None = None) -> CompileResult:
+    """Likewise, without data."""
+    return compiled(pipeline=pipeline)
+
+
 def size(result: CompileResult) -> int:
     return len(result.model.SerializeToString())
 
@@ -43,10 +57,10 @@ def size(result: CompileResult) -> int:
 @pytest.mark.parametrize("share", [1.8, 0.9, 0.6])
 def test_the_best_file_of_a_size(share: float) -> None:
     """With data and without."""
-    plain = size(compiled())
+    wanted = share * size(without_data())
     for given in ({}, {"data": inputs()}):
-        result = compiled(target_size=int(share * plain), **given)
-        assert 0.98 * share * plain <= size(result) <= share * plain
+        result = compiled(target_size=int(wanted), **given)
+        assert 0.98 * wanted <= size(result) <= wanted
 
 
 def test_a_ratio() -> None:
@@ -67,8 +81,8 @@ def test_a_size_that_cannot_be_reached(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_the_default_with_data_takes_the_coarsest_step_that_is_safe() -> None:
-    plain, found = compiled(pipeline=NEAR_LOSSLESS), compiled(data=inputs())
-    assert size(found) < 0.85 * size(plain)
+    found = on_inputs()
+    assert size(found) < 0.85 * size(without_data(NEAR_LOSSLESS))
     x = {"x": normal(4000, 32, seed=99)}
     one, other = (
         InferenceSession(m.SerializeToString()).run(None, x)[0].argmax(axis=1) for m in (classifier(), found.model)
@@ -80,7 +94,7 @@ def test_the_default_with_data_takes_the_coarsest_step_that_is_safe() -> None:
 def test_few_samples_are_not_calibrated_on() -> None:
     few = {"x": inputs()["x"][:20]}
     result = compiled(data=few)
-    assert size(result) == size(compiled())
+    assert size(result) == size(without_data())
     assert "20 samples are too few to calibrate on; give 32 or more" in result.report.notes
 
 
@@ -101,7 +115,7 @@ def test_feeds_of_different_shapes_are_shared_out() -> None:
     feeds = [{"x": x[i : i + 1 + i % 3]} for i in range(0, 300, 3)]
     result = compiled(data=feeds)
     assert result.report.samples == {"train": 51, "validation": 34, "check": 15}
-    assert size(result) < 0.9 * size(compiled(pipeline=NEAR_LOSSLESS))
+    assert size(result) < 0.9 * size(without_data(NEAR_LOSSLESS))
 
 
 @pytest.mark.parametrize("drop", [0.5, 3.0])
@@ -115,13 +129,13 @@ def test_a_drop(drop: float) -> None:
 
 
 def test_a_larger_drop_makes_a_smaller_file() -> None:
-    sizes = [size(compiled(max_drop=drop, data=inputs())) for drop in (1, 4, 16)]
+    sizes = [size(on_inputs(drop)) for drop in (1, 3, 16)]
     assert sizes[0] > sizes[1] > sizes[2]
 
 
 def test_both_a_size_and_a_drop() -> None:
     """The smallest that loses no more; where it is too large, neither is given up silently."""
-    alone = size(compiled(max_drop=3, data=inputs()))
+    alone = size(on_inputs(3))
     assert size(compiled(max_drop=3, target_size=2 * alone, data=inputs())) == alone
     with pytest.raises(
         QualityError, match=r"cannot be reached: the nearest has .* and changes [\d.]+ % of the answers"

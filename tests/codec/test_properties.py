@@ -258,7 +258,7 @@ def _frames_for_kernels() -> list[tuple[bytes, Array]]:
     for n in (17, 1000, 40001):
         for k in (3, 200, 5000):
             indices = rng.binomial(k - 1, 0.5, (1, n))
-            for dtype in FLOATS:
+            for dtype in FLOATS if n == 1000 else FLOATS[:1]:
                 q = Quantized(indices, dtype, lo=-(k // 2), k=k, zero=k // 2 + 1, log_scales=(-30, (4,)), inner=n)
                 out += [(encode(q, coder), expected(q)) for coder in CODERS]
         for code in FLOATS:

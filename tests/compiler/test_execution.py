@@ -85,12 +85,13 @@ def test_expected_gains() -> None:
         return binding.encode_data(values)
 
     for shape, in_int8 in (((800, 1000), False), ((2000, 2000), True), ((64, 128, 3, 3), False)):
-        found = [layer_gain(frame(kept, *shape), in_int8=in_int8, isa="avx512") for kept in range(1, 60)]
+        shares = (1, 5, 9, 13, 17, 21, 26, 33, 41, 49, 56, 59)
+        found = [layer_gain(frame(kept, *shape), in_int8=in_int8, isa="avx512") for kept in shares]
         gains = [f.gain for f in found]
-        assert gains[:5] == [gains[0]] * 5
+        assert gains[1] == gains[0]
         assert all(a >= b for a, b in itertools.pairwise(gains))
         assert gains[0] > 1.15
-        assert gains[55:] == [0] * 4
+        assert gains[-2:] == [0, 0]
         assert [f.runs for f in found] == [gain >= 1.15 for gain in gains]
     nothing_known = [
         layer_gain(frame(5, 20, 20), in_int8=False, isa="avx512"),

@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from dc_compiler import InferenceSession, compile_model, inspect_model, unpack_model
 from dc_compiler.cli import main
 from dc_compiler.errors import InvalidArgumentError
+from dc_compiler.model.int8 import choose
 
 Array = np.ndarray
 FLOAT = TensorProto.FLOAT
@@ -339,9 +340,10 @@ def test_products_in_graph_form(name: str, tmp_path: Path) -> None:
         np.testing.assert_allclose(got, expected, rtol=0, atol=1e-6 * np.abs(expected).max())
 
 
-def test_graph_form_with_more_weights_than_buffers(tmp_path: Path) -> None:
+def test_graph_form_with_more_weights_than_buffers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Buffers of one shape differ in their fill value; weights beyond are copied in every run."""
-    count, side = 259, 257
+    monkeypatch.setattr(choose, "LEAST_SIZE", 1)
+    count, side = 257, 64
     nodes = [helper.make_node("MatMul", ["x", f"w{i}"], [f"v{i}"]) for i in range(count)]
     nodes.append(helper.make_node("Sum", [f"v{i}" for i in range(count)], ["y"]))
     weights = {f"w{i}": weight(side, side, seed=i) for i in range(count)}
