@@ -199,7 +199,7 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     "cut payload": (lambda: at_payload(lambda t: setattr(t, "raw_data", t.raw_data[:-1])), r"'w\.dcc'"),
     "changed payload": (
         lambda: at_payload(lambda t: setattr(t, "raw_data", t.raw_data[:-1] + bytes([t.raw_data[-1] ^ 1]))),
-        r"'w\.dcc': the frame is corrupt: a section has a wrong CRC",
+        r"'w': the frame is corrupt: a section has a wrong CRC",
     ),
     "other payload": (
         lambda: at_payload(lambda t: setattr(t, "raw_data", binding.encode_data(np.zeros(3, np.float32)))),

@@ -36,7 +36,7 @@ void Message::add_weight(uint32_t number, std::string start, Weight& weight) {
 void Message::add_message(uint32_t number, Message&& inner) {
   std::string start;
   put_tag(start, number, kBytes);
-  put_number(start, inner.size());
+  put_varint(start, inner.size());
   keep(number, std::move(start));
   for (const Part* part : inner.in_order()) append({number, part->text, part->weight});
   texts_.splice(texts_.end(), inner.texts_);

@@ -13,9 +13,9 @@
 #include "model/budget.h"
 #include "model/message.h"
 #include "model/model_check.h"
+#include "model/onnx_fields.h"
 #include "model/payload_decoding.h"
 #include "model/refusal.h"
-#include "model/wire.h"
 
 namespace dcc {
 namespace {
@@ -25,36 +25,9 @@ using Names = std::unordered_set<std::string_view>;
 constexpr std::string_view kDomain = "dcc";
 constexpr std::string_view kOwnMetadata = "dcc.";  // what keys begin with
 
-// Fields of onnx.proto.
-enum ModelField : uint32_t { kModelGraph = 7, kModelImport = 8, kModelMetadata = 14, kModelFunction = 25 };
-enum GraphField : uint32_t {
-  kGraphNode = 1,
-  kGraphInitializer = 5,
-  kGraphDocString = 10,
-  kGraphInput = 11,
-  kGraphOutput = 12,
-  kGraphMetadata = 16,
-};
-enum NodeField : uint32_t {
-  kNodeInput = 1,
-  kNodeOutput = 2,
-  kNodeName = 3,
-  kNodeOperator = 4,
-  kNodeAttribute = 5,
-  kNodeDomain = 7,
-};
-enum AttributeField : uint32_t { kAttributeName = 1, kAttributeInt = 3, kAttributeGraph = 6, kAttributeGraphs = 11 };
-enum TensorField : uint32_t {
-  kTensorDims = 1,
-  kTensorType = 2,
-  kTensorName = 8,
-  kTensorRawData = 9,
-  kTensorLocation = 14,
-};
 constexpr uint32_t kFunctionNode = 7;
-constexpr uint32_t kFirst =
-    1;  // a value's name, an import's domain, an entry's key, TypeProto.tensor_type, its elements
-constexpr uint32_t kValueType = 2;
+// A value's name, an import's domain, an entry's key, TypeProto.tensor_type, its elements
+constexpr uint32_t kFirst = 1;
 
 template <class Visit>
 void each_field(std::string_view message, const Visit& visit) {
@@ -79,6 +52,8 @@ uint64_t number_of(std::string_view message, uint32_t number) {
   });
   return value;
 }
+
+Span span_of(std::string_view bytes) { return {reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()}; }
 
 std::string quoted(std::string_view name) { return "'" + std::string(name) + "'"; }
 
@@ -197,19 +172,12 @@ void check_values(const std::string& kind, const std::vector<std::string_view>& 
 
 // The initializer of a weight up to its bytes.
 std::string initializer_start(const Weight& weight) {
-  std::string fields;
-  for (const int64_t extent : weight.type.dims) {
-    put_tag(fields, kTensorDims, kNumber);
-    put_number(fields, static_cast<uint64_t>(extent));
-  }
-  put_tag(fields, kTensorType, kNumber);
-  put_number(fields, static_cast<uint64_t>(weight.type.element));
-  put_bytes(fields, kTensorName, weight.name);
+  std::string fields = tensor_fields(weight);
   put_tag(fields, kTensorRawData, kBytes);
-  put_number(fields, weight.bytes);
+  put_varint(fields, weight.bytes);
   std::string start;
   put_tag(start, kGraphInitializer, kBytes);
-  put_number(start, uint64_t{fields.size()} + weight.bytes);
+  put_varint(start, uint64_t{fields.size()} + weight.bytes);
   return start + fields;
 }
 
@@ -452,7 +420,7 @@ class DenseModel {
     if (tensor.is_elsewhere)
       refuse(what + ": the payload is in another file (external data); save the model as one file");
     if (tensor.type != static_cast<uint64_t>(kElementUint8)) refuse(what + ": the payload is not a uint8 vector");
-    frames_.push_back(read_stored_frame(tensor.data, what));
+    frames_.push_back(read_stored_frame(span_of(tensor.data), what));
     stored_bytes_ += tensor.data.size();
   }
 

@@ -11,7 +11,8 @@
 namespace dcc {
 
 // Writes the dense model's message to the room that `allocate` gives for its size, which is asked for when everything
-// but the weights' own streams has been checked. `limit` is what the file may decode to; SECURITY.md has the default.
+// but what lies behind the headers of packed weights has been checked. `limit` is what the file may decode to;
+// SECURITY.md has the default.
 //
 // Throws Failure: DCC_BAD_ARGUMENT when dcc did not write the file, DCC_OVER_LIMIT when it would decode to more, else
 // DCC_CORRUPT.

@@ -1,4 +1,4 @@
-// wire.h: protobuf's wire format: a message taken apart field by field, and the numbers to write one.
+// wire.h: protobuf's wire format: a message taken apart field by field, and what writes one.
 #ifndef DCC_WIRE_H_
 #define DCC_WIRE_H_
 
@@ -70,16 +70,23 @@ class WireReader {
   std::string_view rest_;
 };
 
-inline void put_number(std::string& out, uint64_t value) {
-  for (; value > 127; value >>= 7) out.push_back(static_cast<char>((value & 127) | 128));
+// At least `size` bytes: readers take numbers that are longer than they need to be.
+inline void put_varint(std::string& out, uint64_t value, size_t size = 1) {
+  for (; value > 127 || size > 1; value >>= 7, size -= size > 1) out.push_back(static_cast<char>((value & 127) | 128));
   out.push_back(static_cast<char>(value));
 }
 
-inline void put_tag(std::string& out, uint32_t number, WireType type) { put_number(out, uint64_t{number} << 3 | type); }
+inline void put_tag(std::string& out, uint32_t number, WireType type) { put_varint(out, uint64_t{number} << 3 | type); }
+
+// Whole fields.
+inline void put_number(std::string& out, uint32_t number, uint64_t value) {
+  put_tag(out, number, kNumber);
+  put_varint(out, value);
+}
 
 inline void put_bytes(std::string& out, uint32_t number, std::string_view bytes) {
   put_tag(out, number, kBytes);
-  put_number(out, bytes.size());
+  put_varint(out, bytes.size());
   out.append(bytes);
 }
 

@@ -70,28 +70,22 @@ void check_declared(const Context& context, const OrtKernelInfo* info, size_t ou
 }
 
 // The frame of a weight, of the type that the graph has for it.
-PayloadFrame checked_payload(const Context& context, const OrtKernelInfo* info, const std::string& what) {
-  PayloadFrame frame = read_payload(context, info, 0, what);
+StoredFrame checked_payload(const Context& context, const OrtKernelInfo* info, const std::string& what) {
+  StoredFrame frame = read_payload(context, info, 0, what);
   if (!is_packable(frame.type.element)) refuse(what + ": the payload holds " + element_name(frame.type.element));
   check_declared(context, info, 0, frame.type, what);
-  context.budget->spend(frame.bytes, what);
+  context.budget->spend(frame.decoded_bytes, what);
   return frame;
 }
 
 // The same for the points of a grid, which are int8, and as many scales as the frame has channels.
-PayloadFrame checked_points(const Context& context, const OrtKernelInfo* info, const std::string& what) {
-  PayloadFrame frame = read_payload(context, info, 0, what);
+StoredFrame checked_points(const Context& context, const OrtKernelInfo* info, const std::string& what) {
+  StoredFrame frame = read_payload(context, info, 0, what);
   if (frame.type.element != kElementFloat) refuse(what + ": the payload holds " + element_name(frame.type.element));
   check_declared(context, info, 0, {kElementInt8, frame.type.dims}, what);
   check_declared(context, info, 1, {kElementFloat, {static_cast<int64_t>(frame.channels)}}, what);
-  context.budget->spend(frame.bytes, what);
+  context.budget->spend(frame.decoded_bytes, what);
   return frame;
-}
-
-void decode(const Context& context, const DecodeJob& job, const std::string& what) {
-  std::string error;
-  size_t failed = 0;
-  if (decode_all(&job, 1, context.settings.threads, error, &failed) != DCC_OK) refuse(what + ": " + error);
 }
 
 // Gives an output the bytes of a weight, where they are not there already.
@@ -129,7 +123,7 @@ class DecodeWeights {
       : DecodeWeights(context, info, weight_text(context.owner.api, info)) {}
 
   void compute(OrtKernelContext* context) const {
-    write_output(api_, context, 0, frame_.type, memory_.data(), frame_.bytes);
+    write_output(api_, context, 0, frame_.type, memory_.data(), frame_.decoded_bytes);
   }
 
  private:
@@ -137,13 +131,14 @@ class DecodeWeights {
       : api_(context.owner.api),
         budget_(context.budget),
         frame_(checked_payload(context, info, what)),
-        memory_(constant_buffer(context, info, frame_.type, what), frame_.bytes, what) {
-    decode(context, {frame_.data, frame_.size, memory_.data(), frame_.bytes}, what);
+        memory_(constant_buffer(context, info, frame_.type, what), frame_.decoded_bytes, what) {
+    const Span bytes = frame_.bytes;
+    decode_frame({bytes.data, bytes.size, memory_.data(), frame_.decoded_bytes}, context.settings.threads, what);
   }
 
   const Api& api_;
   std::shared_ptr<Budget> budget_;  // kept while the session lives
-  PayloadFrame frame_;
+  StoredFrame frame_;
   WeightMemory memory_;
 };
 
@@ -168,13 +163,15 @@ class DecodeInt8 {
         points_{kElementInt8, frame_.type.dims},
         memory_(constant_buffer(context, info, points_, what), points(), what),
         scales_(frame_.channels) {
-    decode(context, {frame_.data, frame_.size, memory_.data(), points(), scales_.data(), scales_.size()}, what);
+    const Span bytes = frame_.bytes;
+    const DecodeJob job{bytes.data, bytes.size, memory_.data(), points(), scales_.data(), scales_.size()};
+    decode_frame(job, context.settings.threads, what);
   }
-  size_t points() const { return frame_.bytes / sizeof(float); }
+  size_t points() const { return frame_.decoded_bytes / sizeof(float); }
 
   const Api& api_;
   std::shared_ptr<Budget> budget_;  // kept while the session lives
-  PayloadFrame frame_;
+  StoredFrame frame_;
   TensorType points_;
   WeightMemory memory_;
   std::vector<float> scales_;

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/byte_io.h"
+#include "model/onnx_fields.h"
 #include "model/refusal.h"
 
 namespace dcc::ort {
@@ -27,53 +28,13 @@ constexpr char kReleaseNode[] =
 // clang-format on
 constexpr std::string_view kReleaseNodeText(kReleaseNode, sizeof kReleaseNode - 1);
 
-// Field tags of ONNX's messages in protobuf's wire format.
-enum Tag : char {
-  kModelGraph = 0x3a,
-  kGraphNode = 0x0a,
-  kGraphInitializer = 0x2a,
-  kGraphInput = 0x5a,
-  kValueName = 0x0a,
-  kValueType = 0x12,
-  kTypeTensor = 0x0a,
-  kTensorTypeElement = 0x08,
-  kTensorTypeShape = 0x12,
-  kShapeDim = 0x0a,
-  kDimValue = 0x08,
-  kTensorDims = 0x08,
-  kTensorType = 0x10,
-  kTensorName = 0x42,
-  kTensorRawData = 0x4a,
-  kTensorDocString = 0x62,
-  kTensorExternalData = 0x6a,
-  kTensorDataLocation = 0x70,
-};
-
-std::string field(Tag tag, const std::string& content) {
-  std::string out(1, tag);
-  put_varint(out, content.size());
-  return out + content;
-}
-
-std::string field(Tag tag, uint64_t number) {
-  std::string out(1, tag);
-  put_varint(out, number);
-  return out;
-}
-
 constexpr size_t kGraphLengthSize = 5;
-
-// The fields of a weight's TensorProto that describe it.
-std::string description(const Weight& weight) {
-  std::string out;
-  for (const int64_t extent : weight.type.dims) out += field(kTensorDims, static_cast<uint64_t>(extent));
-  return out + field(kTensorType, static_cast<uint64_t>(weight.type.element)) + field(kTensorName, weight.name);
-}
 
 // The initializer up to its raw data, which starts at a multiple of kAlignment when the text is put at `position`.
 std::string embedded(const Weight& weight, size_t position) {
-  std::string fields = description(weight);
-  std::string raw_data(1, kTensorRawData);
+  const std::string fields = tensor_fields(weight);
+  std::string raw_data;
+  put_tag(raw_data, kTensorRawData, kBytes);
   put_varint(raw_data, weight.bytes);
   // The message: description, a doc string as padding, raw data. Its length takes the bytes that the longest padding
   // would need, so that the padding does not move what it aligns.
@@ -81,34 +42,44 @@ std::string embedded(const Weight& weight, size_t position) {
   const size_t length_size = varint_size(unpadded + kAlignment);
   const size_t start = position + 1 + length_size + fields.size() + 2 + raw_data.size();
   const size_t padding = (kAlignment - start % kAlignment) % kAlignment;
-  std::string out(1, kGraphInitializer);
+  std::string out;
+  put_tag(out, kGraphInitializer, kBytes);
   put_varint(out, unpadded + padding, length_size);
   out += fields;
-  out.push_back(kTensorDocString);
-  out.push_back(static_cast<char>(padding));
-  out.append(padding, ' ');
+  put_bytes(out, kTensorDocString, std::string(padding, ' '));
   return out + raw_data;
 }
 
 // The input of the graph that stands for a weight until it is added.
 std::string declared_input(const Weight& weight) {
   std::string shape;
-  for (const int64_t extent : weight.type.dims)
-    shape += field(kShapeDim, field(kDimValue, static_cast<uint64_t>(extent)));
-  const std::string element = field(kTensorTypeElement, static_cast<uint64_t>(weight.type.element));
-  const std::string type = field(kTypeTensor, element + field(kTensorTypeShape, shape));
-  return field(kGraphInput, field(kValueName, weight.name) + field(kValueType, type));
+  for (const int64_t extent : weight.type.dims) {
+    std::string dim;
+    put_number(dim, kDimValue, static_cast<uint64_t>(extent));
+    put_bytes(shape, kShapeDim, dim);
+  }
+  std::string tensor, type, value, out;
+  put_number(tensor, kTypeElement, static_cast<uint64_t>(weight.type.element));
+  put_bytes(tensor, kTypeShape, shape);
+  put_bytes(type, kTypeTensor, tensor);
+  put_bytes(value, kValueName, weight.name);
+  put_bytes(value, kValueType, type);
+  put_bytes(out, kGraphInput, value);
+  return out;
 }
 
 // The initializer of a weight that is handed over outside the message.
 std::string declared_external(const Weight& weight) {
-  static constexpr char kLocation[] =
+  static constexpr std::string_view kLocation =
       "\x0a\x08location\x12\x03"
       "dcc";
-  std::string fields = description(weight);
-  fields += field(kTensorExternalData, std::string(kLocation, sizeof kLocation - 1));
-  fields += field(kTensorDataLocation, 1);
-  return field(kGraphInitializer, fields);
+  constexpr uint64_t kIsExternal = 1;
+  std::string fields = tensor_fields(weight);
+  put_bytes(fields, kTensorExternalData, kLocation);
+  put_number(fields, kTensorLocation, kIsExternal);
+  std::string out;
+  put_bytes(out, kGraphInitializer, fields);
+  return out;
 }
 
 size_t aligned(size_t size) { return (size + kAlignment - 1) / kAlignment * kAlignment; }
@@ -142,21 +113,12 @@ size_t room_of(const Weight& weight) {
 
 }  // namespace
 
-void put_varint(std::string& out, uint64_t value, size_t size) {
-  for (; value > 127 || size > 1; value >>= 7, size -= size > 1) out.push_back(static_cast<char>((value & 127) | 128));
-  out.push_back(static_cast<char>(value));
-}
-
 void InnerModel::remove_node(size_t offset) {
   static constexpr std::string_view kUnusedField = "\x1a";  // 3 of GraphProto: readers leave it out
   put_text(offset, kUnusedField);
 }
 
-void InnerModel::add_node(std::string_view node) {
-  nodes_.push_back(kGraphNode);
-  put_varint(nodes_, node.size());
-  nodes_ += node;
-}
+void InnerModel::add_node(std::string_view node) { put_bytes(nodes_, kGraphNode, node); }
 
 MappedBytes InnerModel::serialize_for_editing() {
   // The editor takes none below 128 bytes, and shape inference may want to read them.
@@ -200,7 +162,8 @@ MappedBytes InnerModel::write(const std::vector<Weight*>& weights, std::string_v
   std::memcpy(message.get(), manifest_.model, manifest_.model_size);
   for (const auto& [offset, text] : texts_) std::memcpy(message.get() + offset, text.data(), text.size());
   std::memcpy(message.get() + manifest_.model_size, appended.data(), appended.size());
-  std::string head(1, kModelGraph);
+  std::string head;
+  put_tag(head, kModelGraph, kBytes);
   put_varint(head, position - graph_start, kGraphLengthSize);
   std::memcpy(message.get() + graph_start - head.size(), head.data(), head.size());
 

@@ -12,9 +12,6 @@
 
 namespace dcc::ort {
 
-// Writes at least `size` bytes; protobuf reads numbers that are longer than they need to be.
-void put_varint(std::string& out, uint64_t value, size_t size = 1);
-
 class InnerModel {
  public:
   // The topology behind the manifest must stay where it is.

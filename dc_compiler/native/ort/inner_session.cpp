@@ -2,7 +2,6 @@
 #include "ort/inner_session.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "kernels/isa.h"
 #include "kernels/kernels.h"
@@ -18,20 +17,13 @@
 namespace dcc::ort {
 namespace {
 
-// `owners` are those of the jobs, as far as there are any.
-void decode(const std::vector<DecodeJob>& jobs, int threads, const std::vector<const Payload*>& owners) {
-  std::string error;
-  size_t failed = 0;
-  if (decode_all(jobs.data(), jobs.size(), threads, error, &failed) == DCC_OK) return;
-  refuse(failed < owners.size() ? owners[failed]->label() + ": " + error : error);
-}
-
-MappedBytes decode_topology(const Context& context, const PayloadFrame& frame) {
+MappedBytes decode_topology(const Context& context, const StoredFrame& frame) {
   if (frame.type.element != kElementUint8 || frame.type.dims.size() != 1)
     refuse("topology: the frame is not a uint8 vector");
-  context.budget->spend(frame.bytes, "the topology");
-  MappedBytes bytes = map_bytes(frame.bytes);
-  decode({{frame.data, frame.size, bytes.get(), frame.bytes}}, context.settings.threads, {});
+  context.budget->spend(frame.decoded_bytes, "the topology");
+  MappedBytes bytes = map_bytes(frame.decoded_bytes);
+  const DecodeJob job{frame.bytes.data, frame.bytes.size, bytes.get(), frame.decoded_bytes};
+  decode_frame(job, context.settings.threads, "topology");
   return bytes;
 }
 
@@ -50,24 +42,21 @@ uint64_t stored_bytes(const Api& api, const OrtKernelInfo* info, size_t first, s
 }
 
 // The frames of all payloads, each of the type that the manifest declares.
-std::vector<PayloadFrame> read_payloads(const Context& context, const OrtKernelInfo* info, size_t first,
-                                        const std::vector<Payload>& payloads) {
-  std::vector<PayloadFrame> frames;
+std::vector<StoredFrame> read_payloads(const Context& context, const OrtKernelInfo* info, size_t first,
+                                       const std::vector<Payload>& payloads) {
+  std::vector<StoredFrame> frames;
   for (size_t i = 0; i < payloads.size(); ++i) {
-    const TensorType declared = payloads[i].type();
     frames.push_back(read_payload(context, info, first + i, payloads[i].label()));
-    const TensorType& stored = frames.back().type;
-    if (stored.element != declared.element || stored.dims != declared.dims)
-      refuse(payloads[i].label() + ": the model has " + type_text(declared) + ", the payload " + type_text(stored));
+    check_declared(payloads[i], frames.back());
   }
-  for (size_t i = 0; i < frames.size(); ++i) context.budget->spend(frames[i].bytes, payloads[i].label());
+  for (size_t i = 0; i < frames.size(); ++i) context.budget->spend(frames[i].decoded_bytes, payloads[i].label());
   return frames;
 }
 
 // Whether a layer of a packed weight is faster by what is kept of it than dense, with the kernels at hand.
-bool runs_faster_sparse(const PayloadFrame& frame, bool is_int8) {
+bool runs_faster_sparse(const StoredFrame& frame, bool is_int8) {
   const std::vector<int64_t>& dims = frame.type.dims;
-  const uint64_t elements = frame.bytes / sizeof(float);
+  const uint64_t elements = frame.decoded_bytes / sizeof(float);
   const bool is_kernel = dims.size() > 2;
   const LayerKind kind = is_int8 ? LayerKind::kInt8 : is_kernel ? LayerKind::kKernel : LayerKind::kMatrix;
   // Of a matrix, which may be transposed, they do not matter
@@ -77,7 +66,7 @@ bool runs_faster_sparse(const PayloadFrame& frame, bool is_int8) {
 
 // Lets layers run from packed weights where they gain by it: their weights become the frames themselves. All others
 // get dense weights.
-void choose_execution(InnerModel& model, const std::vector<RunNode>& nodes, const std::vector<PayloadFrame>& frames,
+void choose_execution(InnerModel& model, const std::vector<RunNode>& nodes, const std::vector<StoredFrame>& frames,
                       const std::string& wanted) {
   FromFrame from_frame;
   for (size_t i = 0; i < frames.size(); ++i) {
@@ -90,8 +79,8 @@ void choose_execution(InnerModel& model, const std::vector<RunNode>& nodes, cons
     if (is_sparse) {
       payload.weights.resize(1, weight);  // the scales are in the frame
       weight.execution = Execution::kFrame;
-      weight.type = {kElementUint8, {static_cast<int64_t>(frames[i].size)}};
-      weight.bytes = frames[i].size;
+      weight.type = {kElementUint8, {static_cast<int64_t>(frames[i].bytes.size)}};
+      weight.bytes = frames[i].bytes.size;
     } else {
       weight.execution = is_int8 ? Execution::kInt8 : Execution::kDecode;
     }
@@ -105,52 +94,13 @@ bool runs_from_frames(const InnerModel& model) {
 }
 
 // Gives external weights memory of their own, but for those that are frames, which stay where they are.
-void place_weights(InnerModel& model, const std::vector<PayloadFrame>& frames, WeightMemory& memory) {
+void place_weights(InnerModel& model, const std::vector<StoredFrame>& frames, WeightMemory& memory) {
   for (size_t i = 0; i < frames.size(); ++i) {
     Payload& payload = model.payloads()[i];
     for (Weight& weight : payload.weights) {
       if (!weight.external) continue;
-      weight.data = payload.is_frame() ? frames[i].data : memory.allocate(weight.bytes);
-    }
-  }
-}
-
-// Decodes every payload to where its weights lie; payloads of several weights go through a buffer, but for an int8
-// weight and its scales. What runs from the packed weight gets a copy of the frame, or uses the frame itself.
-void decode_weights(const std::vector<PayloadFrame>& frames, const std::vector<Payload>& payloads, int threads) {
-  std::vector<MappedBytes> buffers;
-  std::vector<DecodeJob> jobs;
-  std::vector<const Payload*> owners;
-  for (size_t i = 0; i < frames.size(); ++i) {
-    const Payload& payload = payloads[i];
-    const Weight& first = payload.weights.front();
-    const PayloadFrame& frame = frames[i];
-    if (payload.is_frame()) {
-      if (first.data != frame.data) std::memcpy(first.data, frame.data, frame.size);
-      continue;
-    }
-    owners.push_back(&payload);
-    if (payload.is_int8()) {
-      const Weight& scales = payload.weights[1];
-      jobs.push_back({frame.data, frame.size, first.data, first.bytes, reinterpret_cast<float*>(scales.data),
-                      scales.bytes / sizeof(float)});
-      continue;
-    }
-    uint8_t* out = first.data;
-    if (payload.weights.size() > 1) {
-      buffers.push_back(map_bytes(frame.bytes));
-      out = buffers.back().get();
-    }
-    jobs.push_back({frame.data, frame.size, out, frame.bytes});
-  }
-  decode(jobs, threads, owners);
-  for (size_t j = 0; j < jobs.size(); ++j) {
-    const std::vector<Weight>& weights = owners[j]->weights;
-    if (weights.size() == 1 || owners[j]->is_int8()) continue;
-    const auto* next = static_cast<const uint8_t*>(jobs[j].out);
-    for (const Weight& weight : weights) {
-      std::memcpy(weight.data, next, weight.bytes);
-      next += weight.bytes;
+      // Nobody writes to a frame
+      weight.data = payload.is_frame() ? const_cast<uint8_t*>(frames[i].bytes.data) : memory.allocate(weight.bytes);
     }
   }
 }
@@ -164,10 +114,10 @@ InnerSession open_inner_session(const Context& context, const OrtKernelInfo* inf
   if (model_inputs >= inputs) refuse("the topology input is missing");
   const size_t payload_count = inputs - model_inputs - 1;
   const uint64_t stored = stored_bytes(api, info, model_inputs, payload_count + 1);
-  const PayloadFrame topology_frame = read_payload(context, info, model_inputs, "topology");
+  const StoredFrame topology_frame = read_payload(context, info, model_inputs, "topology");
   const MappedBytes topology = decode_topology(context, topology_frame);
-  InnerModel model(read_manifest(topology.get(), topology_frame.bytes, payload_count, stored));
-  const std::vector<PayloadFrame> frames = read_payloads(context, info, model_inputs + 1, model.payloads());
+  InnerModel model(read_manifest(topology.get(), topology_frame.decoded_bytes, payload_count, stored));
+  const std::vector<StoredFrame> frames = read_payloads(context, info, model_inputs + 1, model.payloads());
   const std::vector<RunNode> nodes = check_inner_model(model.manifest(), *context.budget);
   choose_execution(model, nodes, frames, context.settings.execution);
 
@@ -176,14 +126,14 @@ InnerSession open_inner_session(const Context& context, const OrtKernelInfo* inf
   if (model_inputs == 0 || !has_model_editor(api)) {
     context.owner.add_run_domain(options.get());
     InnerModel::Serialized memory = model.serialize_for_copying();
-    decode_weights(frames, model.payloads(), context.settings.threads);
+    decode_payloads(frames, model.payloads(), context.settings.threads);
     return {nullptr, open_copying_session(api, env, options.get(), model, std::move(memory))};
   }
   if (runs_from_frames(model)) context.owner.add_run_domain(options.get());
   auto memory = std::make_unique<WeightMemory>(api);
   const MappedBytes message = model.serialize_for_editing();
   place_weights(model, frames, *memory);
-  decode_weights(frames, model.payloads(), context.settings.threads);
+  decode_payloads(frames, model.payloads(), context.settings.threads);
   Owned<OrtSession> session = open_edited_session(api, env, options.get(), model, message.get(), *memory);
   return {std::move(memory), std::move(session)};
 }

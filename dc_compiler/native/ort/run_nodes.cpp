@@ -3,15 +3,10 @@
 
 #include <string>
 
+#include "model/onnx_fields.h"
+
 namespace dcc::ort {
 namespace {
-
-// A field of text or of another message.
-void put_field(std::string& out, unsigned number, std::string_view content) {
-  out.push_back(static_cast<char>(number << 3 | 2));
-  put_varint(out, content.size());
-  out += content;
-}
 
 // AttributeProto with name and type: min = 0.0 of Relu, and transB = 1
 constexpr std::string_view kFromZero("\x0a\x03min\x15\0\0\0\0\xa0\x01\x01", 13);
@@ -26,17 +21,17 @@ std::string fused_node(const RunLayer& layer) {
   if (layer.in_int8()) inputs.insert(inputs.end(), {layer.step, layer.bias});
   for (size_t i = 1; layer.bounds && i < layer.bounds->inputs.size(); ++i) inputs.push_back(layer.bounds->inputs[i]);
   std::string out;
-  for (const std::string_view input : inputs) put_field(out, 1, input);
-  put_field(out, 2, layer.output);
-  put_field(out, 3, product.name);
-  put_field(out, 4, product.op);
-  for (const std::string_view attribute : product.attributes) put_field(out, 5, attribute);
-  if (layer.transposed) put_field(out, 5, kTransposed);
+  for (const std::string_view input : inputs) put_bytes(out, kNodeInput, input);
+  put_bytes(out, kNodeOutput, layer.output);
+  put_bytes(out, kNodeName, product.name);
+  put_bytes(out, kNodeOperator, product.op);
+  for (const std::string_view attribute : product.attributes) put_bytes(out, kNodeAttribute, attribute);
+  if (layer.transposed) put_bytes(out, kNodeAttribute, kTransposed);
   if (layer.bounds) {
-    for (const std::string_view attribute : layer.bounds->attributes) put_field(out, 5, attribute);
-    if (layer.bounds->op == "Relu") put_field(out, 5, kFromZero);
+    for (const std::string_view attribute : layer.bounds->attributes) put_bytes(out, kNodeAttribute, attribute);
+    if (layer.bounds->op == "Relu") put_bytes(out, kNodeAttribute, kFromZero);
   }
-  put_field(out, 7, kRunDomain);
+  put_bytes(out, kNodeDomain, kRunDomain);
   return out;
 }
 

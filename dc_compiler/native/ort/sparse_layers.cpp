@@ -24,27 +24,22 @@ struct DenseWeight {
 };
 
 // The frame of the weight, of floats along so many axes.
-PayloadFrame read_weight(const Context& context, const OrtKernelInfo* info, size_t rank, const std::string& what) {
-  PayloadFrame frame = read_payload(context, info, 1, what);
+StoredFrame read_weight(const Context& context, const OrtKernelInfo* info, size_t rank, const std::string& what) {
+  StoredFrame frame = read_payload(context, info, 1, what);
   if (frame.type.element != kElementFloat || frame.type.dims.size() != rank)
     refuse(what + ": the weight has " + type_text(frame.type) + ", where " + std::to_string(rank) +
            " axes of floats belong");
-  context.budget->spend(frame.bytes, what);
+  context.budget->spend(frame.decoded_bytes, what);
   return frame;
-}
-
-void decode(const Context& context, const DecodeJob& job, const std::string& what) {
-  std::string error;
-  size_t failed = 0;
-  if (decode_all(&job, 1, context.settings.threads, error, &failed) != DCC_OK) refuse(what + ": " + error);
 }
 
 DenseWeight decode_weight(const Context& context, const OrtKernelInfo* info, size_t rank) {
   const std::string what = node_text(context.owner.api, info);
-  const PayloadFrame frame = read_weight(context, info, rank, what);
-  DenseWeight weight{{}, map_bytes(frame.bytes)};
+  const StoredFrame frame = read_weight(context, info, rank, what);
+  DenseWeight weight{{}, map_bytes(frame.decoded_bytes)};
   for (const int64_t extent : frame.type.dims) weight.dims.push_back(static_cast<size_t>(extent));
-  decode(context, {frame.data, frame.size, weight.bytes.get(), frame.bytes}, what);
+  const DecodeJob job{frame.bytes.data, frame.bytes.size, weight.bytes.get(), frame.decoded_bytes};
+  decode_frame(job, context.settings.threads, what);
   return weight;
 }
 
@@ -229,13 +224,14 @@ struct GemmKernel : SparseProduct {
 
 SparseInt8MatMul points_of(const Context& context, const OrtKernelInfo* info) {
   const std::string what = node_text(context.owner.api, info);
-  const PayloadFrame frame = read_weight(context, info, 2, what);
+  const StoredFrame frame = read_weight(context, info, 2, what);
   const bool transposed = integer_attribute(context.owner.api, info, "transB", 0) != 0;
   const auto k = static_cast<size_t>(frame.type.dims[transposed ? 1 : 0]);
   const auto n = static_cast<size_t>(frame.type.dims[transposed ? 0 : 1]);
   const MappedBytes points = map_bytes(k * n);
   std::vector<float> scales(n);
-  decode(context, {frame.data, frame.size, points.get(), k * n, scales.data(), n}, what);
+  const DecodeJob job{frame.bytes.data, frame.bytes.size, points.get(), k * n, scales.data(), n};
+  decode_frame(job, context.settings.threads, what);
   const int threads = context.settings.threads;
   const auto* dense = reinterpret_cast<const int8_t*>(points.get());
   return SparseInt8MatMul(kept_points(dense, k, n, transposed, threads), scales.data(), threads);
