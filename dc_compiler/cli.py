@@ -23,7 +23,8 @@ from dc_compiler.nearest import nearest
 from dc_compiler.printable import printable
 
 if TYPE_CHECKING:
-    from dc_compiler.batch import Work
+    from dc_compiler.batch import Plan, Work
+    from dc_compiler.report import CompileReport
 
 OK, MISSED_QUALITY, BAD_INPUT, STOPPED = 0, 1, 2, 130
 DIFFERENT = 1  # as of diff(1)
@@ -72,13 +73,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         parser = _parser()
         _complete(parser)
-        arguments = parser.parse_args(argv)
+        arguments = parser.parse_args(argv, argparse.Namespace(interrupts=interrupts))
         return int(arguments.run(arguments))
     except (Exception, KeyboardInterrupt) as e:
-        if os.environ.get(TRACEBACK):
-            import traceback
-
-            traceback.print_exc()
+        _trace()
         sentence, code = _stopped(arguments) if interrupts.came or isinstance(e, KeyboardInterrupt) else _sentence(e)
         _complain("dcc", sentence)
         return code
@@ -125,6 +123,14 @@ def _stopped(arguments: argparse.Namespace) -> tuple[str, int]:
     directory = getattr(arguments, "checkpoint", None)
     go_on = f"; the same command continues from {directory}" if directory is not None and directory.is_dir() else ""
     return f"stopped; nothing was written{go_on}", STOPPED
+
+
+def _trace() -> None:
+    """Show where the error arose that is being handled, to those who ask."""
+    if os.environ.get(TRACEBACK):
+        import traceback
+
+        traceback.print_exc()
 
 
 def _sentence(error: BaseException) -> tuple[str, int]:
@@ -184,34 +190,55 @@ def _compile(a: argparse.Namespace) -> int:
 
     if a.dry_run and a.checkpoint is not None:
         raise InvalidArgumentError("give --dry-run or --checkpoint, not both: a checkpoint is deleted at the end")
-    works = batch.plan(a.input, a.output, a.report, a.json)
-    if len(works) == 1 and works[0].model == a.input[0]:
-        return _compile_one(a, works[0])
-    if a.checkpoint is not None:
-        raise InvalidArgumentError("--checkpoint is for one model at a time")
-    return _compile_all(a, works)
+    if a.frontier is not None and a.report is None:
+        raise InvalidArgumentError("--frontier needs --report, whose page it is drawn on")
+    plan = batch.plan(a.input, a.output, a.report, a.json)
+    if not plan.is_several:
+        _compile_one(a, plan.works[0])
+        return OK
+    for option in ("checkpoint", "frontier"):
+        if getattr(a, option) is not None:
+            raise InvalidArgumentError(f"--{option} is for one model at a time")
+    return _compile_all(a, plan)
 
 
-def _compile_all(a: argparse.Namespace, works: Sequence[Work]) -> int:
+def _compile_all(a: argparse.Namespace, plan: Plan) -> int:
     """Several models, one after the other; one that fails does not keep the others from being compiled."""
-    folders = [] if a.dry_run else [a.output]
-    for folder in [*folders, *(f for f in (a.report, a.json) if f is not None)]:
+    from dc_compiler import console
+    from dc_compiler.model import files
+    from dc_compiler.report import joint
+
+    for folder in [*([] if a.dry_run else [a.output]), *plan.folders()]:
         folder.mkdir(parents=True, exist_ok=True)
-    worst = OK
-    for work in works:
+    for path in filter(None, (plan.report, plan.json)):
+        files.check_output_path(path, [work.model for work in plan.works])
+    outcomes, worst = [], OK
+    for work in plan.works:
         try:
-            _compile_one(a, work)
-        except DccError as e:
+            outcomes.append(joint.compiled(work.model, _compile_one(a, work)))
+        except Exception as e:
+            if a.interrupts.came:
+                raise
+            _trace()
             sentence, code = _sentence(e)
-            _complain("dcc", sentence if str(work.model) in sentence else f"{work.model}: {sentence}")
+            outcomes.append(joint.failed(work.model, sentence))
+            _complain("dcc", str(outcomes[-1].failure))
             worst = max(worst, code)
+    result = joint.JointReport(outcomes)
+    if plan.report is not None:
+        files.write_atomically(plan.report, [result.to_html(holds=plan.report_holds).encode()])
+    if plan.json is not None:
+        files.write_atomically(plan.json, [result.to_json(holds=plan.json_holds).encode()])
+    if not a.quiet:
+        _show(console.joint_summary(result), written=None if a.dry_run else a.output)
     return worst
 
 
-def _compile_one(a: argparse.Namespace, work: Work) -> int:
+def _compile_one(a: argparse.Namespace, work: Work) -> CompileReport:
     from dc_compiler import console
     from dc_compiler.compiler import compile_model
     from dc_compiler.model import files
+    from dc_compiler.report import measured
 
     written = [path for path in (work.output, work.report, work.json) if path is not None]
     if len({path.absolute() for path in written}) < len(written):
@@ -220,6 +247,7 @@ def _compile_one(a: argparse.Namespace, work: Work) -> int:
     is_checked = a.dry_run and (work.model == a.input[0] or work.output.parent.is_dir())
     for path in written if is_checked else written[1:]:
         files.check_output_path(path, [work.model])
+    frontier = None if a.frontier is None else measured.read(a.frontier)
     output = None if a.dry_run else work.output
     with nullcontext() if a.quiet else console.progress_shown(console.standard_error()) as progress:
         result = compile_model(
@@ -233,17 +261,15 @@ def _compile_one(a: argparse.Namespace, work: Work) -> int:
     if not a.dry_run:
         a.written.append(str(work.output))
     if work.report is not None:
-        files.write_atomically(work.report, [result.report.to_html().encode()])
+        files.write_atomically(work.report, [result.report.to_html(frontier).encode()])
     if work.json is not None:
         files.write_atomically(work.json, [result.report.to_json().encode()])
-    if a.quiet:
-        return OK
-    lines = console.compile_summary(result.report, every=a.all)
-    if a.dry_run:
+    lines = [] if a.quiet else console.compile_summary(result.report, every=a.all)
+    if a.dry_run and lines:
         _show([*lines, f"{work.output} was not written (--dry-run)"])
-    else:
+    elif lines:
         _show(lines, written=work.output)
-    return OK
+    return result.report
 
 
 def _inspect(a: argparse.Namespace) -> int:
@@ -476,9 +502,13 @@ def _add_compile(commands: Any) -> None:
     _add_executor(p)
     p.add_argument("--checkpoint", metavar="DIR", type=Path, help="keep the state of training here, to continue later")
     p.add_argument(
-        "--report", metavar="FILE.html", type=Path, help="a page that tells all; a folder for several models"
+        "--report",
+        metavar="FILE.html",
+        type=Path,
+        help="a page that tells all; of several, FILE.html or a folder",
     )
-    p.add_argument("--json", metavar="FILE", type=Path, help="the same as data; a folder for several models")
+    p.add_argument("--json", metavar="FILE", type=Path, help="the same as data; of several, FILE.json or a folder")
+    p.add_argument("--frontier", metavar="FILE", type=Path, help="what dcc frontier --json wrote, drawn in the report")
     p.add_argument("--all", action="store_true", help="show every weight (default: small ones left alone in one line)")
     p.add_argument("--dry-run", action="store_true", help="do everything and tell, but write no model")
     p.add_argument("--quiet", action="store_true", help="show neither progress nor a summary")

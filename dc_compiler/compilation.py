@@ -59,7 +59,7 @@ class Compilation:
         recipe: it may become the one without calibration on the way.
         original: what results are compared with. shapes: of its outputs. obstacle: why it cannot be run, or None.
         ranges: of values, where samples tell them and layers may run in int8.
-        before: samples of the original's weights (:mod:`dc_compiler.report.spread`).
+        before: excerpts of the original's weights (:mod:`dc_compiler.ir.excerpts`).
     """
 
     recipe: Recipe
@@ -147,7 +147,9 @@ class Compilation:
         all_decoded = all(r.execution == ir.DECODE for r in program.records)
         provenance = _provenance(program, self.recipe, text)
         report = _report(program, self.recipe, text, form, made.reports)
-        report.spreads = spread.compared(self.before, spread.samples_of(r for r in program.records if r.frame))
+        report.spreads = spread.compared(
+            self.before, program.pruned, ir.excerpts(r for r in program.records if r.frame)
+        )
         report.recipe = self.recipe.to_toml(text)
         if self.context.samples is not None:
             report.samples = self.context.samples.sizes()

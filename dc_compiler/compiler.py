@@ -13,6 +13,7 @@ from typing import Any
 
 import onnx
 
+from dc_compiler import ir
 from dc_compiler.calibration.goals import Targets, parse_size
 from dc_compiler.codec import binding
 from dc_compiler.compilation import Compilation, measure_of, reference_of, shapes_of_outputs
@@ -134,7 +135,7 @@ def compile_model(
     original = reference_of(model_or_path, source, program)
     chosen.manager().check_overrides(program, chosen.overrides)
     shapes, obstacle = shapes_of_outputs(original, sessions, context.threads, force and data is None)
-    before = spread.samples_of(program.weights())
+    before = ir.excerpts(program.weights())
     job = Compilation(chosen, targets, budget, measure, context, sessions, original, shapes, obstacle, before=before)
     if data is not None:
         job.share_out(program, data, labels)
@@ -251,7 +252,7 @@ def inspect_model(
     if not packed.is_written(source.proto):
         program = importer.build_program(source, min_size=min_size)
         rows = [record_row(r) for r in program.records]
-        known = spread.compared(spread.samples_of(program.weights()), {}) if spreads else []
+        known = spread.compared(ir.excerpts(program.weights()), {}, {}) if spreads else []
         return CompileReport(source.label, "", 0, "not compiled", source.size, source.size, 0, rows, spreads=known)
     files.embed_external_data(source)
     opened = packed.open_packed(source.proto, source.label, max_decoded_bytes)

@@ -27,6 +27,8 @@ from dc_compiler.exploration.sensitivity import SensitivityReport
 from dc_compiler.ort.bench import BenchResult
 from dc_compiler.pass_manager import Progress as Callback
 from dc_compiler.printable import printable
+from dc_compiler.report.joint import COLUMNS as JOINT_COLUMNS
+from dc_compiler.report.joint import FAILED, JointReport
 
 LINE_INTERVAL = 30.0  # seconds between two lines of progress
 FILE_WIDTH = 200  # columns where the output is no terminal
@@ -97,10 +99,7 @@ class TensorTable:
             return
         places = [i for i, (_, key) in enumerate(reporting.COLUMNS) if key in NARROW]
         brief = [[*line[:-1], line[-1].split(":")[0]] for line in lines]
-        width = Measurement.get(out, options.update(max_width=WIDEST), _table_of(brief, places)).maximum
-        longest = max(len(line[0]) for line in brief)
-        room = max(SHORTEST, longest - max(0, width - options.max_width))
-        yield _table_of([[shortened(line[0], room), *line[1:]] for line in brief], places)
+        yield _fitting(out, options, lambda fitted: _table_of(fitted, places), brief)
         yield Text("(--json and --report, or a wider terminal, show more columns and every reason)")
 
     def _lines(self) -> list[list[str]]:
@@ -132,6 +131,16 @@ def shortened(name: str, room: int) -> str:
         return name
     front = (room - 1) // 2
     return f"{name[:front]}…{name[len(name) - (room - 1 - front) :]}"
+
+
+def _fitting(
+    out: Console, options: ConsoleOptions, make: Callable[[list[list[str]]], Table], lines: list[list[str]]
+) -> Table:
+    """The table that is made of lines, whose names are as short as the width asks for."""
+    width = Measurement.get(out, options.update(max_width=WIDEST), make(lines)).maximum
+    longest = max(len(line[0]) for line in lines)
+    room = max(SHORTEST, longest - max(0, width - options.max_width))
+    return make([[shortened(line[0], room), *line[1:]] for line in lines])
 
 
 def _table_of(lines: Sequence[Sequence[str]], places: Sequence[int]) -> Table:
@@ -177,6 +186,34 @@ def compile_summary(report: reporting.CompileReport, *, every: bool = False) -> 
 
 
 @dataclass(frozen=True)
+class JointTable:
+    """A line a model of one call, and one for all of them; names are shortened where room is short."""
+
+    result: JointReport
+
+    def __rich_console__(self, out: Console, options: ConsoleOptions) -> Iterator[Table]:
+        lines = [[printable(c) for c in cells] for cells in (*self.result.cells(), self.result.total_cells())]
+        yield _fitting(out, options, _joint_table, lines)
+
+
+def _joint_table(lines: list[list[str]]) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
+    for i, title in enumerate(JOINT_COLUMNS):
+        is_text = i in (0, len(JOINT_COLUMNS) - 1)
+        table.add_column(title, justify="left" if is_text else "right", overflow="fold", no_wrap=not is_text)
+    for line in lines[:-1]:
+        table.add_row(*line, style="red" if line[-1] == FAILED else None)
+    table.add_section()
+    table.add_row(*lines[-1], style="bold")
+    return table
+
+
+def joint_summary(result: JointReport) -> list[Any]:
+    """What ``dcc compile`` shows after the last of several models."""
+    return ["", JointTable(result), *result.failures()]
+
+
+@dataclass(frozen=True)
 class DiffTable:
     """What changed, a line a weight: how it is stored (``->`` where that differs), and how far its values moved. Where
     the terminal is too narrow for all columns, coders and shares kept are left out and names shortened in the middle.
@@ -193,10 +230,7 @@ class DiffTable:
             yield table
             return
         titles = [titles[i] for i in (0, 1, 2, 6, 7, 8)]
-        width = Measurement.get(out, options.update(max_width=WIDEST), _plain_table(titles, brief)).maximum
-        longest = max(len(line[0]) for line in brief)
-        room = max(SHORTEST, longest - max(0, width - options.max_width))
-        yield _plain_table(titles, [[shortened(line[0], room), *line[1:]] for line in brief])
+        yield _fitting(out, options, lambda fitted: _plain_table(titles, fitted), brief)
 
 
 def _diff_cells(weight: WeightDiff) -> list[str]:

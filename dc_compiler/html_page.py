@@ -45,6 +45,8 @@ pre{background:var(--panel);border-radius:8px;padding:.8em 1em;overflow-x:auto;f
 .chart{overflow-x:auto;min-width:0}
 .charts{display:grid;gap:1em;grid-template-columns:repeat(auto-fit,minmax(min(100%,30em),1fr))}
 svg{display:block;max-width:100%;height:auto}
+details{border-top:1px solid var(--line);margin-top:1.5em}
+summary{cursor:pointer;font-size:1.3em;font-weight:600;padding:.6em 0;overflow-wrap:anywhere}
 .chart svg{min-width:30em}
 svg text{fill:var(--text)}
 svg [stroke="#eee"]{stroke:var(--line)}
@@ -56,9 +58,18 @@ svg [stroke="#000000"]{stroke:var(--text)}
 """
 
 
+class Markup(str):
+    """Text that is HTML already."""
+
+
 def escape(text: str) -> str:
     """The text as HTML that shows it."""
-    return html.escape(printable(text))
+    return text if isinstance(text, Markup) else html.escape(printable(text))
+
+
+def link(text: str, target: str) -> Markup:
+    """The text, which leads to a place on this page or another one."""
+    return Markup(f"<a href='{html.escape(target)}'>{escape(text)}</a>")
 
 
 def table(
@@ -107,15 +118,21 @@ def bars(kinds: Sequence[str], lines: Sequence[tuple[str, Sequence[int], str]]) 
     return f"<div class=bars>{rows}</div>"
 
 
-def key(kinds: Sequence[str]) -> str:
-    """What the colours of bars stand for."""
-    entries = (f"<span><i style='background:{KINDS[i]}'></i>{escape(k)}</span>" for i, k in enumerate(kinds))
-    return f"<div class=key>{''.join(entries)}</div>"
+def key(kinds: Sequence[str], colours: Sequence[str] = KINDS) -> str:
+    """What colours stand for: by default those of bars."""
+    entries = (f"<span><i style='background:{colours[i]}'></i>{escape(k)}</span>" for i, k in enumerate(kinds))
+    return f"<div class=key>{''.join(entries)}</div>" if kinds else ""
 
 
 def section(title: str, *parts: str) -> str:
     """A heading and what belongs to it."""
     return f"<h2>{escape(title)}</h2>{''.join(parts)}"
+
+
+def folded(title: str, anchor: str, *parts: str) -> str:
+    """What belongs to a heading, shown when that is clicked, or when a link leads to the anchor."""
+    inside = f"<div id='{html.escape(anchor)}'>{''.join(parts)}</div>"
+    return f"<details><summary>{escape(title)}</summary>{inside}</details>"
 
 
 def paragraph(text: str) -> str:

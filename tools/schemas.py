@@ -17,9 +17,11 @@ from dc_compiler.exploration.sensitivity import Curve, SensitivityReport
 from dc_compiler.ort.bench import BenchResult
 from dc_compiler.ort.verify import Verification
 from dc_compiler.report import CompileReport, TensorRow
+from dc_compiler.report.joint import JointReport, ModelOutcome
 
 # The class of each command's result
 RESULTS: Mapping[str, type] = {
+    "batch": JointReport,
     "bench": BenchResult,
     "compile": CompileReport,
     "diff": ModelDiff,
@@ -32,10 +34,19 @@ RESULTS: Mapping[str, type] = {
 BESIDE: Mapping[type, Mapping[str, Mapping[str, Any]]] = {
     CompileReport: {"ratio": {"type": "number"}},
     Curve: {"divergence_per_bit": {"type": ["number", "null"]}},
+    JointReport: {
+        "compiled": {"type": "integer"},
+        "original_bytes": {"type": "integer"},
+        "output_bytes": {"type": "integer"},
+        "ratio": {"type": ["number", "null"]},
+    },
     ModelDiff: {"same": {"type": "boolean"}},
+    ModelOutcome: {"ratio": {"type": ["number", "null"]}},
     TensorRow: {"ratio": {"type": "number"}},
     Verification: {"compared": {"type": "boolean"}},
 }
+# Commands whose outputs have names of their own
+COMMANDS = {"batch": "compile MODELS"}
 PLAIN = {bool: "boolean", int: "integer", str: "string", types.NoneType: "null"}
 
 
@@ -48,7 +59,7 @@ def schema(command: str) -> dict[str, Any]:
     whole["required"] = ["schema", *whole["required"]]
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": f"{identifier}: output of dcc {command} --json",
+        "title": f"{identifier}: output of dcc {COMMANDS.get(command, command)} --json",
         **whole,
         "$defs": dict(sorted(parts.items())),
     }

@@ -10,6 +10,7 @@ from dc_compiler.ir.dtypes import (
     find_element_type,
     is_compressible,
 )
+from dc_compiler.ir.excerpts import EXCERPT, MOST_EXCERPTS, excerpt, excerpts
 from dc_compiler.ir.kinds import mark_exact, quantized_note
 from dc_compiler.ir.numeric import BLOCK, blocks, exact_std, largest, ordered_sum
 from dc_compiler.ir.patterns import find_pattern
@@ -48,8 +49,10 @@ __all__ = [
     "BLOCK",
     "DECODE",
     "ELEMENT_TYPES",
+    "EXCERPT",
     "INT8",
     "INT8_SCALE",
+    "MOST_EXCERPTS",
     "SPARSE",
     "SPARSE_INT8",
     "Clustered",
@@ -73,6 +76,8 @@ __all__ = [
     "element_type",
     "element_type_of",
     "exact_std",
+    "excerpt",
+    "excerpts",
     "find_element_type",
     "find_pattern",
     "find_uses",

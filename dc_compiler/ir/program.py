@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import onnx
 from onnx import helper
 
@@ -34,6 +35,7 @@ class Program:
     rounding: list[str] = field(default_factory=list)  # why outputs may differ by float rounding although no weight did
     named: frozenset[str] = frozenset()  # weights because the user gave them options of their own by name
     ranges: dict[str, Range] = field(default_factory=dict)  # of values that are rounded where layers run in int8
+    pruned: dict[str, np.ndarray] = field(default_factory=dict)  # excerpts of weights before they were clustered
     is_terse: bool = False  # the file shall tell nothing that running it does not need
 
     def eligible(self) -> list[WeightRecord]:

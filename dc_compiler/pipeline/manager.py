@@ -114,6 +114,8 @@ def run_passes(passes: Iterable[Pass], program: ir.Program, context: Context) ->
         strict = {"shapes": not step.reshapes, "weights": not step.rewrites}
         signature = program.signature(**strict)
         left_alone = [(r, r.values) for r in program.records if not _may_change(step, r)]
+        if "clustered" in step.establishes:
+            program.pruned = ir.excerpts(r for r in program.weights() if r.mask is not None)
         try:
             report = step.run(program, context)
             report.seconds = time.perf_counter() - start

@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dc_compiler import ir, schemas
 from dc_compiler.codec import binding
@@ -19,6 +19,9 @@ from dc_compiler.ort.stability import NOISE
 from dc_compiler.ort.verify import Verification
 from dc_compiler.pass_manager import PassReport
 from dc_compiler.report.spread import Spread
+
+if TYPE_CHECKING:
+    from dc_compiler.report.measured import MeasuredFrontier
 
 # What the bytes of a weight hold: codes of its values, positions of those that are kept, what the codes stand for, and
 # tables of code lengths, headers and checksums. A weight that is not packed has values alone
@@ -120,11 +123,11 @@ class CompileReport:
 
         return notebook.table(self)
 
-    def to_html(self) -> str:
-        """A page that needs nothing else."""
+    def to_html(self, frontier: MeasuredFrontier | None = None) -> str:
+        """A page that needs nothing else, with the frontier of the model if it has been measured."""
         from dc_compiler.report.page import page  # it is made of what is here
 
-        return page(self)
+        return page(self, frontier)
 
 
 def plain(value: Any) -> Any:
@@ -218,6 +221,22 @@ def samples_lines(samples: Mapping[str, int] | None) -> list[str]:
     used = {"to train on": "train", "to choose the best state": "validation", "to check the result": "check"}
     counts = [f"{samples[part]:,} {use}" for use, part in used.items() if samples[part]]
     return ["samples: " + ", ".join(counts)]
+
+
+def quality_text(result: Verification | None) -> str | None:
+    """In a few words, how near the outputs are; None where nobody looked."""
+    if result is None:
+        return None
+    if result.scores is not None:
+        return f"{result.scores.metric} {result.scores.before:.4g} -> {result.scores.after:.4g}"
+    if not result.compared:
+        return "not compared"
+    if result.same_bits:
+        return "identical"
+    if result.worst_cosine is not None:
+        return f"cosine {result.worst_cosine:.5f}"
+    shares = [o.equal_share for o in result.outputs if o.equal_share is not None]
+    return f"{100 * min(shares):.2f} % equal" if shares else None
 
 
 def score_lines(scores: Scores | None) -> list[str]:

@@ -10,15 +10,16 @@ from dc_compiler.report.spread import Spread
 
 WIDTH, HEIGHT = 260, 90
 AXIS = 14  # pixels below for the numbers
-BEFORE, AFTER = "#9aa1a8", "#0072b2"
+STAGES = BEFORE, PRUNED, AFTER = "#9aa1a8", "#d55e00", "#0072b2"
 
 
 def histogram(spread: Spread) -> str:
     """A heading, the bins as SVG, and what they do not show."""
-    most = max((max(c) for c in (spread.before, spread.after) if c), default=0)
+    most = max((max(c) for c in (spread.before, spread.pruned, spread.after) if c), default=0)
     shapes = [
         *_bars(spread.before, most, BEFORE, 1.0, 0.45),
         *_bars(spread.after, most, AFTER, 0.55 if spread.before else 1.0, 1.0),
+        *_outline(spread.pruned, most, PRUNED),
         f'<path d="M0 {HEIGHT}H{WIDTH}" stroke="#eee"/>',
         *_numbers(spread.end),
     ]
@@ -33,10 +34,22 @@ def _bars(counts: Sequence[int] | None, most: int, colour: str, width: float, op
     each = WIDTH / len(counts)
     for i, count in enumerate(counts):
         if count:
-            height = HEIGHT * math.log1p(count) / math.log1p(most)
+            height = _height(count, most)
             left, top = each * (i + (1 - width) / 2), HEIGHT - height
             place = f'x="{left:.1f}" y="{top:.1f}" width="{each * width:.1f}" height="{height:.1f}"'
             yield f'<rect {place} fill="{colour}" fill-opacity="{opacity:g}"/>'
+
+
+def _outline(counts: Sequence[int] | None, most: int, colour: str) -> Iterator[str]:
+    if not counts or not any(counts):
+        return
+    each = WIDTH / len(counts)
+    steps = "".join(f"V{HEIGHT - _height(c, most):.1f}H{each * (i + 1):.1f}" for i, c in enumerate(counts))
+    yield f'<path d="M0 {HEIGHT}{steps}V{HEIGHT}" fill="none" stroke="{colour}" stroke-width="1.2"/>'
+
+
+def _height(count: int, most: int) -> float:
+    return HEIGHT * math.log1p(count) / math.log1p(most)
 
 
 def _numbers(end: float) -> Iterator[str]:

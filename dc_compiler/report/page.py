@@ -9,40 +9,47 @@ from dc_compiler import report as reporting
 from dc_compiler.ort.verify import Verification
 from dc_compiler.pass_manager import PassReport
 from dc_compiler.plot import Axis, Series, chart, drawing
-from dc_compiler.report.histogram import histogram
+from dc_compiler.report import measured
+from dc_compiler.report.histogram import STAGES, histogram
 
 MOST_BARS = 20  # weights with a bar of their own
+FILE_PARTS = (*reporting.PARTS, "graph and the rest")  # what the bytes of a file hold
 
 
-def page(report: reporting.CompileReport) -> str:
-    """The whole page."""
-    parts = [
+def page(report: reporting.CompileReport, frontier: measured.MeasuredFrontier | None = None) -> str:
+    """The whole page, with the frontier of the model if it has been measured."""
+    return html_page.page(f"dcc: {report.source}", [], parts(report, frontier))
+
+
+def parts(report: reporting.CompileReport, frontier: measured.MeasuredFrontier | None = None) -> list[str]:
+    """What is below its title."""
+    return [
         html_page.tiles(_headline(report)),
         *_bytes(report),
         *_spreads(report),
         *_trainings(report.passes),
         *_tries(report.passes),
+        *([] if frontier is None else [measured.section(frontier, report)]),
         *_verification(report),
         *_notes(report),
         _weights(report),
         *_again(report),
     ]
-    return html_page.page(f"dcc: {report.source}", [], parts)
 
 
 def _headline(report: reporting.CompileReport) -> Iterator[tuple[str, str, str]]:
     is_made = report.form != "not compiled"
     if is_made:
-        sizes = f"{_size(report.original_bytes)} to {_size(report.output_bytes)}"
+        sizes = f"{size_text(report.original_bytes)} to {size_text(report.output_bytes)}"
         yield "smaller", f"{report.ratio:.2f}x", sizes
     yield from _quality(report.verification)
     weights = sum(1 for r in report.tensors if r.reason is None and r.exact is None)
     elements = sum(r.raw_bytes for r in report.tensors)
-    yield "weights", f"{weights:,}", f"of {len(report.tensors):,} tensors with {_size(elements)}"
+    yield "weights", f"{weights:,}", f"of {len(report.tensors):,} tensors with {size_text(elements)}"
     if is_made:
         yield "form", report.form, "one node holds the model" if report.form == "session" else "a node a weight"
     if report.seconds:
-        yield "compiled in", f"{report.seconds:.1f} s", f"peak memory {_size(report.peak_memory)}"
+        yield "compiled in", f"{report.seconds:.1f} s", f"peak memory {size_text(report.peak_memory)}"
 
 
 def _quality(result: Verification | None) -> Iterator[tuple[str, str, str]]:
@@ -60,7 +67,7 @@ def _quality(result: Verification | None) -> Iterator[tuple[str, str, str]]:
         yield "cosine of outputs", f"{result.worst_cosine:.5f}", f"the furthest of them; {where}"
 
 
-def _size(count: float) -> str:
+def size_text(count: float) -> str:
     """Bytes in a unit that leaves three digits."""
     for unit in ("B", "kB", "MB"):
         if count < 1000:
@@ -73,23 +80,32 @@ def _bytes(report: reporting.CompileReport) -> Iterator[str]:
     """The file by what its bytes hold, then its largest weights."""
     if report.form == "not compiled":
         return
-    kinds = (*reporting.PARTS, "graph and the rest")
     rows = sorted(report.tensors, key=lambda r: -r.bytes)
-    packed = [_parts(r) for r in rows]
-    sums = [sum(column) for column in zip(*packed, strict=True)] or [0] * len(reporting.PARTS)
-    whole = [*sums, max(0, report.output_bytes - sum(sums))]
-    lines: list[tuple[str, Sequence[int], str]] = [("the file", whole, _size(report.output_bytes))]
     yield html_page.section(
         "Where the bytes are",
-        html_page.key(kinds),
-        html_page.bars(kinds, lines),
+        html_page.key(FILE_PARTS),
+        html_page.bars(FILE_PARTS, [("the file", _file_parts(report), size_text(report.output_bytes))]),
         html_page.paragraph("and, to a scale of their own, the weights that take most of them:") if rows else "",
-        html_page.bars(kinds[:-1], [_bar(r) for r in rows[:MOST_BARS] if r.bytes]) if rows else "",
+        html_page.bars(reporting.PARTS, [_bar(r) for r in rows[:MOST_BARS] if r.bytes]) if rows else "",
     )
 
 
+def files_by_bytes(files: Sequence[tuple[str, reporting.CompileReport]]) -> Iterator[str]:
+    """Several files, each a name and its report, by what their bytes hold."""
+    lines = [(name, _file_parts(r), f"{size_text(r.output_bytes)}, {r.ratio:.1f}x") for name, r in files]
+    if lines:
+        yield html_page.section("Where the bytes are", html_page.key(FILE_PARTS), html_page.bars(FILE_PARTS, lines))
+
+
+def _file_parts(report: reporting.CompileReport) -> list[int]:
+    """Bytes of a compiled file in the order of ``FILE_PARTS``."""
+    packed = [_parts(r) for r in report.tensors]
+    sums = [sum(column) for column in zip(*packed, strict=True)] or [0] * len(reporting.PARTS)
+    return [*sums, max(0, report.output_bytes - sum(sums))]
+
+
 def _bar(row: reporting.TensorRow) -> tuple[str, Sequence[int], str]:
-    return row.name, _parts(row), f"{_size(row.bytes)}, {row.ratio:.1f}x"
+    return row.name, _parts(row), f"{size_text(row.bytes)}, {row.ratio:.1f}x"
 
 
 def _parts(row: reporting.TensorRow) -> Sequence[int]:
@@ -100,12 +116,16 @@ def _spreads(report: reporting.CompileReport) -> Iterator[str]:
     if not report.spreads:
         return
     cells = "".join(f"<div class=cell>{histogram(s)}</div>" for s in report.spreads)
-    both = "before (grey) and after (blue), on logarithmic heights; values that are exactly zero are counted apart"
-    alone = "on logarithmic heights; values that are exactly zero are counted apart"
-    told = both if any(s.before and s.after for s in report.spreads) else alone
+    stages = []
+    if any(s.before and s.after for s in report.spreads):
+        stages = ["in the original", "in the file"]
+        if any(s.pruned for s in report.spreads):
+            stages.insert(1, "as pruning left them, before clustering")
+    told = "on logarithmic heights; values that are exactly zero are counted apart"
     yield html_page.section(
         "How values are spread",
         html_page.paragraph(f"Of the {len(report.spreads)} largest weights, {told}."),
+        html_page.key(stages, STAGES if len(stages) > 2 else STAGES[::2]),
         f"<div class=grid>{cells}</div>",
     )
 

@@ -1,4 +1,5 @@
-"""What the commands' ``--json`` gives, as JSON Schema files beside this one: ``path("compile")`` and so on.
+"""What the commands' ``--json`` gives, as JSON Schema files beside this one: ``path("compile")`` and so on; ``batch``
+is what ``dcc compile`` gives of several models.
 
 Every output says in ``schema`` which one it follows: ``dcc.compile/1`` is version 1 of ``compile.json``. A version
 stands for its fields and what they mean; new fields may come within it, so readers leave alone what they do not know.
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 VERSIONS = {
-    "bench": 1, "compile": 1, "diff": 1, "frontier": 1, "inspect": 1, "sensitivity": 1, "verify": 1,
+    "batch": 1, "bench": 1, "compile": 1, "diff": 1, "frontier": 1, "inspect": 1, "sensitivity": 1, "verify": 1,
 }  # fmt: skip
 
 

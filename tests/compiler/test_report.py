@@ -11,8 +11,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from dc_compiler import compile_model, inspect_model
+from dc_compiler import compile_model, inspect_model, ir
 from dc_compiler.cli import main
+from dc_compiler.exploration.frontier import FrontierPoint, FrontierReport
 from dc_compiler.report import PARTS
 from dc_compiler.report import spread as spreads
 
@@ -121,7 +122,7 @@ def test_names_cannot_leave_their_place() -> None:
 
 def test_spreads_are_those_of_the_weights() -> None:
     values = np.array([-1.0, -0.5, 0, 0, 0.5, 1.0] * 100, np.float32).reshape(20, 30)
-    found = spreads.spread("w", spreads.sample(values), spreads.sample(np.where(values == 1, 0, values)))
+    found = spreads.spread("w", ir.excerpt(values), ir.excerpt(np.where(values == 1, 0, values)))
     assert found.before is not None
     assert found.after is not None
     assert sum(found.before) == 400
@@ -134,9 +135,25 @@ def test_spreads_are_those_of_the_weights() -> None:
     assert found.before[0] == found.before[-1] == 100
 
 
+def test_spreads_show_what_pruning_left() -> None:
+    """A third of the values, those of the original; clustering leaves eight of them."""
+    report = compile_model(SAMPLES / "lenet300.onnx", pipeline="prune(density=0.3),cluster(bits=3),encode").report
+    spread = report.spreads[0]
+    assert spread.before is not None
+    assert spread.pruned is not None
+    assert spread.after is not None
+    assert sum(spread.pruned) == sum(spread.after) == pytest.approx(0.3 * sum(spread.before), rel=0.02)
+    outer = slice(0, 10)
+    assert spread.pruned[outer] == spread.before[outer]
+    assert len([n for n in spread.after if n]) <= 8 < len([n for n in spread.pruned if n])
+    text = text_of(report.to_html())
+    assert "as pruning left them, before clustering" in text
+    assert "as pruning left them" not in text_of(compile_model(SAMPLES / "lenet300.onnx").report.to_html())
+
+
 @pytest.mark.parametrize("values", [np.zeros((4, 4)), np.full((4, 4), np.nan), np.empty((0, 4))])
 def test_spreads_of_nothing(values: np.ndarray) -> None:
-    found = spreads.spread("w", spreads.sample(values), None)
+    found = spreads.spread("w", ir.excerpt(values), None)
     assert found.before is not None
     assert sum(found.before) == 0
     assert found.end == 1
@@ -144,8 +161,8 @@ def test_spreads_of_nothing(values: np.ndarray) -> None:
 
 def test_samples_miss_no_channel() -> None:
     values = np.arange(1 << 20).reshape(-1, 64) % 64
-    counts = np.bincount(spreads.sample(values).astype(int), minlength=64)
-    assert counts.sum() <= spreads.SAMPLE
+    counts = np.bincount(ir.excerpt(values).astype(int), minlength=64)
+    assert counts.sum() <= ir.EXCERPT
     assert counts.min() > 0.9 * counts.max()
 
 
@@ -192,3 +209,29 @@ def test_messages_that_onnx_reads_are_not_changed_by_a_report() -> None:
     before = model.SerializeToString(deterministic=True)
     compile_model(model).report.to_html()
     assert model.SerializeToString(deterministic=True) == before
+
+
+def test_the_frontier_with_the_file_on_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images, labels = digits()
+    np.savez(tmp_path / "data.npz", x=images[:60], y=labels[:60])
+    model, points, page = str(SAMPLES / "lenet300.onnx"), str(tmp_path / "points.json"), tmp_path / "page.html"
+    size = Path(model).stat().st_size
+    steps = [(None, 1.0, 0.0, 0.98), (0.2, 8.0, 1e-3, 0.97), (0.8, 16.0, 0.1, 0.6)]
+    found = [FrontierPoint(s, "", round(size / ratio), ratio, moved, moved, score) for s, ratio, moved, score in steps]
+    Path(points).write_text(FrontierReport(model, "samples", 60, "accuracy", 16, found, []).to_json())
+    data = ["--data", str(tmp_path / "data.npz"), "--labels", "y"]
+    line = ["compile", model, "-o", str(tmp_path / "out.onnx"), "--pipeline", "cluster(grid),encode", "--quiet"]
+    assert main([*line, *data, "--report", str(page), "--frontier", points]) == 0
+    text = text_of(page.read_text())
+    assert "Frontier" in text
+    report = inspect_model(tmp_path / "out.onnx")
+    (mark,) = re.findall(r"<title>this file: ([\d.]+), ([\d.]+)</title>", page.read_text())
+    assert float(mark[0]) == pytest.approx(report.ratio, rel=1e-4)
+    assert main([*line, "--report", str(page), "--frontier", points]) == 0  # without labels there is no score to mark
+    assert len(re.findall("<title>this file's size: ", page.read_text().replace("&#x27;", "'"))) == 4
+    assert "That model has" not in text_of(page.read_text())
+    capsys.readouterr()
+    assert main([*line, "--frontier", points]) == 2
+    assert "--frontier needs --report" in capsys.readouterr().err
+    assert main([*line, "--report", str(page), "--frontier", str(tmp_path / "data.npz")]) == 2
+    assert "is not what 'dcc frontier --json' writes" in capsys.readouterr().err
