@@ -23,7 +23,11 @@ ul{padding-left:1.3em;margin:.5em 0;overflow-wrap:anywhere}
 p{margin:.8em 0}
 .faint{color:var(--faint)}
 .small{font-size:.85em}
-.wide{overflow-x:auto}
+.wide,.chart{overflow-x:auto;min-width:0;
+background:linear-gradient(90deg,var(--ground) 40%,transparent) left/2em 100% no-repeat local,
+linear-gradient(270deg,var(--ground) 40%,transparent) right/2em 100% no-repeat local,
+linear-gradient(90deg,var(--line),transparent) left/.8em 100% no-repeat,
+linear-gradient(270deg,var(--line),transparent) right/.8em 100% no-repeat}
 table{border-collapse:collapse;font-size:.9em;font-variant-numeric:tabular-nums}
 td,th{padding:.25em .7em;text-align:right;border-bottom:1px solid var(--line)}
 td:first-child,th:first-child{text-align:left;overflow-wrap:anywhere;min-width:9em;padding-left:0}
@@ -42,17 +46,17 @@ td:last-child,th:last-child{min-width:5em}
 .key{display:flex;flex-wrap:wrap;gap:.2em 1.2em;margin:0 0 .8em;font-size:.9em}
 .key i{display:inline-block;width:.8em;height:.8em;border-radius:2px;margin-right:.4em}
 pre{background:var(--panel);border-radius:8px;padding:.8em 1em;overflow-x:auto;font-size:.85em}
-.chart{overflow-x:auto;min-width:0}
 .charts{display:grid;gap:1em;grid-template-columns:repeat(auto-fit,minmax(min(100%,30em),1fr))}
 svg{display:block;max-width:100%;height:auto}
 details{border-top:1px solid var(--line);margin-top:1.5em}
+details>div{scroll-margin-top:4em}
 summary{cursor:pointer;font-size:1.3em;font-weight:600;padding:.6em 0;overflow-wrap:anywhere}
-.chart svg{min-width:30em}
+.charts svg{font-size:14px}
 svg text{fill:var(--text)}
 svg [stroke="#eee"]{stroke:var(--line)}
 svg [fill="#000000"]{fill:var(--text)}
 svg [stroke="#000000"]{stroke:var(--text)}
-@media(max-width:36em){body{padding:1em}.bars{grid-template-columns:1fr max-content}
+@media(max-width:36em){body{padding:1em}.chart svg{min-width:38rem}.bars{grid-template-columns:1fr max-content}
 .bars>span:nth-child(3n+1){grid-column:1/3;margin-top:.5em}}
 @media print{body{max-width:none}}
 """

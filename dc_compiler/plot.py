@@ -72,7 +72,7 @@ class _Scale:
         self._is_log, self._start, self._stop = is_log, start, stop
         usable = [v for v in values if v > 0 or not is_log] or [1.0]
         low, high = self._height(min(usable)), self._height(max(usable))
-        margin = 0.05 * (high - low) or 0.5
+        margin = 0.05 * (high - low) or (0.0 if is_log else 0.05 * abs(low)) or 0.5
         self._low, self._high = low - margin, high + margin
 
     def _height(self, value: float) -> float:

@@ -71,8 +71,8 @@ class FrontierReport:
 
     def to_html(self) -> str:
         """A page that needs nothing else, with the frontier drawn."""
-        table = html_page.table(self.titles(), self.lines())
-        return html_page.page(f"dcc frontier: {self.source}", self.facts(), [*_charts(self), table])
+        points = html_page.section("Points", html_page.table(self.titles(), self.lines()))
+        return html_page.page(f"dcc frontier: {self.source}", self.facts(), [*_charts(self), points])
 
     def __repr__(self) -> str:
         return f"<frontier of {self.source}: {len(self.points) - 1} points>"
