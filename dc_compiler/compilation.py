@@ -332,6 +332,8 @@ def _choose_form(program: ir.Program, recipe: Recipe, ranges: Ranges | None) -> 
     wants_sparse = recipe.execution == "sparse" or (recipe.execution == "auto" and recipe.preset != "lossless")
     if wants_sparse and form == "session":
         sparse.choose_sparse(program, all_of_them=recipe.execution == "sparse")
+    if form == "graph":
+        emitter.keep_constants(program)
     return form
 
 

@@ -23,6 +23,7 @@ from dc_compiler.codec.library import (
     library,
 )
 from dc_compiler.errors import CancelledError, CorruptFrameError, DccError, InvalidArgumentError, OverLimitError
+from dc_compiler.nibbles import pack_nibbles, shares_bytes, unpack_nibbles
 
 if TYPE_CHECKING:
     from dc_compiler import ir
@@ -127,13 +128,18 @@ def decode(frame: Buffer, threads: int = 0) -> Array:
     `threads` <= 0 means one per processor this process may use.
     """
     info = frame_info(frame)
+    if shares_bytes(info.dtype):
+        pairs = _allocate([-(-info.elements // 2)], np.dtype(np.uint8))
+        decode_into(frame, pairs, threads)
+        return unpack_nibbles(pairs, info.elements, info.dtype).reshape(info.dims)
     out = _allocate(info.dims, info.dtype)
     decode_into(frame, out, threads)
     return out
 
 
 def decode_into(frame: Buffer, out: Array, threads: int = 0) -> None:
-    """Decode a frame into the memory of `out`, a C-contiguous array of exactly the tensor's bytes.
+    """Decode a frame into the memory of `out`, a C-contiguous array of exactly the tensor's bytes. Elements of 4 bits
+    share bytes, the first in the lower half.
 
     Raises CorruptFrameError, after which the contents of `out` are unspecified, and InvalidArgumentError.
     """
@@ -215,18 +221,20 @@ def encode_codebook(
     log_scales: Array | None = None,
     channels: int = 0,
     inner: int = 0,
+    offset: int = 0,
     coder: str = "auto",
     position_bits: int = 0,
     chunk_elements: int = 0,
     threads: int = 0,
 ) -> bytes:
-    """Encode codebook indices of a tensor with these dims and float dtype; the bytes do not depend on `threads`.
+    """Encode codebook indices of a tensor with these dims and dtype; the bytes do not depend on `threads`.
 
     indices         (n,) or any shape of n elements, uint16
     codebook, zero  (k,) values in `dtype`, or in the compute type (f64 for f64, else f32) with scales; `zero` is the
                     index of the entry that is +0.0, or None. Without a codebook, entry j < `k` is `grid_lo` + j
     scales          (channels,) positive values in the compute type; or `log_scales`, (channels,) integers: FORMAT.md 3
     channels, inner element i uses scale (i // inner) % channels
+    offset          integers with scales: what is added to all
     coder           'fixed', 'huffman', 'rans', 'rows', 'context'; 'auto' for the smallest of the first four; 'smallest'
     position_bits   huffman: 1 to 16, or 0 for the best, no positions included
 
@@ -261,6 +269,7 @@ def encode_codebook(
         request.scales = _pointer(scale_values)
         request.channels = channels
         request.inner = inner
+        request.offset = offset
     return _encode(request)
 
 
@@ -289,6 +298,7 @@ def encode_clustered(
         log_scales=None if scales is None else scales.log_steps,
         channels=0 if scales is None else scales.channels,
         inner=0 if scales is None else scales.inner,
+        offset=clustered.offset,
         coder=coder,
         position_bits=0 if clustered.zero is None else position_bits,
         threads=threads,
@@ -296,15 +306,17 @@ def encode_clustered(
 
 
 def encode_data(array: Array, coder: str = "auto", threads: int = 0) -> bytes:
-    """Encode an array (float32, float16, bfloat16, float64 or uint8) as it is, bit for bit.
+    """Encode an array of any type that frames hold as it is, bit for bit.
 
-    coder: 'raw', 'lossless', 'lz' or 'text' (these two for uint8 only); 'auto' for the smallest of the first three,
-    'smallest' for the smallest of all.
+    coder: 'raw', 'lossless' (not for elements of 4 bits), 'lz' or 'text' (these two for uint8 only); 'auto' for the
+    smallest of the first three, 'smallest' for the smallest of all.
 
     Raises InvalidArgumentError.
     """
     data = np.asarray(array, order="C")
     request = _request(data.dtype, data.shape, coder, threads)
+    if shares_bytes(data.dtype):
+        data = pack_nibbles(data)
     request.data = _pointer(data)
     return _encode(request)
 

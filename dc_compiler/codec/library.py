@@ -74,6 +74,7 @@ class EncodeRequest(ctypes.Structure):
         ("inner", ctypes.c_uint64),
         ("chunk_elements", ctypes.c_uint64),
         ("threads", ctypes.c_int32),
+        ("offset", ctypes.c_int32),
     )
 
 

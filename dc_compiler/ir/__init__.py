@@ -15,7 +15,8 @@ from dc_compiler.ir.kinds import mark_exact, quantized_note
 from dc_compiler.ir.numeric import BLOCK, blocks, exact_std, largest, ordered_sum
 from dc_compiler.ir.patterns import find_pattern
 from dc_compiler.ir.program import Program
-from dc_compiler.ir.quantized import Clustered, Scales, log_step_values, nearest_log_step, without_unused
+from dc_compiler.ir.quantization import find_quantized, is_on_quantized
+from dc_compiler.ir.quantized import Clustered, Scales, as_codes, log_step_values, nearest_log_step, without_unused
 from dc_compiler.ir.ranges import Range
 from dc_compiler.ir.record import (
     DECODE,
@@ -23,6 +24,7 @@ from dc_compiler.ir.record import (
     INT8_SCALE,
     SPARSE,
     SPARSE_INT8,
+    Quantized,
     Use,
     WeightRecord,
     add_change,
@@ -59,6 +61,7 @@ __all__ = [
     "ElementType",
     "InitializerSite",
     "Program",
+    "Quantized",
     "Range",
     "Roles",
     "Scales",
@@ -66,6 +69,7 @@ __all__ = [
     "Use",
     "WeightRecord",
     "add_change",
+    "as_codes",
     "attribute",
     "attribute_sites",
     "blocks",
@@ -80,8 +84,10 @@ __all__ = [
     "excerpts",
     "find_element_type",
     "find_pattern",
+    "find_quantized",
     "find_uses",
     "is_compressible",
+    "is_on_quantized",
     "largest",
     "log_step_values",
     "mark_exact",

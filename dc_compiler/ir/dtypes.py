@@ -25,9 +25,9 @@ class ElementType:
             be pruned and clustered.
         trains: the type that training computes in; None for what has no gradient.
         framed: whether the codec has frames of it.
-        packs: whether weights of it are packed though passes cannot change them: without loss.
+        packs: whether tensors of it are packed wherever they are, though passes cannot change them: without loss.
         carried: whether onnxruntime hands such tensors through custom operators, and inputs can be made for them.
-        quantizes: whether a product's operand of this type is a quantized weight.
+        quantizes: whether a product's operand of this type is a quantized weight (``ir/quantization.py``).
     """
 
     name: str
@@ -46,6 +46,10 @@ class ElementType:
         """The unsigned type of the same size, or plain bytes, in which elements are compared bit for bit."""
         size = self.dtype.itemsize
         return np.dtype(f"u{size}") if size <= 8 else np.dtype((np.void, size))
+
+    def nbytes(self, count: int) -> int:
+        """Bytes that ``count`` elements take in a file."""
+        return (count * self.bits + 7) // 8
 
     @property
     def is_compressible(self) -> bool:
@@ -73,10 +77,10 @@ _F32, _F64 = np.dtype(np.float32), np.dtype(np.float64)
 ELEMENT_TYPES: tuple[ElementType, ...] = (
     _row("float", 1, np.float32, compute=_F32, trains=_F32, framed=True, carried=True),
     _row("uint8", 2, np.uint8, framed=True, carried=True, quantizes=True),
-    _row("int8", 3, np.int8, carried=True, quantizes=True),
-    _row("uint16", 4, np.uint16, carried=True),
-    _row("int16", 5, np.int16, carried=True),
-    _row("int32", 6, np.int32, carried=True),
+    _row("int8", 3, np.int8, framed=True, carried=True, quantizes=True),
+    _row("uint16", 4, np.uint16, framed=True, carried=True),
+    _row("int16", 5, np.int16, framed=True, carried=True),
+    _row("int32", 6, np.int32, framed=True, carried=True),
     _row("int64", 7, np.int64, carried=True),
     _row("bool", 9, np.bool_, carried=True),
     _row("float16", 10, np.float16, compute=_F32, trains=_F32, framed=True, carried=True),
@@ -86,13 +90,13 @@ ELEMENT_TYPES: tuple[ElementType, ...] = (
     _row("complex64", 14, np.complex64),
     _row("complex128", 15, np.complex128),
     _row("bfloat16", 16, ml_dtypes.bfloat16, compute=_F32, trains=_F32, framed=True, carried=True),
-    _row("float8e4m3fn", 17, ml_dtypes.float8_e4m3fn, quantizes=True),
-    _row("float8e4m3fnuz", 18, ml_dtypes.float8_e4m3fnuz, quantizes=True),
-    _row("float8e5m2", 19, ml_dtypes.float8_e5m2, quantizes=True),
-    _row("float8e5m2fnuz", 20, ml_dtypes.float8_e5m2fnuz, quantizes=True),
-    _row("uint4", 21, ml_dtypes.uint4, 4, quantizes=True),
-    _row("int4", 22, ml_dtypes.int4, 4, quantizes=True),
-    _row("float4e2m1", 23, ml_dtypes.float4_e2m1fn, 4, quantizes=True),
+    _row("float8e4m3fn", 17, ml_dtypes.float8_e4m3fn, framed=True, quantizes=True),
+    _row("float8e4m3fnuz", 18, ml_dtypes.float8_e4m3fnuz, framed=True, quantizes=True),
+    _row("float8e5m2", 19, ml_dtypes.float8_e5m2, framed=True, quantizes=True),
+    _row("float8e5m2fnuz", 20, ml_dtypes.float8_e5m2fnuz, framed=True, quantizes=True),
+    _row("uint4", 21, ml_dtypes.uint4, 4, framed=True, quantizes=True),
+    _row("int4", 22, ml_dtypes.int4, 4, framed=True, quantizes=True),
+    _row("float4e2m1", 23, ml_dtypes.float4_e2m1fn, 4, framed=True, quantizes=True),
 )
 _BY_NUMBER = {t.number: t for t in ELEMENT_TYPES}
 _BY_DTYPE = {t.dtype: t for t in ELEMENT_TYPES}

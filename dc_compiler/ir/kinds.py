@@ -21,7 +21,9 @@ def mark_exact(program: Program) -> None:
     roles = Roles.of(program.proto)
     for record, site in zip(program.records, program.sites, strict=True):
         kind = find_element_type(record.elem_type)
-        if kind is not None and kind.packs:
+        if kind is not None and record.quantized is not None:
+            record.exact = f"{kind.name}, already quantized"
+        elif kind is not None and kind.packs:
             record.exact = f"{kind.name}, packed without loss"
         if not program.named.isdisjoint(record.names) or not _is_finite_float(record) or not site.can_hoist:
             continue
@@ -33,27 +35,16 @@ def mark_exact(program: Program) -> None:
 
 
 def quantized_note(program: Program) -> str | None:
-    """What to tell about weights that are integers or 8-bit floats already, where there are any."""
-    kinds = [find_element_type(r.elem_type) for r in program.records]
-    if not any(k is not None and k.quantizes for k in kinds):
-        return None
-    roles = Roles.of(program.proto)
-    quantized = weights = 0
-    types = set()
-    for record, site, kind in zip(program.records, program.sites, kinds, strict=True):
-        if kind is None:
-            continue
-        if not kind.quantizes:
-            weights += record.nbytes if kind.is_compressible else 0
-        elif record.size and roles.obstacle(site.value_name) is None:
-            size = (record.size * kind.bits + 7) // 8
-            quantized, weights = quantized + size, weights + size
-            types.add(kind.name)
+    """What to tell about weights that are integers or short floats already, where there are any."""
+    quantized = [r for r in program.records if r.quantized is not None and r.quantized.is_weight]
     if not quantized:
         return None
+    floats = sum(r.nbytes for r in program.records if is_compressible(r.elem_type))
+    size = sum(r.nbytes for r in quantized)
+    types = sorted({kind.name for r in quantized if (kind := find_element_type(r.elem_type)) is not None})
     return (
-        f"already quantized: {quantized:,} of {weights:,} weight bytes are {', '.join(sorted(types))}, which are "
-        "neither pruned nor clustered, only packed without loss; compiling the float model gives a smaller file"
+        f"already quantized: {size:,} of {size + floats:,} weight bytes are {', '.join(types)}, which are neither "
+        "pruned nor clustered, only packed without loss; compiling the float model gives a smaller file"
     )
 
 

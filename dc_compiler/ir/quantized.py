@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import ml_dtypes
 import numpy as np
 
-from dc_compiler.ir.dtypes import compute_dtype
+from dc_compiler.ir.dtypes import ELEMENT_TYPES, compute_dtype
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,10 @@ class Clustered:
     ``indices``: uint16, one per element, flat. ``codebook``: entries in the tensor's dtype, or in the compute type
     when there are scales; None for a grid, whose entry ``j`` is the integer ``grid_lo + j``. ``zero`` is the index
     of the entry that is +0.0, or None.
+
+    Integers and short floats have a grid (without scales, of the numbers themselves; ``zero`` then is the entry that
+    stands for zero) or a codebook of values. With scales, an integer is the product rounded to the nearest, plus
+    ``offset``, limited to what its type holds.
     """
 
     indices: np.ndarray
@@ -65,13 +70,17 @@ class Clustered:
     grid_lo: int = 0
     zero: int | None = None
     scales: Scales | None = None
+    offset: int = 0
 
     def values(self, dtype: np.dtype, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Elements ``start`` to ``stop`` of the flat tensor, bit for bit what a decoder gives."""
         index = self.indices[start:stop]
         if self.scales is None and self.codebook is not None:
             return np.asarray(self.codebook[index])
-        compute = compute_dtype(dtype)
+        is_integer = dtype in _INTEGERS
+        if is_integer and self.scales is None:
+            return np.asarray((index.astype(np.int32) + self.grid_lo).astype(dtype))
+        compute = np.dtype(np.float32) if is_integer else compute_dtype(dtype)
         entries = self.codebook if self.codebook is not None else np.arange(self.size) + self.grid_lo
         result = entries.astype(compute)[index]
         if self.scales is not None:
@@ -81,7 +90,50 @@ class Clustered:
             else:
                 position = np.arange(start, start + len(index))
                 result *= factors[(position // self.scales.inner) % self.scales.channels]
-        return np.asarray(result.astype(dtype, copy=False))
+        return _rounded(result, self.offset, dtype) if is_integer else np.asarray(result.astype(dtype, copy=False))
+
+
+_INTEGERS = frozenset(t.dtype for t in ELEMENT_TYPES if t.framed and (t.dtype.kind in "iu" or "int" in t.name))
+_MOST_POINTS = 1 << 16
+
+
+def integer_range(dtype: np.dtype) -> tuple[int, int]:
+    """Least and largest number of an integer type."""
+    info = ml_dtypes.iinfo(dtype)  # type: ignore[no-untyped-call]
+    return int(info.min), int(info.max)
+
+
+def _rounded(products: np.ndarray, offset: int, dtype: np.dtype) -> np.ndarray:
+    """Integers of scaled points, as FORMAT.md 2.1 says."""
+    least, most = integer_range(dtype)
+    whole = np.rint(np.clip(products, -(2.0**20), 2.0**20)).astype(np.int32) + np.int32(offset)
+    return np.asarray(np.clip(whole, least, most).astype(dtype))
+
+
+def as_codes(values: np.ndarray, zero: int | None) -> Clustered | None:
+    """A table of integers or short floats as indices into the values that lie in its range, which loses nothing; None
+    where these are too many. ``zero`` is the number that stands for zero, if any."""
+    flat = values.reshape(-1)
+    if flat.dtype not in _INTEGERS:
+        return _as_values(flat)
+    flat = flat.astype(np.int8 if flat.dtype.kind == "V" else flat.dtype)  # 4 bits
+    low, high = int(flat.min()), int(flat.max())
+    if high - low >= _MOST_POINTS or max(-low, high) > 1 << 24:
+        return None
+    entry = zero - low if zero is not None and low <= zero <= high else None
+    return Clustered((flat.astype(np.int32) - low).astype(np.uint16), high - low + 1, grid_lo=low, zero=entry)
+
+
+def _as_values(flat: np.ndarray) -> Clustered:
+    """The same of floats of a byte at most: their values in order."""
+    bits = np.unique(flat.view(np.uint8))
+    numbers = bits.view(flat.dtype).astype(np.float32)
+    bits = bits[np.lexsort((bits, numbers))]
+    places = np.zeros(256, np.uint16)
+    places[bits] = np.arange(len(bits))
+    found = np.flatnonzero(bits == 0)
+    zero = int(found[0]) if len(found) else None
+    return Clustered(places[flat.view(np.uint8)], len(bits), bits.view(flat.dtype), zero=zero)
 
 
 def without_unused(clustered: Clustered) -> Clustered:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dc_compiler.ir.dtypes import find_element_type
 from dc_compiler.ir.numeric import blocks
 from dc_compiler.ir.quantized import Clustered
 
@@ -29,6 +30,15 @@ class Use:
     node_name: str = ""
 
 
+@dataclass(frozen=True)
+class Quantized:
+    """What is known of a table of a quantized layer: whether it holds weights (else zero points, scales of integers,
+    biases), and the number that stands for zero, None where there is none or channels have different ones."""
+
+    is_weight: bool
+    zero: int | None = None
+
+
 @dataclass
 class WeightRecord:
     """One stored tensor and what the passes have established about it.
@@ -38,6 +48,7 @@ class WeightRecord:
     ``execution`` is how the compiled model uses a packed weight: ``DECODE``, so that every operator gets the dense
     tensor, or the name of a kernel that runs from the packed form.
     ``exact`` says why it is no weight though it may be packed: passes that lose nothing work on it, others do not.
+    ``quantized`` is what is known of a table of a layer that is quantized already.
     """
 
     name: str
@@ -56,6 +67,7 @@ class WeightRecord:
     original: np.ndarray | None = None  # values before the first change, for small weights
     trainable: bool = False
     execution: str = DECODE
+    quantized: Quantized | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -78,7 +90,15 @@ class WeightRecord:
 
     @property
     def nbytes(self) -> int:
-        return self.values.nbytes
+        """Bytes of its values in a file."""
+        kind = find_element_type(self.elem_type)
+        return self.values.nbytes if kind is None else kind.nbytes(self.size)
+
+    @property
+    def is_packable(self) -> bool:
+        """Whether the record, not the graph, has the values: such tensors are packed."""
+        kind = find_element_type(self.elem_type)
+        return self.quantized is not None or (kind is not None and kind.is_packable)
 
     @property
     def dtype_name(self) -> str:

@@ -124,7 +124,7 @@ class Roles:
                     yield from self._of_function(node, function, pending, prefix, index, scaled)
                 elif _multiplies(node, index, scaled) or self._is_lookup(node, index, prefix):
                     yield ""
-                elif self._hands_on(node, index):
+                elif hands_on(node, index):
                     pending += [(o, prefix, scaled) for o in node.output if o]
                 elif _is_standard(node) and node.op_type in _SCALES:
                     pending.append((node.output[0], prefix, True))
@@ -157,11 +157,12 @@ class Roles:
         is_cut = node.op_type == "Slice" and len(node.input) > 3 and prefix + node.input[2] not in self._constants
         return is_cut and self._constants.get(prefix + node.input[3]) == 1
 
-    @staticmethod
-    def _hands_on(node: onnx.NodeProto, index: int) -> bool:
-        if not _is_standard(node):
-            return node.domain == MICROSOFT and node.op_type in ("QuantizeLinear", "DequantizeLinear") and index == 0
-        return index in _MOVES.get(node.op_type, ()) or (node.op_type == "Gather" and index == 0)
+
+def hands_on(node: onnx.NodeProto, index: int) -> bool:
+    """Whether an operator only moves the elements of this input."""
+    if not _is_standard(node):
+        return node.domain == MICROSOFT and node.op_type in ("QuantizeLinear", "DequantizeLinear") and index == 0
+    return index in _MOVES.get(node.op_type, ()) or (node.op_type == "Gather" and index == 0)
 
 
 def _scope(function: onnx.FunctionProto) -> str:

@@ -12,6 +12,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from dc_compiler.ir.record import Use
+from dc_compiler.nibbles import pack_nibbles, shares_bytes
 
 DATA_FIELDS = (
     "raw_data",
@@ -70,7 +71,8 @@ class Site(ABC):
         self.clear()
         assert self.tensor is not None
         self.tensor.dims[:] = values.shape
-        self.tensor.raw_data = np.ascontiguousarray(values).tobytes()
+        content = pack_nibbles(values) if shares_bytes(values.dtype) else np.ascontiguousarray(values)
+        self.tensor.raw_data = content.tobytes()
 
 
 class InitializerSite(Site):

@@ -16,11 +16,12 @@ from dc_compiler.codec import binding, load_time
 from dc_compiler.model import int8, packed, sparse
 from dc_compiler.model.importer import DOMAIN
 from dc_compiler.model.names import default_opset, defined_names, unused_name
+from dc_compiler.nibbles import shares_bytes
 from dc_compiler.recipe import Form
 
 SHORT_METADATA = 1024  # bytes of a graph's own metadata that a compiled model shows; names of an exporter can be many
 POOL_MIN_SIZE = 16  # elements of a tensor worth an entry in the list of weights
-MOST_INT8_BUFFERS = 255  # that have different fill values
+MOST_BYTE_BUFFERS = 255  # of elements of a byte that have different fill values
 NEEDED = frozenset({"version", "original_bytes"})  # provenance that every file has
 
 
@@ -59,6 +60,19 @@ def session_obstacle(program: ir.Program) -> str | None:
     return None
 
 
+def keep_constants(program: ir.Program) -> None:
+    """Leave alone what the graph form cannot hand to operators: elements that share bytes, which custom operators do
+    not carry, and what operators on quantized values want as constants beside their weights (scales, zero points)."""
+    for record in program.records:
+        if record.frame is None:
+            continue
+        is_weight = record.quantized is not None and record.quantized.is_weight
+        if shares_bytes(record.values.dtype):
+            record.leave_alone("the graph form carries no elements of 4 bits")
+        elif not is_weight and any(u.input_index > 0 and ir.is_on_quantized(u.op_type) for u in record.uses):
+            record.leave_alone("part of a quantized layer, which takes it as a constant")
+
+
 def emit(program: ir.Program, form: Form, provenance: Mapping[str, str]) -> onnx.ModelProto:
     """Build the output model. The program's graph is consumed.
 
@@ -85,8 +99,7 @@ def _place_weights(program: ir.Program) -> list[PlacedWeight]:
     moved: dict[int, tuple[str, list[str]]] = {}  # by body: its name and those of its weights
     for record, site in zip(program.records, program.sites, strict=True):
         if record.frame is None:
-            kind = ir.find_element_type(record.elem_type)
-            if kind is not None and kind.is_packable:
+            if record.is_packable:
                 site.write(record.values)
             continue
         name = site.value_name
@@ -159,10 +172,10 @@ def _buffer_nodes(
     Buffers of one type and shape get different fill values: equal nodes would be merged into one buffer. Which operator
     makes the buffer depends on the operator set and the element type.
     """
-    is_int8 = dtype == np.int8
-    if opset < 7 or ((is_int8 or record.elem_type != TensorProto.FLOAT) and opset < 9):
+    is_byte = dtype.itemsize == 1
+    if opset < 7 or ((is_byte or record.elem_type != TensorProto.FLOAT) and opset < 9):
         return []
-    if is_int8 and number >= MOST_INT8_BUFFERS:
+    if is_byte and (number >= MOST_BYTE_BUFFERS or dtype.kind not in "iu"):
         return []
     if record.elem_type == TensorProto.BFLOAT16 and opset < 13:
         return []
@@ -196,11 +209,13 @@ class Pool:
 
 
 def _pool_kept(program: ir.Program) -> list[Pool]:
-    """Take the float tensors of the main graph that were left alone out of it: one lossless frame an element type."""
+    """Take the tensors of the main graph that were left alone out of it, floats and those of quantized layers: one
+    lossless frame an element type."""
     inputs = {i.name for i in program.proto.graph.input}
     by_type: dict[int, list[tuple[ir.WeightRecord, ir.Site]]] = {}
     for record, site in zip(program.records, program.sites, strict=True):
-        poolable = ir.is_compressible(record.elem_type) and record.size >= POOL_MIN_SIZE
+        is_plain = ir.is_compressible(record.elem_type) or record.quantized is not None
+        poolable = is_plain and record.size >= POOL_MIN_SIZE and not shares_bytes(record.values.dtype)
         inside = site.graph is program.proto.graph and site.can_hoist and site.value_name not in inputs
         if record.frame is None and poolable and inside:
             by_type.setdefault(record.elem_type, []).append((record, site))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from functools import partial
 
 import numpy as np
@@ -44,7 +44,8 @@ def build_program(
     proto = _inline_functions_with_weights(source.proto, min_size)
     _drop_redundant_inputs(proto)
     notes = _drop_unused(proto)
-    arrays = _extract(proto, source, min_size)
+    quantized = ir.find_quantized(proto, list(ir.weight_sites(proto.graph)))
+    arrays = _extract(proto, source, min_size, quantized)
     proto = _without_data(proto)
     sites: list[ir.Site] = list(ir.weight_sites(proto.graph))
     ties = tie_equal(proto, sites, arrays, max(min_size, LEAST_TIED))
@@ -63,6 +64,7 @@ def build_program(
         site_uses = uses.get(site.value_name, [])
         record = ir.WeightRecord(site.value_name, array, elem_type, tuple(site_uses), max(1, len(site_uses)))
         is_finite = _is_finite_float(record)
+        record.quantized = quantized.get(site.value_name) if site.can_hoist else None
         record.reason = _reason(record, site, proto, min_size, is_finite)
         record.trainable = site.graph is proto.graph and is_finite and site.can_hoist and record.name not in ties.moved
         record.aliases = tuple(ties.aliases.get(record.name, ()))
@@ -101,14 +103,13 @@ def _reason(
     record: ir.WeightRecord, site: ir.Site, proto: onnx.ModelProto, min_size: int, is_finite: bool
 ) -> str | None:
     """Why a tensor is left alone, or None."""
-    kind = ir.find_element_type(record.elem_type)
-    if kind is None or not kind.is_packable:
+    if not record.is_packable:
         return f"{TensorProto.DataType.Name(record.elem_type).lower()}, not a float tensor"
     if record.size < max(min_size, 1):
         return f"{record.size} elements, fewer than the minimum of {min_size}"
     if site.graph is not proto.graph and any(o.name == site.value_name for o in site.graph.output):
         return "it is itself an output of its If, Loop or Scan body"
-    if not is_finite and kind.is_compressible:
+    if not is_finite and ir.is_compressible(record.elem_type):
         return "it contains NaN or Inf"
     if not site.can_hoist:
         return "an attribute, part of the graph"
@@ -158,7 +159,9 @@ def _make_names_unique(records: list[ir.WeightRecord]) -> None:
         seen.add(record.name)
 
 
-def _extract(proto: onnx.ModelProto, source: files.SourceModel, min_size: int) -> list[tuple[np.ndarray | None, int]]:
+def _extract(
+    proto: onnx.ModelProto, source: files.SourceModel, min_size: int, quantized: Container[str]
+) -> list[tuple[np.ndarray | None, int]]:
     """Take the data of every tensor worth a record out of the message, in the order of ``ir.weight_sites``.
 
     Tensors that will certainly be left alone keep their data (external data is embedded); the report still lists
@@ -169,7 +172,7 @@ def _extract(proto: onnx.ModelProto, source: files.SourceModel, min_size: int) -
         tensor = site.tensor
         assert tensor is not None
         kind = ir.find_element_type(site.elem_type)
-        is_packable = kind is not None and kind.is_packable
+        is_packable = kind is not None and (kind.is_packable or site.value_name in quantized)
         size = math.prod(site.shape)
         is_external = external.is_external(tensor)
         if (not is_packable and size < min_size and not is_external) or site.elem_type == TensorProto.STRING:
@@ -236,7 +239,7 @@ def _holds_weight(site: ir.Site, min_size: int) -> bool:
     tensor = site.tensor
     assert tensor is not None
     kind = ir.find_element_type(tensor.data_type)
-    return kind is not None and kind.is_packable and int(np.prod(tensor.dims)) >= max(min_size, 1)
+    return kind is not None and (kind.is_packable or kind.quantizes) and int(np.prod(tensor.dims)) >= max(min_size, 1)
 
 
 def _calls(nodes: Iterable[onnx.NodeProto]) -> set[tuple[str, str]]:

@@ -64,7 +64,7 @@ def _copied(program: ir.Program) -> tuple[onnx.ModelProto, list[tuple[ir.WeightR
         if pending[0][0].elem_type != before.elem_type:
             continue
         record, _ = pending.popleft()
-        if ir.element_type(record.elem_type).is_packable:
+        if record.is_packable:
             places.append((record, after))
     return model, places
 

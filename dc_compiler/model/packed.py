@@ -14,6 +14,7 @@ from dc_compiler.codec import binding
 from dc_compiler.errors import CorruptFrameError, ModelError, OverLimitError
 from dc_compiler.model import files, messages
 from dc_compiler.model.importer import DOMAIN
+from dc_compiler.nibbles import shares_bytes
 
 # Version 2 tells how each weight is executed; it is written where that is not plainly decoding it
 MANIFEST_VERSIONS = (1, 2)
@@ -258,7 +259,7 @@ def _decoded_bytes(frame: bytes, what: str) -> int:
         info = binding.frame_info(frame)
     except CorruptFrameError as e:
         raise CorruptFrameError(f"{what}: {e}") from None
-    return info.elements * info.dtype.itemsize
+    return ir.element_type(info.elem_type).nbytes(info.elements)
 
 
 def _open_graph(
@@ -278,10 +279,8 @@ def _open_graph(
             scales = PackedWeight(node.output[1], TensorProto.FLOAT, (info.channels,), ir.INT8_SCALE)
             payloads.append(Payload(frame, (points, scales)))
             continue
-        if not ir.element_type(info.elem_type).is_packable:
-            raise CorruptFrameError(
-                f"{label}: weight '{node.output[0]}' has elements of another type than weights have"
-            )
+        if shares_bytes(info.dtype):
+            raise CorruptFrameError(f"{label}: weight '{node.output[0]}' has elements that share bytes")
         payloads.append(Payload(frame, (PackedWeight(node.output[0], info.elem_type, info.dims),)))
     budget = Budget(max_decoded_bytes, sum(len(p.frame) for p in payloads))
     for payload in payloads:

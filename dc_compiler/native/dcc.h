@@ -60,7 +60,7 @@ typedef struct dcc_frame_info {
   uint8_t dtype, coder, codebook_kind, scale_kind;
   uint8_t rank, lanes, position_bits, reserved;
   uint32_t codebook_entries;  // k, 0 without a codebook
-  uint32_t zero;              // 0, or 1 + index of the entry that is +0.0
+  uint32_t zero;              // 0, or 1 + index of the entry that is +0.0; of integers, that stands for zero
   int64_t grid_lo;
   uint64_t dims[DCC_MAX_RANK];
   uint64_t elements, nonzero;
@@ -77,8 +77,8 @@ typedef struct dcc_frame_info {
 // Parses the header and walks the sections, checking everything but the streams themselves.
 DCC_EXPORT int dcc_frame_parse(const uint8_t* frame, size_t size, dcc_frame_info* info, char* error, size_t error_size);
 
-// Decodes a whole frame into `out`, whose size must be exactly elements * element size; that is checked before anything
-// is allocated. `threads` <= 0 means one per processor the process may use. On failure `out` is unspecified.
+// Decodes a whole frame into `out`, whose size must be exactly elements * element size (elements of 4 bits share bytes,
+// the first in the lower half, as in ONNX's raw_data); that is checked before anything is allocated. `threads` <= 0 means one per processor the process may use. On failure `out` is unspecified.
 DCC_EXPORT int dcc_frame_decode(const uint8_t* frame, size_t size, void* out, size_t out_bytes, int threads,
                                 char* error, size_t error_size);
 
@@ -108,6 +108,7 @@ typedef struct dcc_encode_request {
   uint64_t channels, inner;
   uint64_t chunk_elements;  // 0 = chosen by the encoder
   int32_t threads;          // the bytes written do not depend on it
+  int32_t offset;           // integers with scales: what is added to all
 } dcc_encode_request;
 
 // Encodes into a buffer that the library allocates; release it with dcc_free. The bytes depend on the request alone,

@@ -96,7 +96,7 @@ def _weights(model: onnx.ModelProto) -> dict[str, _Weight]:
             for weight in payload.weights:
                 found[weight.name] = _read_as(weight, info.nonzero / max(1, info.elements))
     for tensor in graph.initializer:
-        size = math.prod(tensor.dims) * ir.element_type(tensor.data_type).dtype.itemsize if tensor.dims else 0
+        size = ir.element_type(tensor.data_type).nbytes(math.prod(tensor.dims)) if tensor.dims else 0
         found.setdefault(tensor.name, _Weight(tuple(tensor.dims), size, 1.0, FLOAT_MULTIPLY_ADD))
     return found
 
@@ -109,8 +109,8 @@ def _read_as(weight: packed.PackedWeight, kept: float) -> _Weight:
         return _Weight(weight.dims, elements * kept * KEPT_INT8_BYTES, kept, BYTE_MULTIPLY_ADD)
     if weight.execution == ir.INT8:
         return _Weight(weight.dims, elements, 1.0, BYTE_MULTIPLY_ADD)
-    itemsize = ir.element_type(weight.elem_type).dtype.itemsize
-    return _Weight(weight.dims, elements * itemsize, 1.0, FLOAT_MULTIPLY_ADD)
+    nbytes = ir.element_type(weight.elem_type).nbytes(elements)
+    return _Weight(weight.dims, nbytes, 1.0, FLOAT_MULTIPLY_ADD)
 
 
 def _shapes(model: onnx.ModelProto, inputs: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:

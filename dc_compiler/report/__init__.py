@@ -155,7 +155,7 @@ def frame_row(
     """
     info = binding.frame_info(frame)
     kept = info.nonzero
-    element_bytes = info.dtype.itemsize
+    kind = ir.element_type(info.elem_type)
     clustered = info.codebook_entries > 0
     sparse = info.position_bits > 0
     may_run_sparse = execution in (ir.SPARSE, ir.SPARSE_INT8)
@@ -164,12 +164,12 @@ def frame_row(
         name=name,
         shape=tuple(info.dims),
         dtype=str(info.dtype),
-        raw_bytes=info.elements * element_bytes,
+        raw_bytes=kind.nbytes(info.elements),
         bytes=len(frame),
         coder=info.coder,
         kept=kept / info.elements if info.elements else 1.0,
         codebook=info.codebook_entries or None,
-        bits=max(1, math.ceil(math.log2(info.codebook_entries))) if clustered else 8 * element_bytes,
+        bits=max(1, math.ceil(math.log2(info.codebook_entries))) if clustered else kind.bits,
         coded_index_bits=info.index_bits_total / kept if kept else 0.0,
         position_bits=info.position_bits if sparse else None,
         coded_position_bits=info.position_bits_total / kept if sparse and kept else None,

@@ -31,6 +31,8 @@ from frame_builder import (
     varint,
 )
 
+from dc_compiler.codec.reference import DTYPES
+
 INDICES = np.array([[1, 1, 0, 1], [1, 1, 1, 2], [3, 1, 1, 2]])
 VALUES = np.array([-1.5, 0.0, 0.5, 2.0], "<f4")
 SCALES = np.array([1.0, 0.5, 3.0], "<f4")
@@ -40,7 +42,12 @@ SCALED = Quantized(INDICES, codebook=VALUES, zero=2, scales=SCALES, inner=4)
 GRID = Quantized(INDICES, lo=-1, k=4, zero=2)
 LOG = Quantized(INDICES, lo=-1, k=4, zero=2, log_scales=(-60, (0, 7, 9)), inner=4)
 NO_ZERO = Quantized(INDICES, codebook=VALUES)
+BYTE = Quantized(INDICES, 3, lo=-1, k=4, zero=2)
+STEPS = Quantized(INDICES, 2, lo=-1, k=4, zero=2, log_scales=(8, (0, 7, 9)), inner=4, offset=100)
+NIBBLE = Quantized(INDICES, 21, lo=5, k=4, zero=1)
+SHORT_FLOATS = Quantized(INDICES, 23, codebook=np.array([9, 0, 1, 4], "u1").view(DTYPES[23]), zero=2)
 
+RAW_NIBBLES = raw(np.array([1, 7, 5], DTYPES[22]))
 RAW = raw(np.arange(6, dtype="<f4"))
 FIXED = fixed(PLAIN)
 DENSE = huffman(PLAIN, lanes=2)
@@ -64,6 +71,12 @@ ALL_GOOD = {
     "raw": RAW,
     "fixed": FIXED,
     "fixed scaled": fixed(SCALED),
+    "raw nibbles": RAW_NIBBLES,
+    "fixed int8": fixed(BYTE),
+    "fixed steps of uint8": fixed(STEPS),
+    "rows steps of int4": rows(replace(STEPS, dtype=22, offset=3), columns=4),
+    "rans uint4 in chunks": rans(NIBBLE, chunk=6),
+    "fixed float4": fixed(SHORT_FLOATS),
     "fixed grid": fixed(GRID),
     "fixed log": fixed(LOG),
     "fixed no zero": fixed(NO_ZERO),
@@ -179,6 +192,19 @@ HEADER: dict[str, Frame] = {
     "version 2": RAW.but(version=2),
     "dtype 0": RAW.but(dtype=0),
     "dtype int8": RAW.but(dtype=3),
+    "dtype 24": RAW.but(dtype=24),
+    "byte planes of 4 bits": LOSSLESS.but(dtype=21),
+    "values of integers": FIXED.but(dtype=6),
+    "grid of short floats": fixed(BYTE).but(dtype=17),
+    "scales of int32": fixed(STEPS).but(dtype=6),
+    "scales of short floats": fixed(replace(SCALED, codebook=VALUES.astype(DTYPES[17]))).but(dtype=17),
+    "grid above int8": fixed(BYTE).but(lo=125, zero=0, nnz=12),
+    "grid below uint8": fixed(BYTE).but(dtype=2),
+    "grid above uint4": rans(NIBBLE).but(lo=13),
+    "offset above uint8": fixed(STEPS).but(offset=256),
+    "offset below uint8": fixed(STEPS).but(offset=-1),
+    "steps with zero elsewhere": fixed(STEPS).but(lo=0),
+    "a byte in two chunks": rans(NIBBLE, chunk=5),
     "dtype 255": RAW.but(dtype=255),
     "coder 9": RAW.but(coder=9, chunk=6),
     "codebook kind 4": FIXED.but(codebook_kind=4),
@@ -279,6 +305,12 @@ SECTIONS: dict[str, Frame] = {
     "raw DATA short": RAW.section(0, RAW.sections[0][:-1]),
     "raw DATA long": RAW.section(0, RAW.sections[0] + b"\0"),
     "raw wrong nnz": RAW.but(nnz=6),
+    "raw nibbles wrong nnz": RAW_NIBBLES.but(nnz=2),
+    "raw nibbles with bits left": RAW_NIBBLES.section(0, RAW_NIBBLES.sections[0][:-1] + b"\x15"),
+    "raw nibbles long": RAW_NIBBLES.section(0, RAW_NIBBLES.sections[0] + b"\0"),
+    "int8 wrong nnz": fixed(BYTE).but(nnz=5),
+    "CODEBOOK of 5 bits": fixed(SHORT_FLOATS).section(0, b"\x19\0\1\4"),
+    "float4 zero entry -0.0": fixed(SHORT_FLOATS).section(0, b"\1\x08\2\4"),
     "raw wrong nnz of -0.0": raw(np.array([0.0, -0.0], "<f4")).but(nnz=0),
     "fixed DATA short": FIXED.section(-1, FIXED.sections[-1][:-1]),
     "fixed DATA long": FIXED.section(-1, FIXED.sections[-1] + b"\0"),

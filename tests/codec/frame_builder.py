@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from dc_compiler.codec import reference
 from dc_compiler.codec.reference import DTYPES, crc32c
+from dc_compiler.codec.reference.spec import INTEGERS, NIBBLES, PLAIN_FLOATS
 
 Array = npt.NDArray[Any]
 DTYPE_CODES = {dtype: code for code, dtype in DTYPES.items()}
@@ -306,6 +307,7 @@ class Fields:
     lo: int = 0
     channels: int = 0
     inner: int = 0
+    offset: int = 0
     chunk: int = 0
     lanes: int = 0
     position_bits: int = 0
@@ -324,6 +326,7 @@ class Fields:
             out += svarint(self.lo)
         if self.scale_kind != 0:
             out += varint(self.channels) + varint(self.inner)
+            out += svarint(self.offset) if self.dtype in INTEGERS else b""
         if self.coder in CHUNKED:
             out += varint(self.chunk)
         if self.coder in (2, 3, 8):
@@ -377,6 +380,7 @@ class Quantized:
     scales: Array | None = None
     log_scales: tuple[int, tuple[int, ...]] | None = None
     inner: int = 0
+    offset: int = 0
 
     def fields(self, coder: int, **more: Any) -> Fields:
         channels = len(self.scales) if self.scales is not None else len(self.log_scales[1]) if self.log_scales else 0
@@ -392,6 +396,7 @@ class Quantized:
             lo=self.lo,
             channels=channels,
             inner=self.inner,
+            offset=self.offset,
             **more,
         )
 
@@ -502,13 +507,17 @@ def _plain_fields(values: Array, coder: int, chunk: int = 0) -> Fields:
 
 
 def raw(values: Array) -> Frame:
-    return Frame(_plain_fields(values, 0), (values.tobytes(),))
+    fields = _plain_fields(values, 0)
+    if fields.dtype not in NIBBLES:
+        return Frame(fields, (values.tobytes(),))
+    halves = [bits & 15 for bits in values.reshape(-1).view(np.uint8).tolist()] + [0]
+    return Frame(fields, (bytes(a | b << 4 for a, b in zip(halves[::2], halves[1::2], strict=False)),))
 
 
 def lossless(values: Array, chunk: int = 1 << 20, lanes: int = 0) -> Frame:
     width = values.dtype.itemsize
     words = values.reshape(-1).view(f"<u{width}")
-    if values.dtype.kind != "u":
+    if DTYPE_CODES[values.dtype] in PLAIN_FLOATS:
         words = words << 1 | words >> (8 * width - 1)
     sections = []
     for at in range(0, words.size, chunk):

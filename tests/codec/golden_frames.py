@@ -34,6 +34,7 @@ from frame_builder import (
 from synthetic import bell, integers, peaked, sparse
 
 from dc_compiler.codec.reference import DTYPES, LOG_SCALE_STEPS
+from dc_compiler.codec.reference.spec import INTEGERS
 
 Array = npt.NDArray[Any]
 FOLDER = Path(__file__).with_name("golden")
@@ -50,12 +51,20 @@ def expected(q: Quantized) -> Array:
     values: Array = entries[q.indices]
     if q.codebook is not None and q.scales is None and q.log_scales is None:
         return values
+    if q.scales is None and q.log_scales is None and q.dtype in INTEGERS:
+        return values.astype(np.int64).astype(DTYPES[q.dtype])
     scales: Array = np.ones(1) if q.scales is None else q.scales
     if q.log_scales is not None:
         e, d = q.log_scales
         scales = np.array([float(LOG_SCALE_STEPS[(e + x) % 8]) * 2.0 ** ((e + x) // 8) for x in d])
     channel = np.arange(values.size).reshape(values.shape) // max(q.inner, 1) % len(scales)
     exact: Array = values.astype("<f8") * scales.astype("<f8")[channel]
+    if q.dtype in INTEGERS:
+        least, most, _ = INTEGERS[q.dtype]
+        with np.errstate(over="ignore"):
+            rounded = np.rint(np.clip(exact.astype(compute).astype("<f8"), -1e9, 1e9)) + q.offset
+        integers: Array = np.clip(rounded, least, most).astype(np.int64)
+        return integers.astype(DTYPES[q.dtype])
     with np.errstate(over="ignore"):
         return exact.astype(compute).astype(DTYPES[q.dtype])
 
@@ -75,6 +84,9 @@ def _quantized() -> dict[str, tuple[Frame, Array]]:
     def plain(indices: Array, code: int) -> Quantized:
         return Quantized(indices, code, values[code], zero=8)
 
+    ints = peaked(240, 255, 21).reshape(6, 40)
+    nibbles = peaked(117, 16, 22).reshape(9, 13)
+    short_floats = np.array([-448, -1.5, 0, 0.0625, 2, 240], "<f4").astype(DTYPES[17])
     frames: dict[str, tuple[Callable[..., Frame], Quantized, dict[str, Any]]] = {
         "fixed_f16": (fixed, plain(conv, 10), {}),
         "fixed_f32_no_zero": (fixed, Quantized(conv, 1, values[1]), {}),
@@ -99,6 +111,31 @@ def _quantized() -> dict[str, tuple[Frame, Array]]:
         ),
         "rans_bf16": (rans, plain(dense, 16), {"lanes": 32, "s": 8}),
         "rans_f64_scales": (rans, Quantized(conv, 11, values[11], zero=8, scales=binary, inner=4), {"lanes": 8}),
+        "fixed_int8": (fixed, Quantized(ints, 3, lo=-127, k=255, zero=128), {}),
+        "huffman_uint8": (huffman, Quantized(ints, 2, lo=1, k=255, zero=114), {"lanes": 2}),
+        "rans_uint8_log": (
+            rans,
+            Quantized(ints, 2, lo=-127, k=255, zero=128, log_scales=(-3, (0, 3, 6, 9, 12, 1)), inner=40, offset=113),
+            {"lanes": 4},
+        ),
+        "rows_int8": (rows, Quantized(ints, 3, lo=-127, k=255, zero=128), {"columns": 40, "s17": 10, "s25": 0}),
+        "rows_int8_scales": (
+            rows,
+            Quantized(ints, 3, lo=-127, k=255, zero=128, scales=np.array([1.5, 0.5, 2], "<f4"), inner=1, offset=-3),
+            {"columns": 40},
+        ),
+        "rans_uint4": (rans, Quantized(nibbles, 21, lo=0, k=16, zero=9), {"chunk": 50}),
+        "fixed_int4": (fixed, Quantized(nibbles, 22, lo=-8, k=16), {}),
+        "rans_int4_log": (
+            rans,
+            Quantized(nibbles, 22, lo=-8, k=16, zero=9, log_scales=(0, (4,)), inner=117),
+            {},
+        ),
+        "context_int16": (context, Quantized(wide * 3, 5, lo=-450, k=898), {"columns": 24}),
+        "rans_uint16": (rans, Quantized(wide, 4, lo=65000, k=300, zero=3), {}),
+        "rans_int32": (rans, Quantized(wide, 6, lo=-(1 << 24), k=300), {}),
+        "rans_float8": (rans, Quantized(ints % 6, 17, short_floats, zero=3), {}),
+        "fixed_float4": (fixed, Quantized(nibbles, 23, np.arange(16).astype("u1").view(DTYPES[23]), zero=1), {}),
         "rans_f32_one_entry": (rans, Quantized(conv * 0, 1, lo=3, k=1), {"chunk": 100}),
         "context_f32": (context, plain(gaps, 1), {"columns": 30, "group": 15, "stride": 5}),
         "context_f32_chunks": (context, plain(conv, 1), {"columns": 40, "group": 10, "stride": 2, "chunk": 100}),
@@ -163,6 +200,10 @@ def _elements() -> dict[str, tuple[Frame, Array]]:
         "lossless_f64": (lossless(f32.astype("<f8")), f32.astype("<f8")),
         "lossless_f16": (lossless(bits.view("<f2")), bits.view("<f2")),
         "lossless_bf16": (lossless(bits.view(BF16), lanes=1), bits.view(BF16)),
+        "raw_int4_odd": (raw(any_bytes[:9].view("i1").astype(DTYPES[22])), any_bytes[:9].view("i1").astype(DTYPES[22])),
+        "lossless_int16": (lossless(bits.view("<i2")), bits.view("<i2")),
+        "lossless_int32": (lossless(bits.astype("<i4") - 32768, lanes=1), bits.astype("<i4") - 32768),
+        "lossless_float8": (lossless(any_bytes.view(DTYPES[19])), any_bytes.view(DTYPES[19])),
         "lossless_uint8": (lossless(bits.view("u1")), bits.view("u1")),
         "lz": (lz(len(plain), parts), as_array),
         "lz_rans": (lz(len(plain), parts, lanes=2), as_array),

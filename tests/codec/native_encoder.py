@@ -24,6 +24,7 @@ def encode(q: Quantized, coder: str, position_bits: int = 0, chunk: int = 0, thr
         log_scales=None if log is None else np.array([log[0] + d for d in log[1]], np.int32),
         channels=len(q.scales) if q.scales is not None else len(log[1]) if log else 0,
         inner=q.inner,
+        offset=q.offset,
         coder=coder,
         position_bits=position_bits,
         chunk_elements=chunk,

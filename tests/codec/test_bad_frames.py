@@ -110,7 +110,7 @@ def test_buffer_of_another_size_is_refused_before_it_is_touched(name: str, diffe
     """The C interface compares the frame's own size with the caller's, whatever either says."""
     frame = ALL_GOOD[name].to_bytes()
     out = np.full(256, 0xAA, np.uint8)
-    size = reference.decode(frame).nbytes + difference
+    size = reference.parse_header(frame).bytes_of(reference.decode(frame).size) + difference
     decode = ctypes.CDLL(binding.get_library_path()).dcc_frame_decode
     pointer, length = ctypes.c_void_p(out.ctypes.data), ctypes.c_size_t
     message = ctypes.create_string_buffer(256)

@@ -171,7 +171,7 @@ def test_every_weight_of_the_small_models_is_still_one() -> None:
     allowed = {
         "lstm", "gru", "rnn",  # biases of both directions, peepholes
         "all_zero_weight", "same_value_weight", "weight_is_output", "constant_is_output", "if_returns_weight",
-        "overridable_default", "overridable_fed",
+        "overridable_default", "overridable_fed", "quantized",
     }  # fmt: skip
     assert {name: why for name, why in kept.items() if name not in allowed} == {}
 

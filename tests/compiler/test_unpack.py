@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
@@ -206,9 +207,11 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
         "weight 'w': the model has element type float and shape",
     ),
     "payload elsewhere, graph form": (lambda: at_payload(external, "graph"), "weight 'w': the payload is in another"),
-    "bytes for a weight": (
-        lambda: at_payload(lambda t: setattr(t, "raw_data", binding.encode_data(np.zeros(3, np.uint8))), "graph"),
-        "weight 'w': the payload holds uint8",
+    "half bytes for a weight": (
+        lambda: at_payload(
+            lambda t: setattr(t, "raw_data", binding.encode_data(np.zeros(3, ml_dtypes.uint4))), "graph"
+        ),
+        "weight 'w': the payload holds uint4",
     ),
     "no payload": (lambda: changed(lambda m: m.graph.initializer.pop()), "the payload is not an initializer"),
     "no topology": (lambda: changed(lambda m: m.graph.node[0].ClearField("input")), "lacks its topology"),

@@ -59,7 +59,7 @@ def decode_points(frame: bytes, max_bytes: int = 1 << 31) -> tuple[Array, Array]
 
 
 def _check_size(header: Header, max_bytes: int) -> None:
-    require(header.n * header.element.itemsize <= max_bytes, f"it decodes to more than {max_bytes} bytes")
+    require(header.bytes_of(header.n) <= max_bytes, f"it decodes to more than {max_bytes} bytes")
 
 
 def _read_elements(header: Header, reader: ByteReader) -> Array:

@@ -8,6 +8,7 @@ from dc_compiler.codec.reference.byte_stream import read_byte_stream
 from dc_compiler.codec.reference.readers import ByteReader, read_section, require
 from dc_compiler.codec.reference.spec import (
     GRID,
+    INTEGERS,
     LOG_SCALE_STEPS,
     NO_SCALES,
     SCALE_VALUES,
@@ -28,6 +29,11 @@ def dequantize(header: Header, codebook: Array, scales: Array | None, indices: A
         channel = np.arange(header.n) // header.inner % header.channels
         with np.errstate(all="ignore"):
             products = codebook[indices] * scales[channel]
+        if header.dtype in INTEGERS:
+            least, most, _ = INTEGERS[header.dtype]
+            bounded = np.clip(products.astype(np.float64), -(2.0**20), 2.0**20)
+            integers: Array = np.clip(np.rint(bounded) + header.offset, least, most).astype(np.int64)
+            return integers.astype(header.element)
     with np.errstate(all="ignore"):
         return products.astype(header.element)
 
@@ -38,6 +44,8 @@ def nonzero_bits(values: Array) -> int:
 
 
 def read_codebook(header: Header, reader: ByteReader) -> Array:
+    if header.codebook_kind == GRID and header.dtype in INTEGERS and header.scale_kind == NO_SCALES:
+        return header.lo + np.arange(header.k)
     if header.codebook_kind == GRID:
         return (header.lo + np.arange(header.k)).astype(header.compute)
     dtype = header.compute if header.scale_kind != NO_SCALES else header.element
@@ -48,6 +56,7 @@ def read_codebook(header: Header, reader: ByteReader) -> Array:
         data = (np.frombuffer(data, "<u2").astype("<u4") << 16).tobytes()
     codebook = np.frombuffer(data, dtype)
     require(header.scale_kind == NO_SCALES or bool(np.isfinite(codebook).all()), "scaled entry not finite")
+    require(not header.is_nibbles or bool((codebook.view("u1") < 16).all()), "an entry has more than 4 bits")
     require(header.zero == 0 or nonzero_bits(codebook[header.zero - 1 :][:1]) == 0, "the zero entry is not zero")
     return codebook
 

@@ -14,7 +14,7 @@
 namespace dcc {
 
 enum class Stores : uint8_t {
-  kIndices = DCC_STORES_INDICES,    // codebook indices of floats
+  kIndices = DCC_STORES_INDICES,    // codebook indices
   kElements = DCC_STORES_ELEMENTS,  // elements of any type as they are
   kBytes = DCC_STORES_BYTES,        // uint8 elements as they are
 };

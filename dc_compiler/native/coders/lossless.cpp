@@ -43,7 +43,7 @@ class Lossless final : public Coder {
 
   void decode(Span chunk, uint64_t /*first*/, size_t count, const Header& header, uint8_t* out) const override {
     const size_t width = header.element_size();
-    const bool rotate = header.dtype != kUint8;
+    const bool rotate = header.is_plain_float();
     ByteReader reader(chunk);
     std::vector<Bytes> planes;
     for (size_t plane = 0; plane < width; ++plane) planes.push_back(read_byte_stream(reader, count));
@@ -64,7 +64,7 @@ class Lossless final : public Coder {
                          : width == 2 ? plane_of<uint16_t>
                          : width == 4 ? plane_of<uint32_t>
                                       : plane_of<uint64_t>;
-      append_byte_stream(out, split(elements, count, header.dtype != kUint8, plane));
+      append_byte_stream(out, split(elements, count, header.is_plain_float(), plane));
     }
     return out;
   }

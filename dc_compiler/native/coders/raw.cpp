@@ -11,17 +11,17 @@ class Raw final : public Coder {
   bool holds_nothing() const override { return true; }
 
   void check_data(Span data, const Header& header) const override {
-    require(data.size == header.n * header.element_size(), "its data have a wrong length");
+    require(data.size == header.bytes_of(header.n), "its data have a wrong length");
+    require(!header.is_nibbles() || header.n % 2 == 0 || data.data[data.size - 1] < 16, "its last byte has bits left");
   }
 
   void decode(Span bytes, uint64_t first, size_t count, const Header& header, uint8_t* out) const override {
-    const size_t width = header.element_size();
-    std::memcpy(out, bytes.data + first * width, count * width);
+    std::memcpy(out, bytes.data + header.bytes_of(first), static_cast<size_t>(header.bytes_of(count)));
   }
 
   Bytes encode(const uint8_t* elements, size_t count, const Header& header) const override {
     Bytes out;
-    if (count > 0) append(out, elements, count * header.element_size());
+    if (count > 0) append(out, elements, static_cast<size_t>(header.bytes_of(count)));
     return out;
   }
 };

@@ -29,8 +29,16 @@ uint64_t count_nonzero(const uint8_t* elements, size_t count) {
   return nonzero;
 }
 
-uint64_t count_nonzero(const uint8_t* elements, size_t count, size_t width) {
-  switch (width) {
+// Of elements that share bytes; the upper half of the last byte is zero where it holds none.
+uint64_t count_nonzero_nibbles(const uint8_t* bytes, size_t count) {
+  uint64_t nonzero = 0;
+  for (size_t i = 0; i < count; ++i) nonzero += ((bytes[i] & 15) != 0 ? 1U : 0U) + ((bytes[i] >> 4) != 0 ? 1U : 0U);
+  return nonzero;
+}
+
+uint64_t count_nonzero(const uint8_t* elements, size_t count, const Header& header) {
+  if (header.is_nibbles()) return count_nonzero_nibbles(elements, static_cast<size_t>(header.bytes_of(count)));
+  switch (header.element_size()) {
     case 1: return count_nonzero<uint8_t>(elements, count);
     case 2: return count_nonzero<uint16_t>(elements, count);
     case 4: return count_nonzero<uint32_t>(elements, count);
@@ -77,8 +85,11 @@ class FrameDecoder {
 
   const Frame& frame() const { return frame_; }
   const Header& header() const { return frame_.header; }
-  size_t width() const {
-    return wanted_ == Wanted::kIndices ? sizeof(uint16_t) : wanted_ == Wanted::kPoints ? 1 : header().element_size();
+  // Bytes that so many elements take in the caller's buffer.
+  uint64_t bytes_for(uint64_t elements) const {
+    return wanted_ == Wanted::kIndices  ? elements * sizeof(uint16_t)
+           : wanted_ == Wanted::kPoints ? elements
+                                        : header().bytes_of(elements);
   }
   uint64_t tasks() const { return (header().n + task_elements() - 1) / task_elements(); }
 
@@ -129,11 +140,10 @@ class FrameDecoder {
   }
 
   void run_plain(uint64_t task, uint8_t* out) {
-    const size_t width = header().element_size();
     const size_t count = count_of(task);
-    uint8_t* const to = out + first_of(task) * width;
+    uint8_t* const to = out + bytes_for(first_of(task));
     header().coder->decode(bytes_of(task), first_of(task), count, header(), to);
-    nonzero_.fetch_add(count_nonzero(to, count, width), std::memory_order_relaxed);
+    nonzero_.fetch_add(count_nonzero(to, count, header()), std::memory_order_relaxed);
   }
 
   // A task of a frame with a codebook, a block at a time.
@@ -187,7 +197,7 @@ class FrameDecoder {
 
   // What is wanted of elements `first` to `first + count`.
   void put(const uint16_t* indices, uint64_t first, size_t count, uint8_t* out) const {
-    uint8_t* const to = out + first * width();
+    uint8_t* const to = out + bytes_for(first);
     switch (wanted_) {
       case Wanted::kElements: dequantizer_->run(indices, first, count, to); break;
       case Wanted::kIndices: std::memcpy(to, indices, count * sizeof(uint16_t)); break;
@@ -322,7 +332,7 @@ void decode_jobs(const DecodeJob* jobs, size_t count, int threads, size_t* faile
     const Wanted wanted = job.scales ? Wanted::kPoints : Wanted::kElements;
     decoders[j] = std::make_unique<FrameDecoder>(Span{job.frame, job.size}, wanted);
     const FrameDecoder& decoder = *decoders[j];
-    require_argument(job.out_bytes == decoder.header().n * decoder.width(),
+    require_argument(job.out_bytes == decoder.bytes_for(decoder.header().n),
                      "the output buffer has not the size of the decoded tensor");
     if (job.scales) {
       require_argument(job.channels == decoder.header().channels, "the frame has another number of scales");

@@ -37,6 +37,14 @@ void grid_values(const Header& header, T* out) {
 // The table of an unscaled grid, in the dtype.
 std::vector<uint64_t> grid_table(const Header& header) {
   std::vector<uint64_t> table = table_for(header.k * 8);
+  if (header.is_integer()) {
+    if (header.element_size() == 1) return {};  // added, not looked up
+    if (header.element_size() == 2)
+      grid_values(header, reinterpret_cast<uint16_t*>(table.data()));
+    else
+      grid_values(header, reinterpret_cast<uint32_t*>(table.data()));
+    return table;
+  }
   switch (header.dtype) {
     case kFloat64: grid_values(header, reinterpret_cast<double*>(table.data())); break;
     case kFloat32: grid_values(header, reinterpret_cast<float*>(table.data())); break;
@@ -168,11 +176,58 @@ void Dequantizer::run(const uint16_t* indices, uint64_t first, size_t count, uin
   }
   alignas(64) uint64_t block[kBlockElements];
   run_aligned(indices, first, count, block);
-  std::memcpy(out, block, count * width);
+  std::memcpy(out, block, static_cast<size_t>(header_.bytes_of(count)));
+}
+
+void Dequantizer::run_bytes(const uint16_t* indices, size_t count, uint8_t* out) const {
+  if (table_.empty()) {  // modulo 256, which is exact for numbers that fit
+    for (size_t i = 0; i < count; ++i) out[i] = static_cast<uint8_t>(indices[i] + static_cast<unsigned>(header_.lo));
+    return;
+  }
+  const auto* const table = reinterpret_cast<const uint8_t*>(table_.data());
+  for (size_t i = 0; i < count; ++i) out[i] = table[indices[i]];
+}
+
+template <typename T>
+void Dequantizer::round(const uint16_t* indices, uint64_t first, size_t count, T* out) const {
+  // Added to a smaller number it leaves no bits for a fraction: the sum is rounded to nearest, ties to even.
+  constexpr float kRounding = 12582912.0F;  // 1.5 * 2^23
+  constexpr float kMost = 1 << 20;          // beyond which every number is out of range
+  alignas(64) float values[kBlockElements];
+  scale(indices, first, count, values);
+  const auto offset = static_cast<int32_t>(header_.offset);
+  const auto least = static_cast<int32_t>(header_.type().least);
+  const auto most = static_cast<int32_t>(header_.type().most);
+  for (size_t i = 0; i < count; ++i) {
+    const float bounded = std::min(std::max(values[i], -kMost), kMost);
+    const int32_t rounded = static_cast<int32_t>((bounded + kRounding) - kRounding) + offset;
+    out[i] = static_cast<T>(std::min(std::max(rounded, least), most));
+  }
+}
+
+void Dequantizer::run_integers(const uint16_t* indices, uint64_t first, size_t count, uint8_t* out) const {
+  if (header_.element_size() == 2)
+    round(indices, first, count, reinterpret_cast<uint16_t*>(out));
+  else if (header_.has_scales())
+    round(indices, first, count, out);
+  else
+    run_bytes(indices, count, out);
+}
+
+void Dequantizer::run_nibbles(const uint16_t* indices, uint64_t first, size_t count, uint8_t* out) const {
+  uint8_t elements[kBlockElements + 1];
+  run_integers(indices, first, count, elements);
+  elements[count] = 0;
+  for (size_t i = 0; i < count; i += 2)
+    out[i / 2] = static_cast<uint8_t>((elements[i] & 15) | (elements[i + 1] & 15) << 4);
 }
 
 void Dequantizer::run_aligned(const uint16_t* indices, uint64_t first, size_t count, void* out) const {
-  if (header_.has_scales() && header_.element_size() == 2) {
+  if (header_.is_nibbles()) {
+    run_nibbles(indices, first, count, static_cast<uint8_t*>(out));
+  } else if (header_.element_size() == 1 || (header_.is_integer() && header_.has_scales())) {
+    run_integers(indices, first, count, static_cast<uint8_t*>(out));
+  } else if (header_.has_scales() && header_.element_size() == 2) {
     alignas(64) float values[kBlockElements];
     scale(indices, first, count, values);
     narrow(header_, values, static_cast<uint16_t*>(out), count);

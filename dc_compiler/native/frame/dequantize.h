@@ -28,6 +28,16 @@ class Dequantizer {
  private:
   void run_aligned(const uint16_t* indices, uint64_t first, size_t count, void* out) const;
 
+  // Elements of a byte each: integers and short floats without scales.
+  void run_bytes(const uint16_t* indices, size_t count, uint8_t* out) const;
+  // Elements of a byte, or scaled integers; those of 4 bits in bytes of their own, and then two in a byte.
+  void run_integers(const uint16_t* indices, uint64_t first, size_t count, uint8_t* out) const;
+  void run_nibbles(const uint16_t* indices, uint64_t first, size_t count, uint8_t* out) const;
+
+  // Scaled integers.
+  template <typename T>
+  void round(const uint16_t* indices, uint64_t first, size_t count, T* out) const;
+
   template <typename T>
   Codebook<T> codebook() const;
 

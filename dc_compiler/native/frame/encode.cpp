@@ -23,6 +23,7 @@ constexpr unsigned kMostPositionBits = 16;
 
 Header header_of(const dcc_encode_request& request) {
   require_argument(request.rank <= DCC_MAX_RANK, "the rank is above 32");
+  require_argument(dtype_info(request.dtype) != nullptr, "there is no such dtype");
   Header header;
   header.dtype = request.dtype;
   header.codebook_kind = request.codebook_kind;
@@ -39,6 +40,7 @@ Header header_of(const dcc_encode_request& request) {
   if (header.has_scales()) {
     header.channels = request.channels;
     header.inner = request.inner;
+    header.offset = request.offset;
   }
   return header;
 }
@@ -70,8 +72,7 @@ std::vector<const Coder*> candidates(const dcc_encode_request& request, bool has
   for (const Coder* coder : coders()) {
     const bool is_named = coder->traits.number == request.coder;
     const bool is_choice = chooses(request) && (request.coder == DCC_SMALLEST || !coder->is_slow()) &&
-                           has_codebook == (coder->traits.stores == Stores::kIndices) &&
-                           (coder->traits.stores != Stores::kBytes || request.dtype == kUint8);
+                           has_codebook == (coder->traits.stores == Stores::kIndices) && fits(*coder, request.dtype);
     if (is_named || is_choice) found.push_back(coder);
   }
   require_argument(!found.empty(), "there is no such coder");
@@ -112,6 +113,11 @@ Counts count_indices(const uint16_t* indices, const Header& header, int threads)
                    "an index is not in the codebook");
   total.resize(static_cast<size_t>(header.k));
   return total;
+}
+
+// A chunk of whole bytes, where two elements share one.
+uint64_t whole_bytes(uint64_t chunk, const Header& header) {
+  return header.is_nibbles() && chunk < header.n ? chunk + chunk % 2 : chunk;
 }
 
 Bytes log_scales_body(const int32_t* q, size_t channels) {
@@ -199,6 +205,7 @@ Bytes encode_indexed(const dcc_encode_request& request) {
   uint64_t bits = 0;
   best_rans_model(tensor.counts, bits);
   tensor.header.chunk = request.chunk_elements != 0 ? request.chunk_elements : choose_chunk(header.n, bits);
+  tensor.header.chunk = whole_bytes(tensor.header.chunk, header);
 
   std::vector<EncodePlan> plans;
   for (const Coder* coder : choice) {
@@ -234,7 +241,7 @@ Bytes write_plain(Header header, const dcc_encode_request& request, const Coder*
     return frame;
   }
   append_chunks(frame, header, request.threads, [&](size_t first, size_t count) {
-    return coder->encode(data + first * header.element_size(), count, header);
+    return coder->encode(data + header.bytes_of(first), count, header);
   });
   return frame;
 }
@@ -242,6 +249,10 @@ Bytes write_plain(Header header, const dcc_encode_request& request, const Coder*
 uint64_t count_nonzero(const Header& header, const uint8_t* data) {
   const size_t width = header.element_size();
   uint64_t nonzero = 0;
+  if (header.is_nibbles()) {
+    for (size_t i = 0; i < header.n; ++i) nonzero += (data[i / 2] >> (i % 2 * 4) & 15) != 0 ? 1U : 0U;
+    return nonzero;
+  }
   for (size_t i = 0; i < header.n; ++i) {
     uint64_t bits = 0;
     std::memcpy(&bits, data + i * width, width);

@@ -13,6 +13,24 @@ constexpr uint8_t kMagic[4] = {0x44, 0x43, 0x43, 0x57};
 constexpr uint8_t kVersion = 1;
 constexpr uint64_t kMost = (uint64_t{1} << 63) - 1;
 constexpr int64_t kGridLimit = int64_t{1} << 24;
+constexpr DtypeInfo kDtypes[] = {
+    {kFloat32, 32, false, 0, 0},
+    {kUint8, 8, true, 0, UINT8_MAX},
+    {kInt8, 8, true, INT8_MIN, INT8_MAX},
+    {kUint16, 16, true, 0, UINT16_MAX},
+    {kInt16, 16, true, INT16_MIN, INT16_MAX},
+    {kInt32, 32, true, INT32_MIN, INT32_MAX},
+    {kFloat16, 16, false, 0, 0},
+    {kFloat64, 64, false, 0, 0},
+    {kBfloat16, 16, false, 0, 0},
+    {kFloat8E4m3fn, 8, false, 0, 0},
+    {kFloat8E4m3fnuz, 8, false, 0, 0},
+    {kFloat8E5m2, 8, false, 0, 0},
+    {kFloat8E5m2fnuz, 8, false, 0, 0},
+    {kUint4, 4, true, 0, 15},
+    {kInt4, 4, true, -8, 7},
+    {kFloat4E2m1, 4, false, 0, 0},
+};
 constexpr size_t kLeastSection = 5;  // a length of one byte, and the CRC
 
 // The extents and the element size multiplied, extents of 0 left out, must stay below 2^63.
@@ -30,6 +48,23 @@ uint64_t count_elements(const Header& header) {
   return product;
 }
 
+// What a dtype that is no float of 16 bits or more asks of codebook and scales.
+void check_codebook_of(const Header& header) {
+  const DtypeInfo& type = header.type();
+  if (header.is_plain_float()) return;
+  const bool is_grid = header.codebook_kind == DCC_CODEBOOK_GRID;
+  require(is_grid == type.is_integer, "its codebook does not fit its dtype");
+  require(!header.has_scales() || (type.is_integer && type.bits <= 16), "its dtype has no scales");
+  if (header.has_scales()) {
+    require(header.offset >= type.least && header.offset <= type.most, "its offset does not fit its dtype");
+  } else if (is_grid) {
+    require(header.lo >= type.least && header.lo + static_cast<int64_t>(header.k) - 1 <= type.most,
+            "its grid does not fit its dtype");
+  } else {
+    require(header.codebook_kind == DCC_CODEBOOK_VALUES, "its codebook does not fit its dtype");
+  }
+}
+
 void check_codebook_fields(const Header& header) {
   require(header.codebook_kind != DCC_CODEBOOK_SHORT || header.codebook_entry_size() == 4,
           "a short codebook stands for f32 entries only");
@@ -39,8 +74,11 @@ void check_codebook_fields(const Header& header) {
   if (header.codebook_kind == DCC_CODEBOOK_GRID) {
     require(header.lo >= -kGridLimit && header.lo <= kGridLimit + 1 - static_cast<int64_t>(header.k),
             "its grid is out of range");
-    require(header.zero == 0 || header.lo + static_cast<int64_t>(header.zero) == 1, "its zero entry is not zero");
+    const bool is_any_zero = header.is_integer() && !header.has_scales();
+    require(header.zero == 0 || is_any_zero || header.lo + static_cast<int64_t>(header.zero) == 1,
+            "its zero entry is not zero");
   }
+  check_codebook_of(header);
   if (header.has_scales()) {
     require(header.channels >= 1 && header.inner >= 1 && header.channels <= header.n / header.inner &&
                 header.n % (header.channels * header.inner) == 0,
@@ -53,6 +91,8 @@ void check_chunk(const Header& header) {
     require(header.chunk == header.n, "its coder needs one chunk below 2^31 bytes");
   } else {
     require(header.chunk >= 1 && header.chunk <= uint64_t{1} << 24, "its chunk size is out of range");
+    require(!header.is_nibbles() || header.chunk % 2 == 0 || header.chunk >= header.n,
+            "a byte lies in two of its chunks");
   }
 }
 
@@ -61,6 +101,7 @@ Header read_header(ByteReader& reader) {
   require(reader.u8() == kVersion, "its version is unknown");
   Header header;
   header.dtype = reader.u8();
+  require(dtype_info(header.dtype) != nullptr, "its dtype is unknown");
   header.coder = find_coder(reader.u8());
   require(header.coder != nullptr, "its coder is unknown");
   header.codebook_kind = reader.u8();
@@ -77,6 +118,7 @@ Header read_header(ByteReader& reader) {
   if (header.has_scales()) {
     header.channels = reader.varint();
     header.inner = reader.varint();
+    if (header.is_integer()) header.offset = reader.svarint();
   }
   if (header.is_chunked()) header.chunk = reader.varint();
   header.coder->read_fields(reader, header);
@@ -97,28 +139,30 @@ Section read_section(ByteReader& reader) {
 
 }  // namespace
 
-size_t Header::element_size() const {
-  switch (dtype) {
-    case kUint8: return 1;
-    case kFloat16:
-    case kBfloat16: return 2;
-    case kFloat64: return 8;
-    default: return 4;
+const DtypeInfo* dtype_info(uint8_t dtype) {
+  const auto* const found = std::find_if(std::begin(kDtypes), std::end(kDtypes),
+                                         [dtype](const DtypeInfo& info) { return info.number == dtype; });
+  return found == std::end(kDtypes) ? nullptr : found;
+}
+
+bool fits(const Coder& coder, uint8_t dtype) {
+  switch (coder.traits.stores) {
+    case Stores::kBytes: return dtype == kUint8;
+    case Stores::kElements: return coder.traits.layout == Layout::kWhole || dtype_info(dtype)->bits != 4;
+    default: return true;
   }
 }
 
 bool Header::is_chunked() const { return coder->traits.layout != Layout::kWhole; }
 
 void check_tensor(Header& header) {
-  constexpr uint8_t dtypes[] = {kFloat32, kUint8, kFloat16, kFloat64, kBfloat16};
   const CoderTraits& coder = header.coder->traits;
-  require(std::find(std::begin(dtypes), std::end(dtypes), header.dtype) != std::end(dtypes), "its dtype is unknown");
+  require(dtype_info(header.dtype) != nullptr, "its dtype is unknown");
   require(header.codebook_kind <= DCC_CODEBOOK_SHORT, "its codebook kind is unknown");
   require(header.scale_kind <= DCC_SCALE_LOG, "its scale kind is unknown");
   require(header.has_codebook() == (coder.stores == Stores::kIndices), "its codebook does not fit its coder");
   require(header.has_codebook() || !header.has_scales(), "it has scales but no codebook");
-  require(header.dtype == kUint8 ? coder.stores != Stores::kIndices : coder.stores != Stores::kBytes,
-          "its dtype does not fit its coder");
+  require(fits(*header.coder, header.dtype), "its dtype does not fit its coder");
   header.n = count_elements(header);
   require(header.n > 0 || header.coder->holds_nothing(), "it has no elements");
   require(header.nnz <= header.n, "it has more non-zeros than elements");
@@ -163,6 +207,10 @@ Bytes checked_codebook(const Frame& frame) {
   } else {
     std::memcpy(bytes.data(), stored.data, stored.size);
   }
+  if (header.is_nibbles()) {
+    require(std::all_of(bytes.begin(), bytes.end(), [](uint8_t byte) { return byte < 16; }),
+            "a codebook entry has more than 4 bits");
+  }
   if (header.zero != 0) {
     const uint8_t* zero = bytes.data() + (header.zero - 1) * entry;
     require(std::all_of(zero, zero + entry, [](uint8_t byte) { return byte == 0; }), "its zero entry is not zero");
@@ -196,6 +244,7 @@ void append_header(Bytes& out, const Header& header) {
   if (header.has_scales()) {
     append_varint(out, header.channels);
     append_varint(out, header.inner);
+    if (header.is_integer()) append_svarint(out, header.offset);
   }
   if (header.is_chunked()) append_varint(out, header.chunk);
   header.coder->append_fields(out, header);

@@ -113,14 +113,15 @@ class ManifestReader {
     Weight weight{{}, {}, 0, nullptr, false, Execution::kDecode};
     weight.name = text("a weight's name is not UTF-8");
     weight.type.element = *take(1);
-    weight.bytes = element_size(weight.type.element);
-    bool fits = weight.bytes > 0;
+    uint64_t elements = 1;
+    bool fits = true;
     for (unsigned rank = *take(1); rank; --rank) {
       const uint64_t extent = varint();
-      fits = fits && extent <= INT64_MAX && !__builtin_mul_overflow(weight.bytes, extent, &weight.bytes);
+      fits = fits && extent <= INT64_MAX && !__builtin_mul_overflow(elements, extent, &elements);
       weight.type.dims.push_back(static_cast<int64_t>(extent));
     }
-    if (!fits) refuse("weight '" + weight.name + "' has a bad type or is too large");
+    if (!fits || !bytes_of_elements(weight.type.element, elements, weight.bytes))
+      refuse("weight '" + weight.name + "' has a bad type or is too large");
     return weight;
   }
 
@@ -148,6 +149,7 @@ TensorType Payload::type() const {
   if (is_int8()) return {kElementFloat, weights[0].type.dims};
   if (weights.size() == 1) return weights[0].type;
   const size_t element = element_size(weights[0].type.element);
+  if (element == 0) refuse(label() + ": elements that share bytes have a payload for each weight");
   size_t count = 0;
   for (const Weight& weight : weights)
     if (__builtin_add_overflow(count, weight.bytes / element, &count)) refuse(label() + " are too large");

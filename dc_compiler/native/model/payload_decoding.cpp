@@ -62,7 +62,7 @@ StoredFrame read_stored_frame(Span frame, const std::string& what) {
     if (header.dims[i] > INT64_MAX) refuse(what + ": dimension " + std::to_string(i) + " is too large");
     stored.type.dims.push_back(static_cast<int64_t>(header.dims[i]));
   }
-  if (__builtin_mul_overflow(header.elements, element_size(header.dtype), &stored.decoded_bytes))
+  if (!bytes_of_elements(header.dtype, header.elements, stored.decoded_bytes))
     refuse(what + ": the decoded tensor is too large");
   stored.channels = static_cast<size_t>(header.channels);
   if (header.elements) stored.kept = static_cast<double>(header.nonzero) / static_cast<double>(header.elements);

@@ -43,7 +43,16 @@ inline std::string element_name(ElementType type) {
   return info ? info->name : "number " + std::to_string(type);
 }
 
-inline bool is_packable(ElementType type) { return type == 1 || type == 10 || type == 11 || type == 16; }
+// Bytes of so many elements; elements of 4 bits share bytes, the first in the lower half. False for strings and the
+// like, and where they are too many.
+inline bool bytes_of_elements(ElementType type, uint64_t elements, size_t& bytes) {
+  if (type >= 21 && type <= 23) {
+    bytes = static_cast<size_t>(elements / 2 + elements % 2);
+    return elements <= SIZE_MAX;
+  }
+  const size_t size = element_size(type);
+  return size != 0 && !__builtin_mul_overflow(elements, size, &bytes);
+}
 
 struct TensorType {
   ElementType element;

@@ -353,7 +353,7 @@ class DenseModel {
     const std::string what = "weight " + quoted(node.outputs[0]);
     add_frame(node.inputs[0], what);
     const StoredFrame& frame = frames_.back();
-    if (!is_packable(frame.type.element)) refuse(what + ": the payload holds " + element_name(frame.type.element));
+    if (!element_size(frame.type.element)) refuse(what + ": the payload holds " + element_name(frame.type.element));
     const std::string name(node.outputs[0]);
     Payload payload;
     if (node.op == "DecodeInt8") {

@@ -72,7 +72,7 @@ void check_declared(const Context& context, const OrtKernelInfo* info, size_t ou
 // The frame of a weight, of the type that the graph has for it.
 StoredFrame checked_payload(const Context& context, const OrtKernelInfo* info, const std::string& what) {
   StoredFrame frame = read_payload(context, info, 0, what);
-  if (!is_packable(frame.type.element)) refuse(what + ": the payload holds " + element_name(frame.type.element));
+  if (!element_size(frame.type.element)) refuse(what + ": the payload holds " + element_name(frame.type.element));
   check_declared(context, info, 0, frame.type, what);
   context.budget->spend(frame.decoded_bytes, what);
   return frame;
@@ -103,8 +103,9 @@ void write_output(const Api& api, OrtKernelContext* context, size_t index, const
 }
 
 // The buffer of input 1 when it is a constant; null when there is none or it is made anew in every run.
-uint8_t* constant_buffer(const Context& context, const OrtKernelInfo* info, const TensorType& frame,
-                         const std::string& what) {
+// Refuses the payload itself, which is to be read.
+uint8_t* constant_buffer(const Context& context, const OrtKernelInfo* info, const StoredFrame& payload,
+                         const TensorType& weight, const std::string& what) {
   const Api& api = context.owner.api;
   if (get<size_t>(api, api.KernelInfo_GetInputCount, info) < 2) return nullptr;
   int is_constant = 0;
@@ -112,9 +113,11 @@ uint8_t* constant_buffer(const Context& context, const OrtKernelInfo* info, cons
   check(api, api.KernelInfoGetConstantInput_tensor(info, 1, &is_constant, &value));
   if (!is_constant) return nullptr;
   const TensorType type = type_of(api, value);
-  if (type.element != frame.element || type.dims != frame.dims)
-    refuse(what + ": the buffer has " + type_text(type) + ", the payload " + type_text(frame));
-  return data_of(api, value);
+  if (type.element != weight.element || type.dims != weight.dims)
+    refuse(what + ": the buffer has " + type_text(type) + ", the payload " + type_text(weight));
+  uint8_t* const data = data_of(api, value);
+  if (data == payload.bytes.data) refuse(what + ": the buffer is the payload");
+  return data;
 }
 
 class DecodeWeights {
@@ -131,7 +134,7 @@ class DecodeWeights {
       : api_(context.owner.api),
         budget_(context.budget),
         frame_(checked_payload(context, info, what)),
-        memory_(constant_buffer(context, info, frame_.type, what), frame_.decoded_bytes, what) {
+        memory_(constant_buffer(context, info, frame_, frame_.type, what), frame_.decoded_bytes, what) {
     const Span bytes = frame_.bytes;
     decode_frame({bytes.data, bytes.size, memory_.data(), frame_.decoded_bytes}, context.settings.threads, what);
   }
@@ -161,7 +164,7 @@ class DecodeInt8 {
         budget_(context.budget),
         frame_(checked_points(context, info, what)),
         points_{kElementInt8, frame_.type.dims},
-        memory_(constant_buffer(context, info, points_, what), points(), what),
+        memory_(constant_buffer(context, info, frame_, points_, what), points(), what),
         scales_(frame_.channels) {
     const Span bytes = frame_.bytes;
     const DecodeJob job{bytes.data, bytes.size, memory_.data(), points(), scales_.data(), scales_.size()};
