@@ -34,17 +34,19 @@ _RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 def _channel_axis(use: Use, rank: int) -> int | None:
     last = rank - 1
     match use.op_type, use.input_index:
-        case "Conv", 1:
+        case ("Conv" | "ConvInteger", 1) | ("QLinearConv", 3):
             return 0
         case "ConvTranspose", 1:
             return 1
         case "Gemm", 1:
             return 0 if use.transposed else 1
-        case "MatMul" | "Attention" | "FusedMatMul", 1:
+        case ("MatMul" | "Attention" | "FusedMatMul" | "MatMulInteger" | "MatMulIntegerToFloat", 1):
+            return last
+        case ("DynamicQuantizeMatMul" | "QAttention", 1) | ("QLinearMatMul", 3):
             return last
         case "MatMul", 0:
             return last - 1
-        case "Gather", 0:
+        case ("Gather" | "GatherBlockQuantized", 0):
             return 0
         case (("LSTM" | "GRU" | "RNN"), (1 | 2)):
             return 1

@@ -43,8 +43,8 @@ def quantized_note(program: Program) -> str | None:
     size = sum(r.nbytes for r in quantized)
     types = sorted({kind.name for r in quantized if (kind := find_element_type(r.elem_type)) is not None})
     return (
-        f"already quantized: {size:,} of {size + floats:,} weight bytes are {', '.join(types)}, which are neither "
-        "pruned nor clustered, only packed without loss; compiling the float model gives a smaller file"
+        f"already quantized: {size:,} of {size + floats:,} weight bytes are {', '.join(types)}, packed without loss but "
+        "where cluster(grid,integers=true) makes their grids coarser; compiling the float model gives a smaller file"
     )
 
 

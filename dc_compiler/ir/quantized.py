@@ -97,6 +97,11 @@ _INTEGERS = frozenset(t.dtype for t in ELEMENT_TYPES if t.framed and (t.dtype.ki
 _MOST_POINTS = 1 << 16
 
 
+def is_integer(dtype: np.dtype) -> bool:
+    """Whether frames of this type hold integers (FORMAT.md 2)."""
+    return dtype in _INTEGERS
+
+
 def integer_range(dtype: np.dtype) -> tuple[int, int]:
     """Least and largest number of an integer type."""
     info = ml_dtypes.iinfo(dtype)  # type: ignore[no-untyped-call]

@@ -117,14 +117,16 @@ class WeightRecord:
 def add_change(record: WeightRecord, new: np.ndarray) -> None:
     """Replace the record's values and note the signal and the noise (blockwise; float64 sums).
 
-    A weight small enough to end up larger when packed keeps its original values in reach.
+    A weight small enough to end up larger when packed keeps its original values in reach. Of integers, the number that
+    stands for zero has no energy.
     """
+    zero = 0 if record.quantized is None else record.quantized.zero or 0
     old_flat, new_flat = record.values.reshape(-1), new.reshape(-1)
     first = record.signal is None
     signal = noise = 0.0
     for s in blocks(record.size):
         old = old_flat[s].astype(np.float64)
-        signal += float(np.dot(old, old)) if first else 0.0
+        signal += float(np.dot(old - zero, old - zero)) if first else 0.0
         old -= new_flat[s]
         noise += float(np.dot(old, old))
     if first:

@@ -41,7 +41,8 @@ class PassManager:
                 raise InvalidArgumentError(
                     f"--set '{override.pattern}' matches no weight; 'dcc inspect' lists their names{like}"
                 )
-            if all(r.exact is not None for r in found):
+            takes_integers = any(p.changes_integers for p in self.passes)
+            if all(r.exact is not None and not (takes_integers and r.quantized is not None) for r in found):
                 raise InvalidArgumentError(
                     f"--set '{override.pattern}' matches only what stays exact, such as '{found[0].name}' "
                     f"({found[0].exact}); give the whole name of what is a weight nevertheless"
@@ -141,6 +142,8 @@ def run_passes(passes: Iterable[Pass], program: ir.Program, context: Context) ->
 
 def _may_change(step: Pass, record: ir.WeightRecord) -> bool:
     if record.reason is None and (record.exact is None or step.reshapes or step.rewrites):
+        return True
+    if record.quantized is not None and record.reason is None and step.changes_integers:
         return True
     return (step.trains or step.reshapes or step.rewrites) and record.trainable
 

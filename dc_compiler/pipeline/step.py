@@ -74,6 +74,11 @@ class Pass(ABC):
         """Whether it cannot run without ``Context.calibration``."""
         return False
 
+    @property
+    def changes_integers(self) -> bool:
+        """Whether it may change weights that are quantized already."""
+        return False
+
     def check(self, good: bool, option: str, remedy: str) -> None:
         """Raise InvalidArgumentError unless ``good``."""
         if not good:

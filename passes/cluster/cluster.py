@@ -29,6 +29,7 @@ from dc_compiler.passes.cluster.grid import (
     round_to_grid,
     within_range,
 )
+from dc_compiler.passes.cluster.integers import as_floats, can_coarsen, in_quanta, whole_steps
 from dc_compiler.passes.cluster.kmeans import initial, kmeans, nearest
 from dc_compiler.passes.cluster.straight import LOOKS, Goal, Grids, Steering
 from dc_compiler.passes.cluster.vectors import Vectors, change_vector, vectors_of
@@ -95,6 +96,8 @@ class Cluster(TrainingPass):
         within: *grid* with epochs, *calibrate*: how far the outputs may move on samples that nothing is trained on (see
             :class:`dc_compiler.calibration.divergence.Distance`), with the fewest bits.
         spent: likewise: most bits a weight, with the outputs moved least; ``within`` is about what is expected then.
+        integers: *grid*: also lay grids over weights that are quantized already (int8 and the like), of multiples of
+            their own quantum; they stay integers of their type, which the same operators multiply by.
         shorten: round biases and other vectors that training could move to bfloat16.
         vectors: cluster biases and other vectors too, but no constants of formulas, nor what training cannot move.
 
@@ -126,6 +129,7 @@ class Cluster(TrainingPass):
     epochs: float = 0.0
     within: float = 0.0125
     spent: float | None = None
+    integers: bool = False
     shorten: bool = False
     vectors: bool = False
 
@@ -145,6 +149,7 @@ class Cluster(TrainingPass):
         self.check(
             self.epochs == 0 or self.mode == "rd" or self.calibrate, "epochs", "a grid is trained with calibrate=true"
         )
+        self.check(not self.integers or self.mode == "grid", "integers", "only mode=grid keeps integers")
         self.check(0 < self.within < float("inf"), "within", "give a number above 0")
         self.check(self.spent is None or self.spent > 0, "spent", "give a number above 0")
 
@@ -158,10 +163,15 @@ class Cluster(TrainingPass):
         """Where it looks at inputs."""
         return self.calibrate
 
+    @property
+    def changes_integers(self) -> bool:
+        """Where it lays grids over them."""
+        return self.integers
+
     def run(self, program: ir.Program, context: Context) -> PassReport:
         movable = {id(r) for r in trainable(program)} if self.vectors or self.epochs > 0 else set()
         eligible = [r for r in program.eligible() if not r.is_vector or (self.vectors and id(r) in movable)]
-        records = [r for r in eligible if r.exact is None]
+        records = [r for r in eligible if r.exact is None or (self.integers and can_coarsen(r))]
         typical = _typical_size(records)
 
         def options(record: ir.WeightRecord) -> Cluster:
@@ -360,6 +370,14 @@ class Cluster(TrainingPass):
                 place.put(points, found)
         return on_grid(points, scales)
 
+    def _coarser(self, record: ir.WeightRecord, job: Job) -> ir.Clustered | None:
+        """Of integers: None where their own steps are as coarse as the grid's."""
+        weight = as_floats(record)
+        if not weight.values.any():
+            return None
+        scales = whole_steps(job.scales(weight, self.step))
+        return in_quanta(self._grid(weight, scales, job.grams), record) if scales.log_steps.any() else None
+
     def _kmeans(self, record: ir.WeightRecord, limit: int, seed: int) -> ir.Clustered:
         flat = record.values.reshape(-1)
         dtype = record.values.dtype
@@ -461,6 +479,8 @@ def _by_name(tasks: Sequence[Task[Job]], updates: Sequence[Update]) -> dict[str,
 def cluster_record(record: ir.WeightRecord, job: Job, seed: int) -> Update:
     """Indices and codebook of a weight, or the reason why it gets none."""
     options = job.cluster
+    if options.integers and can_coarsen(record):
+        return Update(clustered=options._coarser(record, job))
     if record.exact is not None:
         is_float = ir.is_compressible(record.elem_type)  # codebooks hold floats only
         return Update(clustered=_exact(record.values.reshape(-1), FEW) if is_float else None)

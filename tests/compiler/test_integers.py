@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import onnx
 import pytest
+from numpy.typing import NDArray
 from onnx import numpy_helper
 from quantized_nets import NETS
 
 from dc_compiler import compile_model, ir
+from dc_compiler.errors import InvalidArgumentError
 from dc_compiler.model import packed
 
 
-def stored(model: onnx.ModelProto) -> dict[str, tuple[int, list[int], bytes]]:
-    """Type, extents and bytes of all stored tensors, by name."""
+def tables(model: onnx.ModelProto) -> dict[str, NDArray[Any]]:
+    """All stored tensors, by name."""
     found = {t.name: t for t in model.graph.initializer}
     found |= {n.output[0]: n.attribute[0].t for n in model.graph.node if n.op_type == "Constant"}
-    return {
-        name: (t.data_type, list(t.dims), numpy_helper.from_array(numpy_helper.to_array(t)).raw_data)
-        for name, t in found.items()
-    }
+    return {name: numpy_helper.to_array(t) for name, t in found.items()}
+
+
+def stored(model: onnx.ModelProto) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
+    """Type, extents and bytes of all stored tensors, by name."""
+    return {name: (str(t.dtype), t.shape, t.tobytes()) for name, t in tables(model).items()}
 
 
 @pytest.mark.parametrize("form", ["session", "graph"])
@@ -42,3 +49,50 @@ def test_tables_are_packed_and_come_back_bit_for_bit(name: str, form: str) -> No
     assert kind.name in note
     assert stored(packed.unpack(result.model, "it")) == stored(net)
     onnx.checker.check_model(packed.unpack(result.model, "it"))
+
+
+COARSER = ["matmul_integer", "dynamic_quantize_matmul", "qdq", "qdq_conv", "qlinear_conv", "conv_integer", "int16"]
+
+
+@pytest.mark.parametrize("form", ["session", "graph"])
+@pytest.mark.parametrize("name", COARSER)
+def test_a_coarser_grid_keeps_type_and_zero_point(name: str, form: str) -> None:
+    net = NETS[name]()
+    pipeline = "cluster(grid,step=0.3,integers=true),encode"
+    result = compile_model(net, pipeline=pipeline, emit=form, min_size=64)
+    (row,) = [r for r in result.report.tensors if r.name == "w"]
+    assert row.exact is None
+    assert row.sqnr_db is not None
+    assert 15 < row.sqnr_db < 35
+    dense = packed.unpack(result.model, "it")
+    before, after = (tables(m)["w"] for m in (net, dense))
+    assert after.dtype == before.dtype
+    zero = 128 if before.dtype == np.uint8 else 0
+    assert (after == zero).mean() > (before == zero).mean()
+    error = np.square((after.astype(float) - before).std()) / np.square((before.astype(float) - zero)).mean()
+    assert -10 * np.log10(error) == pytest.approx(row.sqnr_db, abs=0.3)
+    lossless = compile_model(net, preset="lossless", emit=form, min_size=64)
+    assert row.bytes < 0.7 * next(r.bytes for r in lossless.report.tensors if r.name == "w")
+    assert result.report.verification is not None
+    assert (result.report.verification.outputs[0].cosine or 0) > 0.98
+    others = {n: v for n, v in stored(net).items() if n != "w"}
+    assert {n: v for n, v in stored(dense).items() if n != "w"} == others
+
+
+def test_integers_stay_exact_unless_asked_for() -> None:
+    net = NETS["qdq"]()
+    result = compile_model(net, pipeline="cluster(grid,step=0.3),encode", min_size=64)
+    assert stored(packed.unpack(result.model, "it"))["w"] == stored(net)["w"]
+    fine = compile_model(net, pipeline="cluster(grid,step=0.0001,integers=true),encode", min_size=64)
+    assert stored(packed.unpack(fine.model, "it"))["w"] == stored(net)["w"]
+
+
+def test_several_numbers_a_byte_stay_exact() -> None:
+    net = NETS["matmul_nbits"]()
+    result = compile_model(net, pipeline="cluster(grid,step=1,integers=true),encode", min_size=64)
+    assert stored(packed.unpack(result.model, "it"))["w"] == stored(net)["w"]
+
+
+def test_only_grids_keep_integers() -> None:
+    with pytest.raises(InvalidArgumentError, match="only mode=grid keeps integers"):
+        compile_model(NETS["qdq"](), pipeline="cluster(kmeans,integers=true),encode")
