@@ -16,7 +16,15 @@ from dc_compiler.ir.numeric import BLOCK, blocks, exact_std, largest, ordered_su
 from dc_compiler.ir.patterns import find_pattern
 from dc_compiler.ir.program import Program
 from dc_compiler.ir.quantization import find_quantized, is_on_quantized
-from dc_compiler.ir.quantized import Clustered, Scales, as_codes, is_integer, log_step_values, nearest_log_step, without_unused
+from dc_compiler.ir.quantized import (
+    Clustered,
+    Scales,
+    as_codes,
+    is_integer,
+    log_step_values,
+    nearest_log_step,
+    without_unused,
+)
 from dc_compiler.ir.ranges import Range
 from dc_compiler.ir.record import (
     DECODE,

@@ -42,8 +42,9 @@ def quantized_note(program: Program) -> str | None:
     floats = sum(r.nbytes for r in program.records if is_compressible(r.elem_type))
     size = sum(r.nbytes for r in quantized)
     types = sorted({kind.name for r in quantized if (kind := find_element_type(r.elem_type)) is not None})
+    named = ", ".join(types)
     return (
-        f"already quantized: {size:,} of {size + floats:,} weight bytes are {', '.join(types)}, packed without loss but "
+        f"already quantized: {size:,} of {size + floats:,} weight bytes are {named}, packed without loss but "
         "where cluster(grid,integers=true) makes their grids coarser; compiling the float model gives a smaller file"
     )
 

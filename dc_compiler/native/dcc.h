@@ -78,7 +78,8 @@ typedef struct dcc_frame_info {
 DCC_EXPORT int dcc_frame_parse(const uint8_t* frame, size_t size, dcc_frame_info* info, char* error, size_t error_size);
 
 // Decodes a whole frame into `out`, whose size must be exactly elements * element size (elements of 4 bits share bytes,
-// the first in the lower half, as in ONNX's raw_data); that is checked before anything is allocated. `threads` <= 0 means one per processor the process may use. On failure `out` is unspecified.
+// the first in the lower half, as in ONNX's raw_data); that is checked before anything is allocated. `threads` <= 0
+// means one per processor the process may use. On failure `out` is unspecified.
 DCC_EXPORT int dcc_frame_decode(const uint8_t* frame, size_t size, void* out, size_t out_bytes, int threads,
                                 char* error, size_t error_size);
 

@@ -205,9 +205,7 @@ def record_row(record: ir.WeightRecord) -> TensorRow:
         )
     sqnr = 10 * math.log10(record.signal / record.noise) if record.signal and record.noise else None
     exact = None if record.quantized is not None and record.noise else record.exact
-    return frame_row(
-        record.name, record.frame, sqnr_db=sqnr, tied=record.tied, exact=exact, execution=record.execution
-    )
+    return frame_row(record.name, record.frame, sqnr_db=sqnr, tied=record.tied, exact=exact, execution=record.execution)
 
 
 def packed_rows(model: packed.PackedModel) -> list[TensorRow]:

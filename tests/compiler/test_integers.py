@@ -69,7 +69,7 @@ def test_a_coarser_grid_keeps_type_and_zero_point(name: str, form: str) -> None:
     assert after.dtype == before.dtype
     zero = 128 if before.dtype == np.uint8 else 0
     assert (after == zero).mean() > (before == zero).mean()
-    error = np.square((after.astype(float) - before).std()) / np.square((before.astype(float) - zero)).mean()
+    error = np.square((after.astype(float) - before).std()) / np.square(before.astype(float) - zero).mean()
     assert -10 * np.log10(error) == pytest.approx(row.sqnr_db, abs=0.3)
     lossless = compile_model(net, preset="lossless", emit=form, min_size=64)
     assert row.bytes < 0.7 * next(r.bytes for r in lossless.report.tensors if r.name == "w")
