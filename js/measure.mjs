@@ -3,8 +3,8 @@
 //     node measure.mjs [--chromium] MODEL...
 //
 // A model is expanded again and again for two seconds, at least three times: the first time with code that the engine
-// has just compiled in haste, the best when it has taken its time. In Node the rate is also given by processor time, which
-// other work on the machine changes little.
+// has just compiled in haste, the best when it has taken its time. The rate is also given by processor time, of all
+// threads of the process and the mean of the later rounds, which other work on the machine changes little.
 import { readFileSync } from "node:fs";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
@@ -13,19 +13,25 @@ import { brotliCompressSync, gzipSync } from "node:zlib";
 const HERE = path.dirname(fileURLToPath(import.meta.url));
 
 /**
- * Runs in Node and in pages. Milliseconds of the first round and of the best by the clock, of the best by processor time
- * (where there is `processorTime`), and the size.
+ * Milliseconds of the first round and of the best by the clock, of the later ones by processor time, and the size. A round
+ * tells its milliseconds by the clock and the size.
  */
-async function expand(unpack, model, processorTime = () => Number.NaN) {
-  const rounds = [];
-  let size = 0;
-  for (const start = performance.now(); rounds.length < 3 || performance.now() - start < 2000; ) {
-    const before = [performance.now(), processorTime()];
-    size = (await unpack(model)).length;
-    rounds.push([performance.now() - before[0], processorTime() - before[1]]);
+async function repeat(round, processorTime) {
+  const { took: first, size } = await round();
+  const times = [];
+  const before = await processorTime();
+  for (const start = performance.now(); times.length < 2 || performance.now() - start < 2000; ) {
+    times.push((await round()).took);
   }
-  const least = (which) => Math.min(...rounds.map((round) => round[which]));
-  return { first: rounds[0][0], best: least(0), busy: least(1), size };
+  const busy = ((await processorTime()) - before) / times.length;
+  return { first, best: Math.min(first, ...times), busy, size };
+}
+
+/** One round, in Node and in pages. */
+async function expand(unpack, model) {
+  const start = performance.now();
+  const { length } = await unpack(model);
+  return { took: performance.now() - start, size: length };
 }
 
 function print(where, file, { first, best, busy, size }) {
@@ -40,7 +46,10 @@ async function inNode(files) {
     const { user, system } = process.cpuUsage();
     return (user + system) / 1000;
   };
-  for (const file of files) print("Node", file, await expand(unpack, readFileSync(file), processorTime));
+  for (const file of files) {
+    const model = readFileSync(file);
+    print("Node", file, await repeat(() => expand(unpack, model), processorTime));
+  }
 }
 
 async function inChromium(files) {
@@ -53,13 +62,20 @@ async function inChromium(files) {
       const page = await context.newPage();
       await page.route(`${url}/`, (route) => route.fulfill({ contentType: "text/html", body: "<!doctype html>" }));
       await page.goto(url);
+      const tools = await context.newCDPSession(page);
+      await tools.send("Performance.enable");
+      const processorTime = async () => {
+        const { metrics } = await tools.send("Performance.getMetrics");
+        return 1000 * metrics.find(({ name }) => name === "ProcessTime").value;
+      };
       for (const [i, file] of files.entries()) {
-        const source = `(async () => {
+        await page.evaluate(`(async () => {
           const { unpack } = await import("./web.js");
           const response = await fetch("/${i}/${encodeURIComponent(path.basename(file))}");
-          return (${expand})(unpack, new Uint8Array(await response.arrayBuffer()));
-        })()`;
-        print("Chromium", file, await page.evaluate(source));
+          const model = new Uint8Array(await response.arrayBuffer());
+          globalThis.round = () => (${expand})(unpack, model);
+        })()`);
+        print("Chromium", file, await repeat(() => page.evaluate("round()"), processorTime));
       }
     });
   } finally {

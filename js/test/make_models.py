@@ -13,7 +13,8 @@ from pathlib import Path
 
 import onnx
 
-TESTS = Path(__file__).resolve().parents[2] / "tests"
+ROOT = Path(__file__).resolve().parents[2]
+TESTS, SAMPLES = ROOT / "tests", ROOT / "samples"
 sys.path[:0] = [str(TESTS / name) for name in ("codec", "compiler", "ort")] + [str(TESTS)]
 
 import ort_models  # noqa: E402
@@ -47,12 +48,15 @@ def good() -> Iterator[tuple[str, onnx.ModelProto]]:
         for name in GRAPH_NAMES:
             model, _ = GRAPHS[name]()
             yield f"{name}.{form}", compile_model(model, preset="lossless", min_size=16, emit=form, force=True).model
-    for coder in ("huffman", "rans", "fixed", "context"):
+    for coder in ("huffman", "rans", "fixed", "context", "rows"):
         model, _ = GRAPHS["conv"]()
         yield (
             f"conv.{coder}",
             compile_model(model, pipeline=f"cluster(grid),encode({coder})", min_size=16, force=True).model,
         )
+    for name, prune in (("rows", ""), ("rows_pruned", "prune(density=0.2),"), ("rows_rounded", "prune(density=0.9),")):
+        pipeline = f"{prune}cluster(grid,step={0.1 if prune else 0.5}),encode(rows)"
+        yield f"lenet5.{name}", compile_model(SAMPLES / "lenet5.onnx", pipeline=pipeline, min_size=0, force=True).model
     for execution in ("sparse", "int8"):
         model, _ = GRAPHS["matmul"]()
         pipeline = "prune(density=0.2),cluster(grid),encode"

@@ -378,6 +378,7 @@ FLAGS = {
         "f16c",
     },
     "avx2": {"avx2", "fma", "bmi2", "abm", "f16c"},
+    "simd128": {"asimd"},
 }
 
 
@@ -385,7 +386,7 @@ FLAGS = {
 @pytest.mark.usefixtures("any_isa")
 def test_dispatch_picks_the_widest_kernels_the_processor_runs() -> None:
     """What the processor can do is read from the kernel's list, not from the library."""
-    found = re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
+    found = re.search(r"^(?:flags|Features)\s*:(.*)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
     flags = set(found[1].split()) if found else set()
     widest = [name for name, needed in FLAGS.items() if needed <= flags]
     assert binding.isas() == [*widest, "portable"]

@@ -21,6 +21,8 @@ constexpr Choice kChoices[] = {
 #if defined(__x86_64__)
     {&kAvx512Kernels, [] { return processor().avx512; }},
     {&kAvx2Kernels, [] { return processor().avx2; }},
+#elif defined(__aarch64__) || defined(__wasm_simd128__)
+    {&kSimd128Kernels, [] { return true; }},
 #endif
     {&kPortableKernels, [] { return true; }},
 };

@@ -114,6 +114,8 @@ extern const Kernels kPortableKernels;
 #if defined(__x86_64__)
 extern const Kernels kAvx2Kernels;
 extern const Kernels kAvx512Kernels;
+#elif defined(__aarch64__) || defined(__wasm_simd128__)
+extern const Kernels kSimd128Kernels;
 #endif
 
 }  // namespace dcc
