@@ -52,17 +52,21 @@ class Calibration:
         for judge in (self.judge, self.final_judge):
             judge.as_run = as_run
 
-    def grams(self, program: ir.Program) -> dict[str, list[Gram]]:
-        """Gram matrices of the inputs of the program's weights, by the record's name.
+    def grams(self, program: ir.Program, *, integers: bool = False) -> dict[str, list[Gram]]:
+        """Gram matrices of the inputs of the program's weights, by the record's name; with ``integers`` of those that
+        are quantized already, too.
 
         Raises:
             ModelError: the program does not run on the samples.
         """
 
         def found() -> dict[str, list[Gram]]:
-            return collect(program, self.samples, self.samples.parts().train, {r.name for r in program.weights()})
+            names = {r.name for r in program.weights()}
+            if integers:
+                names |= {r.name for r in program.eligible() if r.quantized is not None and r.quantized.is_weight}
+            return collect(program, self.samples, self.samples.parts().train, names)
 
-        return self.once("grams", program, found)
+        return self.once(f"grams {integers}", program, found)
 
     def once(self, name: str, program: ir.Program, find: Callable[[], T]) -> T:
         """What ``find`` gives, found again only where the program's values are no longer the same arrays."""

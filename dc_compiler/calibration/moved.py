@@ -53,6 +53,11 @@ def starts(records: Sequence[ir.WeightRecord]) -> Array:
     return np.cumsum([0, *(r.size for r in records)])
 
 
+def can_move(node: onnx.NodeProto) -> bool:
+    """Whether an operator only moves elements."""
+    return node.op_type in MOVES and node.domain in ("", "ai.onnx")
+
+
 def move(
     node: onnx.NodeProto,
     parts: Mapping[str, Part],
@@ -68,7 +73,7 @@ def move(
     Args:
         parts, constants: its inputs.
     """
-    if node.op_type not in MOVES or node.domain not in ("", "ai.onnx"):
+    if not can_move(node):
         return {}
     moved = node.input[: MOVES[node.op_type]]
     if not all(name in parts for name in moved) or any(name in parts for name in node.input[len(moved) :]):

@@ -22,6 +22,15 @@ FUSED = {
     "FusedMatMul": "MatMul", "GemmFastGelu": "MatMul", "PackedAttention": "MatMul",
 }  # fmt: skip
 
+# Operators on integers, and those that multiply as they do
+INTEGER = {
+    "ConvInteger": "Conv", "DynamicQuantizeMatMul": "MatMul", "MatMulInteger": "MatMul",
+    "MatMulIntegerToFloat": "MatMul",
+}  # fmt: skip
+# Operators whose other factor is integers, and those that make these of floats
+ON_INTEGERS = frozenset({"ConvInteger", "MatMulInteger", "MatMulIntegerToFloat", "QLinearConv", "QLinearMatMul"})
+ROUNDS = frozenset({"DynamicQuantizeLinear", "QuantizeLinear"})
+
 
 @dataclass(frozen=True)
 class Source:
@@ -75,15 +84,17 @@ def find_products(program: ir.Program) -> dict[str, list[Product]]:
 def _products_of(part: Part, node: onnx.NodeProto, index: int, scope: Scope) -> list[tuple[str, Product]]:
     """The products of a part as a node's input, with the name of the record; none if there is any that is not known."""
     result: list[tuple[str, Product]] = []
-    for value, unfold, view in _products(node, index, part.shape):
-        body = _seen_in(scope, value)
+    for made, unfold, view in _products(node, index, part.shape):
+        value = _as_floats(scope, node, made)
+        body = None if value is None else _seen_in(scope, value)
         pieces = fewest_parts(view.extents[2], LARGEST)
-        if body is None or pieces is None:
+        if value is None or body is None or pieces is None:
             continue
         for _ in range(body.depth):
             unfold = Stacked(unfold)
         cut = split_inputs(view, pieces)
-        source = Source(value, unfold, pieces, body.number, part.elem_type)
+        is_float = ir.is_compressible(part.elem_type)
+        source = Source(value, unfold, pieces, body.number, part.elem_type if is_float else onnx.TensorProto.FLOAT)
         if part.numbers is None:
             result.append((part.records[0].name, Product(source, cut)))
             continue
@@ -92,6 +103,14 @@ def _products_of(part: Part, node: onnx.NodeProto, index: int, scope: Scope) -> 
             return []
         result.extend(products)
     return result
+
+
+def _as_floats(scope: Scope, node: onnx.NodeProto, value: str) -> str | None:
+    """What an operator multiplies by, before it was rounded to integers; None where that is not to be seen."""
+    if node.op_type not in ON_INTEGERS:
+        return value
+    maker = next((n for n in scope.body.graph.node if value in n.output), None)
+    return maker.input[0] if maker is not None and maker.op_type in ROUNDS else None
 
 
 def _products_of_each(part: Part, source: Source, numbers: np.ndarray) -> list[tuple[str, Product]] | None:
@@ -127,7 +146,7 @@ def _products(node: onnx.NodeProto, index: int, shape: tuple[int, ...]) -> Itera
     input's view as matrices."""
     view, rank = View(shape), len(shape)
     match _plain(node), index:
-        case "Conv", 1:
+        case ("Conv", 1) | ("QLinearConv", 3):
             groups = ir.attribute(node, "group", 1)
             yield node.input[0], _patches(node, shape[2:], groups), view.reshape(groups, shape[0] // groups, -1)
         case "ConvTranspose", 1:
@@ -142,7 +161,7 @@ def _products(node: onnx.NodeProto, index: int, shape: tuple[int, ...]) -> Itera
             axis = 1 if ir.attribute(node, "transB", 0) else 0
             cut = view.transpose(1, 0) if ir.attribute(node, "transA", 0) else view
             yield node.input[1], AlongAxis(axis), cut.reshape(1, *cut.extents)
-        case "MatMul", 1 if rank >= 2:
+        case ("MatMul", 1) | ("QLinearMatMul", 3) if rank >= 2:
             axis = -2 if ir.attribute(node, "transA", 0) else -1
             cut = view.reshape(-1, *shape[-2:])
             cut = cut if ir.attribute(node, "transB", 0) else cut.transpose(0, 2, 1)
@@ -161,6 +180,8 @@ def _products(node: onnx.NodeProto, index: int, shape: tuple[int, ...]) -> Itera
 
 def _plain(node: onnx.NodeProto) -> str:
     """The operator of the standard that multiplies its inputs as this one does; empty if none is known."""
+    if node.op_type in INTEGER:
+        return INTEGER[node.op_type]
     if node.domain in ("", "ai.onnx"):
         is_odd = node.op_type in ("LSTM", "GRU", "RNN") and ir.attribute(node, "layout", 0)
         return "" if is_odd else node.op_type

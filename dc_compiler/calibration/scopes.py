@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx
@@ -11,7 +11,7 @@ from onnx import numpy_helper
 
 from dc_compiler import ir
 from dc_compiler.calibration.bodies import Body, walk_bodies
-from dc_compiler.calibration.moved import MOST, Part, move
+from dc_compiler.calibration.moved import MOST, Part, can_move, move
 
 
 @dataclass
@@ -81,12 +81,30 @@ def find_scopes(program: ir.Program) -> Iterator[Scope]:
 def _moved(scope: Scope, node: onnx.NodeProto, opsets: list[onnx.OperatorSetIdProto], budget: int) -> dict[str, Part]:
     """What a node makes of parts, if it only moves elements."""
     parts = {name: part for name in node.input if name and (part := scope.part(name)) is not None}
-    if not parts:
+    if node.op_type == "DequantizeLinear":
+        return _dequantized(scope, node, parts)
+    if not parts or not can_move(node):
         return {}
     constants = {name: t for name in node.input if name and (t := scope.constant(name)) is not None}
     if len(parts) + len(constants) < len({name for name in node.input if name}):
         return {}
     return move(node, parts, {name: numpy_helper.to_array(t) for name, t in constants.items()}, opsets, budget)
+
+
+def _dequantized(scope: Scope, node: onnx.NodeProto, parts: dict[str, Part]) -> dict[str, Part]:
+    """What a node makes of a table of integers, where scales are those of outputs: a weight's errors then count alike
+    for all that it is multiplied with."""
+    part, scale = parts.get(node.input[0]), scope.constant(node.input[1])
+    if part is None or scale is None or part.numbers is not None:
+        return {}
+    (record,) = part.records
+    extents = tuple(e for e in scale.dims if e > 1)
+    axis = int(ir.attribute(node, "axis", 1)) % max(1, len(part.shape))
+    layout = (part.shape[axis], int(np.prod(part.shape[axis + 1 :])))
+    is_by_output = extents == part.shape[axis : axis + 1] and layout == ir.channel_layout(record.shape, record.uses)
+    if extents and not is_by_output:
+        return {}
+    return {node.output[0]: replace(part, elem_type=scale.data_type)}
 
 
 def _numbers(node: onnx.NodeProto) -> dict[str, onnx.TensorProto]:

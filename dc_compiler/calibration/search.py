@@ -173,7 +173,8 @@ class Search:
     def _cost(self, found: Try) -> float:
         """Logarithm of how far outputs are, had the file no bytes; a bit less an element is taken to double errors."""
         assert found.distance is not None
-        elements = sum(r.size for r in self._program.weights())
+        integers = self._program.eligible() if self.cluster.changes_integers else []
+        elements = sum(r.size for r in [*self._program.weights(), *(r for r in integers if r.quantized is not None)])
         return math.log(max(found.distance.typical, 1e-12)) + 16 * math.log(2) * found.size / max(elements, 1)
 
     def run(self, goal: Goal) -> Found:

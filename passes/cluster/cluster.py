@@ -181,10 +181,12 @@ class Cluster(TrainingPass):
             return replace(own, mode=own.mode if id(record) in movable else "grid", epochs=0.0)
 
         jobs = {r.name: Job(options(r), typical) for r in eligible}
-        grams = context.calibrated().grams(program) if self.calibrate else {}
-        vectors = vectors_of(program, grams) if self.calibrate or self.shorten else Vectors()
+        grams = context.calibrated().grams(program, integers=self.integers) if self.calibrate else {}
+        floats = {r.name for r in program.weights()}  # errors of the others are counted in their own quanta
+        of_floats = {n: g for n, g in grams.items() if n in floats}
+        vectors = vectors_of(program, of_floats) if self.calibrate or self.shorten else Vectors()
         if self.calibrate:
-            jobs = calibrated(jobs, records, vectors, program, context, allocate=self.allocate)
+            jobs = calibrated(jobs, records, grams, vectors, program, context, allocate=self.allocate)
         tasks = [Task(r, jobs[r.name]) for r in eligible]
 
         def is_trained(task: Task[Job]) -> bool:
@@ -212,7 +214,7 @@ class Cluster(TrainingPass):
             context.apply(self.name, change_vector, vectors.tasks(program, shorten=shorten))
             return updates
         samples = context.calibrated().samples
-        waiting = {t.record.name: t for t in tasks if t.options.grams}
+        waiting = {t.record.name: t for t in tasks if t.options.grams and t.record.quantized is None}
         order = Order(program, samples, samples.parts().train, waiting.keys())
         staged = {name for stage in order.stages for name in stage.names}
         # Those whose inputs are not looked at do not mind what is done to these
@@ -436,19 +438,19 @@ class Job:
 def calibrated(
     jobs: Mapping[str, Job],
     records: Sequence[ir.WeightRecord],
+    grams: Mapping[str, Sequence[Gram]],
     vectors: Vectors,
     program: ir.Program,
     context: Context,
     *,
     allocate: bool,
 ) -> dict[str, Job]:
-    """The jobs with what the samples say about the weights."""
+    """The jobs with what the samples say about the weights, of whose inputs ``grams`` are known."""
     calibration = context.calibrated()
-    grams = calibration.grams(program)
     found = {name: replace(job, grams=vectors.centred(name, grams.get(name, ()))) for name, job in jobs.items()}
     if not allocate:
         return found
-    usable = [r for r in records if fits_a_grid(r.values) and r.size > 0]
+    usable = [r for r in records if r.quantized is None and r.size > 0 and fits_a_grid(r.values)]
 
     def allocated() -> dict[str, float]:
         errors = {r.name: found[r.name].scales(r, 1.0) for r in usable}

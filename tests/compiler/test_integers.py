@@ -96,3 +96,29 @@ def test_several_numbers_a_byte_stay_exact() -> None:
 def test_only_grids_keep_integers() -> None:
     with pytest.raises(InvalidArgumentError, match="only mode=grid keeps integers"):
         compile_model(NETS["qdq"](), pipeline="cluster(kmeans,integers=true),encode")
+
+
+@pytest.mark.parametrize("name", ["qdq", "matmul_integer", "conv_integer"])
+def test_integers_make_up_for_each_other_on_samples(name: str) -> None:
+    """Inputs that go together: rounding that knows them moves the outputs less, at the same step."""
+    net = NETS[name]()
+    rng = np.random.default_rng(7)
+    shape, mixed = ([256, 10, 10], 8) if name == "conv_integer" else ([256], 96)
+    few = rng.standard_normal((*shape, 2)) @ rng.standard_normal((2, mixed))
+    x = np.moveaxis(few + 0.1 * rng.standard_normal(few.shape), -1, 1).astype(np.float32)
+    moved = []
+    for options in ("", ",calibrate=true"):
+        pipeline = f"cluster(grid,step=0.5,integers=true{options}),encode"
+        report = compile_model(net, pipeline=pipeline, data={"x": x}, min_size=64).report
+        assert report.verification is not None
+        moved.append(report.verification.outputs[0].sqnr_db or 0)
+    assert moved[1] > moved[0] + 3
+
+
+def test_a_step_is_found_for_integers() -> None:
+    """With a scale a channel, a vector whose values are a record's: of a model by `quantize_static`, say."""
+    x = np.random.default_rng(8).standard_normal((400, 96)).astype(np.float32)
+    pipeline = "cluster(grid,integers=true,calibrate=true,rate=0.3),encode"
+    report = compile_model(NETS["qdq"](), pipeline=pipeline, data={"x": x}, target_ratio=2.2, min_size=16).report
+    assert 2.2 <= report.ratio < 2.3
+    assert any("the step of cluster is" in note for note in report.notes)
