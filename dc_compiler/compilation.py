@@ -144,12 +144,11 @@ class Compilation:
         """What is known about the compiled model, the model, and whether onnxruntime runs the very same graph."""
         program, text = made.program, PassManager(made.passes).text()
         form = _choose_form(program, self.recipe, self.ranges)
-        all_decoded = all(r.execution == ir.DECODE for r in program.records)
+        all_decoded = all(r.execution in (ir.DECODE, ir.ATTRIBUTES) for r in program.records)
         provenance = _provenance(program, self.recipe, text)
         report = _report(program, self.recipe, text, form, made.reports)
-        report.spreads = spread.compared(
-            self.before, program.pruned, ir.excerpts(r for r in program.records if r.frame)
-        )
+        weights = (r for r in program.records if r.frame is not None and r.coder is None)
+        report.spreads = spread.compared(self.before, program.pruned, ir.excerpts(weights))
         report.recipe = self.recipe.to_toml(text)
         if self.context.samples is not None:
             report.samples = self.context.samples.sizes()

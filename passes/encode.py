@@ -19,6 +19,8 @@ WORTH_TELLING = 0.005  # share of the file from which on a slow coder that was p
 
 def encode_record(record: ir.WeightRecord, options: Encode, seed: int) -> Update:
     """The frame of a weight, or the reason why it gets none."""
+    if record.coder is not None:
+        return _structured(record, record.coder)
     if record.is_vector and record.clustered is None and options.coder != "lossless":
         return Update(reason="a vector (bias, normalization or the like)")
     if record.clustered is None and options.needs and record.exact is None:
@@ -31,6 +33,15 @@ def encode_record(record: ir.WeightRecord, options: Encode, seed: int) -> Update
         if len(fast) < record.nbytes:
             return Update(frame=fast, slow_frame=frame)
     return Update(frame=frame)
+
+
+def _structured(record: ir.WeightRecord, coder: str) -> Update:
+    """The frame of structured bytes, which the coder may refuse."""
+    try:
+        frame = binding.encode_data(record.values, coder)
+    except InvalidArgumentError as e:
+        return Update(reason=f"part of the graph: {e}")
+    return Update(frame=frame) if len(frame) < record.nbytes else Update(reason="packing would not make it smaller")
 
 
 def _choose_slow(program: ir.Program, records: Sequence[ir.WeightRecord], updates: Sequence[Update]) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from dc_compiler.ir.quantized import (
 )
 from dc_compiler.ir.ranges import Range
 from dc_compiler.ir.record import (
+    ATTRIBUTES,
     DECODE,
     INT8,
     INT8_SCALE,
@@ -40,6 +41,7 @@ from dc_compiler.ir.record import (
 )
 from dc_compiler.ir.roles import Roles
 from dc_compiler.ir.site import (
+    EnsembleSite,
     InitializerSite,
     Site,
     attribute,
@@ -47,6 +49,7 @@ from dc_compiler.ir.site import (
     constant_tensor,
     defined,
     find_uses,
+    is_ensemble,
     multiplies,
     readers,
     remove_sites,
@@ -56,6 +59,7 @@ from dc_compiler.ir.site import (
 )
 
 __all__ = [
+    "ATTRIBUTES",
     "BLOCK",
     "DECODE",
     "ELEMENT_TYPES",
@@ -67,6 +71,7 @@ __all__ = [
     "SPARSE_INT8",
     "Clustered",
     "ElementType",
+    "EnsembleSite",
     "InitializerSite",
     "Program",
     "Quantized",
@@ -95,6 +100,7 @@ __all__ = [
     "find_quantized",
     "find_uses",
     "is_compressible",
+    "is_ensemble",
     "is_integer",
     "is_on_quantized",
     "largest",

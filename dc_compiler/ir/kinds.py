@@ -20,6 +20,8 @@ def mark_exact(program: Program) -> None:
     """
     roles = Roles.of(program.proto)
     for record, site in zip(program.records, program.sites, strict=True):
+        if record.coder is not None:  # exact for a reason of its own
+            continue
         kind = find_element_type(record.elem_type)
         if kind is not None and record.quantized is not None:
             record.exact = f"{kind.name}, already quantized"

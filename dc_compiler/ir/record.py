@@ -14,6 +14,7 @@ DECODE = "decode"  # the execution that every library knows
 INT8 = "int8"  # onnxruntime's int8 kernels, on the points of a grid (model/int8/)
 SPARSE = "sparse"  # from the frame, by what is not zero (model/sparse.py)
 SPARSE_INT8 = "sparse.int8"  # the same in int8 (model/int8/)
+ATTRIBUTES = "attributes"  # the bytes are a node's attributes, put back before the model runs
 INT8_SCALE = "int8.scale"  # the scales that belong to such a weight
 VECTOR_LIMIT = 1 << 16
 # Elements up to which a weight's original values stay in reach: with more, no codebook outweighs what its indices save
@@ -47,6 +48,7 @@ class WeightRecord:
     tensor is left alone; such a tensor is never changed, but by training where ``trainable`` (small tensors are).
     ``execution`` is how the compiled model uses a packed weight: ``DECODE``, so that every operator gets the dense
     tensor, or the name of a kernel that runs from the packed form.
+    ``coder`` is the one that packs it, where its values are no numbers but structured bytes.
     ``exact`` says why it is no weight though it may be packed: passes that lose nothing work on it, others do not.
     ``quantized`` is what is known of a table of a layer that is quantized already.
     """
@@ -68,6 +70,7 @@ class WeightRecord:
     trainable: bool = False
     execution: str = DECODE
     quantized: Quantized | None = None
+    coder: str | None = None
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -25,6 +25,9 @@ DATA_FIELDS = (
     "data_location",
 )
 
+ENSEMBLES = frozenset({"TreeEnsemble", "TreeEnsembleClassifier", "TreeEnsembleRegressor"})
+PACKED_ATTRIBUTES = "dcc.attributes"  # the attribute that names the payload with all others (FORMAT.md 9.2)
+
 Load = Callable[[onnx.TensorProto], np.ndarray]  # the values of a tensor, wherever its data are
 
 
@@ -141,6 +144,46 @@ class AttributeSite(Site):
             self.attribute.floats[:] = values.tolist()
 
 
+@dataclass
+class EnsembleSite(Site):
+    """The node of a tree ensemble, in the main graph: all its attributes, as bytes of a NodeProto that has nothing
+    else. They stay in the node until they are packed."""
+
+    node: onnx.NodeProto
+
+    @property
+    def value_name(self) -> str:
+        return f"{next(filter(None, self.node.output))}.trees"
+
+    @property
+    def elem_type(self) -> int:
+        return int(TensorProto.UINT8)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.read(numpy_helper.to_array).shape
+
+    def read(self, load: Load) -> np.ndarray:
+        return np.frombuffer(onnx.NodeProto(attribute=self.node.attribute).SerializeToString(), np.uint8)
+
+    def clear(self) -> None:
+        """Nothing: runs need them."""
+
+    def write(self, values: np.ndarray) -> None:
+        del self.node.attribute[:]
+        self.node.attribute.extend(onnx.NodeProto.FromString(values.tobytes()).attribute)
+
+    def replace_by(self, payload: str) -> None:
+        """Leave nothing but the name of the payload that holds the attributes."""
+        del self.node.attribute[:]
+        self.node.attribute.append(helper.make_attribute(PACKED_ATTRIBUTES, payload))
+
+
+def is_ensemble(node: onnx.NodeProto) -> bool:
+    """Whether the node's weights are trees."""
+    return node.domain == "ai.onnx.ml" and node.op_type in ENSEMBLES
+
+
 def walk_graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
     """The graph and, depth first, every graph inside its nodes (If, Loop, Scan bodies)."""
     yield graph
@@ -200,11 +243,16 @@ def weight_sites(graph: onnx.GraphProto) -> Iterator[Site]:
                 yield ConstantSite(g, tensor_or_none, node)
 
 
-def attribute_sites(graph: onnx.GraphProto, least: int) -> Iterator[AttributeSite]:
-    """Every list of at least ``least`` floats among the attributes of the graph's nodes and those of its bodies; not of
-    Constant nodes, which :func:`weight_sites` has."""
+def attribute_sites(graph: onnx.GraphProto, least: int) -> Iterator[EnsembleSite | AttributeSite]:
+    """Every tree ensemble of the graph with at least ``least`` bytes of attributes, and every list of at least
+    ``least`` floats among the attributes of other nodes and those of bodies; not of Constant nodes, which
+    :func:`weight_sites` has."""
     for g in walk_graphs(graph):
         for node in g.node:
+            if g is graph and is_ensemble(node):
+                if sum(a.ByteSize() for a in node.attribute) >= max(least, 1):
+                    yield EnsembleSite(g, None, node)
+                continue
             for attribute in node.attribute if node.op_type != "Constant" else ():
                 if attribute.type == onnx.AttributeProto.FLOATS and len(attribute.floats) >= max(least, 1):
                     yield AttributeSite(g, None, node, attribute)

@@ -82,7 +82,7 @@ def emit(program: ir.Program, form: Form, provenance: Mapping[str, str]) -> onnx
     Returns:
         A model that needs the dcc library if any weight is packed.
     """
-    placed = _place_weights(program)
+    placed = _place_weights(program, form)
     model = _session_form(program, placed) if form == "session" else _graph_form(program, placed)
     _remove_where(model.metadata_props, lambda p: p.key.startswith(f"{DOMAIN}."))  # of an earlier time
     for key, value in provenance.items():
@@ -91,13 +91,22 @@ def emit(program: ir.Program, form: Form, provenance: Mapping[str, str]) -> onnx
     return model
 
 
-def _place_weights(program: ir.Program) -> list[PlacedWeight]:
-    """Take packed tensors out of their sites, hoisting them to the main graph; give the others their data back."""
+def _place_weights(program: ir.Program, form: Form) -> list[PlacedWeight]:
+    """Take packed tensors out of their sites, hoisting them to the main graph; give the others their data back.
+
+    In the graph form nothing can make a node's attributes.
+    """
     names = Counter(defined_names(program.proto.graph))
     placed = []
     emptied: list[ir.Site] = []
     moved: dict[int, tuple[str, list[str]]] = {}  # by body: its name and those of its weights
     for record, site in zip(program.records, program.sites, strict=True):
+        if isinstance(site, ir.EnsembleSite):
+            if record.frame is not None and form == "session":
+                name = unused_name(site.value_name, names)
+                site.replace_by(name)
+                placed.append(PlacedWeight(name, record))
+            continue
         if record.frame is None:
             if record.is_packable:
                 site.write(record.values)

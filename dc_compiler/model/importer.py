@@ -68,6 +68,8 @@ def build_program(
         record.quantized = quantized.get(site.value_name) if site.can_hoist else None
         record.uses += tuple(as_floats.get(site.value_name, ()))
         record.reason = _reason(record, site, proto, min_size, is_finite)
+        if isinstance(site, ir.EnsembleSite):
+            record.coder, record.execution, record.exact = "trees", ir.ATTRIBUTES, f"trees of {site.node.op_type}"
         record.trainable = site.graph is proto.graph and is_finite and site.can_hoist and record.name not in ties.moved
         record.aliases = tuple(ties.aliases.get(record.name, ()))
         records.append(record)
@@ -119,6 +121,8 @@ def _reason(
     record: ir.WeightRecord, site: ir.Site, proto: onnx.ModelProto, min_size: int, is_finite: bool
 ) -> str | None:
     """Why a tensor is left alone, or None."""
+    if isinstance(site, ir.EnsembleSite):
+        return None
     if not record.is_packable:
         return f"{TensorProto.DataType.Name(record.elem_type).lower()}, not a float tensor"
     if record.size < max(min_size, 1):

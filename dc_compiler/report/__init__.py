@@ -368,7 +368,7 @@ def _treatment(row: TensorRow) -> str:
 
 def _kernel(row: TensorRow) -> str:
     """How a layer runs, and where it may run from what is kept, what this processor gains by it."""
-    if row.execution in (ir.DECODE, "kept"):
+    if row.execution in (ir.DECODE, ir.ATTRIBUTES, "kept"):
         return ""
     if row.runs_sparse is None:
         return f"run by {row.execution}"

@@ -28,6 +28,8 @@ from frame_builder import (
     short,
     svarint,
     text,
+    trees_chunk,
+    trees_of_bits,
     varint,
 )
 
@@ -67,6 +69,7 @@ ROWS_LONG = rows(replace(GRID, indices=np.tile(INDICES, (20, 1))), columns=4, la
 ROWS_CHUNKS = rows(GRID, columns=4, chunk=8)
 SHORT = short(FIXED)
 TEXT = text(b"\x01\x03Conv, Convolve")
+TREES = trees_of_bits(20, columns={"class_ids": 1, "nodes_modes": 3})
 ALL_GOOD = {
     "raw": RAW,
     "fixed": FIXED,
@@ -95,6 +98,7 @@ ALL_GOOD = {
     "short codebook": SHORT,
     "short scaled codebook": short(context(SCALED, columns=3)),
     "text": TEXT,
+    "trees": TREES,
     "lossless": LOSSLESS,
     "lossless rans": LOSSLESS_RANS,
     "lz": LZ,
@@ -206,7 +210,7 @@ HEADER: dict[str, Frame] = {
     "steps with zero elsewhere": fixed(STEPS).but(lo=0),
     "a byte in two chunks": rans(NIBBLE, chunk=5),
     "dtype 255": RAW.but(dtype=255),
-    "coder 9": RAW.but(coder=9, chunk=6),
+    "coder 11": RAW.but(coder=11, chunk=6),
     "codebook kind 4": FIXED.but(codebook_kind=4),
     "short codebook of a grid's coder": RAW.but(codebook_kind=3, k=1),
     "short codebook of f16": SHORT.but(dtype=10),
@@ -488,6 +492,37 @@ BYTES: dict[str, Frame] = {
     "lz 2^40 extras": LZ.section(0, _lone_lz(1, 10, 1 << 40, 0xA0)),
 }
 
+
+def _drawn(seed: int, **columns: int) -> Frame:
+    return trees_of_bits(seed, columns=columns or None)
+
+
+def _listed(listing: bytes) -> Frame:
+    return TREES.section(0, trees_chunk(listing, b""))
+
+
+TREE_RULES: dict[str, Frame] = {
+    "trees two nodes of one place": _drawn(19),
+    "trees two leaves of one place": trees_of_bits(48, is_apart=True),
+    "trees one number twice": _drawn(367),
+    "trees column without values": _drawn(395),
+    "trees branch without mode": _drawn(41),
+    "trees longer than the tensor": _drawn(71),
+    "trees root that is a leaf": trees_of_bits(156, is_apart=True),
+    "trees of many parts": trees_of_bits(153, is_apart=True),
+    "trees numbers as strings": _listed(b"\3\x0e\x0a\x0cnodes_values\0"),
+    "trees one column twice": _listed(b"\1\x0b\x0a\x09class_ids\0" * 2),
+    "trees unknown column": _listed(b"\1\x06\x0a\x04none\0"),
+    "trees column without name": _listed(b"\1\0\0"),
+    "trees kind 11": _listed(b"\x0b\0\0"),
+    "trees list cut short": _listed(b"\1\x0b\x0a"),
+    "trees chunk empty": TREES.section(0, b""),
+    "trees chunk long": TREES.section(0, TREES.sections[0] + b"\0"),
+    "trees list longer than the tensor": TREES.section(0, varint(1 << 40) + TREES.sections[0][1:]),
+    "trees shorter than the tensor": TREES.but(dims=(104,), chunk=104),
+    "trees modes without names": trees_of_bits(55, columns={"tree_roots": 1, "nodes_modes": 3}),
+}
+
 # Frames of a few bytes that claim a tensor of petabytes, or would make a careless decoder allocate or loop for ever.
 HUGE: dict[str, Frame] = {
     "huge raw": RAW.but(dims=(1 << 40, 1 << 10)),
@@ -506,6 +541,7 @@ HUGE: dict[str, Frame] = {
     "huge context": CONTEXT.but(dims=(1 << 60,), chunk=1 << 24),
     "huge context, one chunk": CONTEXT.but(dims=(1 << 22,), chunk=1 << 24),
     "huge text": TEXT.but(dims=((1 << 31) - 1,), chunk=(1 << 31) - 1),
+    "huge trees": TREES.but(dims=((1 << 31) - 1,), chunk=(1 << 31) - 1),
     "huge lz": lz((1 << 31) - 1, LZ_PARTS),
     "huge channels": fixed(SCALED).but(dims=(1 << 60,), channels=1 << 60, inner=1),
     "huge log channels": fixed(LOG).but(dims=(1 << 60,), channels=1 << 60, inner=1),
@@ -528,5 +564,5 @@ BYTES_LEVEL: dict[str, bytes] = {
     "section length 2^64 - 1": RAW.to_bytes().replace(b"\x18\0\0\0\0\0\0", varint((1 << 64) - 1) + bytes(6)),
 }
 
-FRAMES: dict[str, Frame] = HEADER | SECTIONS | LISTS | HUFFMAN | RANGE | ADAPTIVE | BYTES | HUGE
+FRAMES: dict[str, Frame] = HEADER | SECTIONS | LISTS | HUFFMAN | RANGE | ADAPTIVE | BYTES | TREE_RULES | HUGE
 BAD: dict[str, bytes] = {name: frame.to_bytes() for name, frame in FRAMES.items()} | BYTES_LEVEL

@@ -6,9 +6,11 @@ Nothing here chooses well or runs fast; sections are those of dc_compiler/codec/
 from __future__ import annotations
 
 import heapq
+import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ import numpy.typing as npt
 from dc_compiler.codec import reference
 from dc_compiler.codec.reference import DTYPES, crc32c
 from dc_compiler.codec.reference.spec import INTEGERS, NIBBLES, PLAIN_FLOATS
+from dc_compiler.errors import CorruptFrameError
 
 Array = npt.NDArray[Any]
 DTYPE_CODES = {dtype: code for code, dtype in DTYPES.items()}
@@ -197,6 +200,19 @@ class RangeEncoder:
         return bytes([*self.out, *last])
 
 
+class DrawnBits(RangeEncoder):
+    """Codes bits that are drawn, unless some are wanted."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(())
+        self.random = random.Random(seed)
+        self.wanted: list[int] = []
+
+    def bit(self, p: int) -> int:
+        self.bits = iter([self.wanted.pop(0) if self.wanted else self.random.getrandbits(1)])
+        return super().bit(p)
+
+
 def context_bits(d: Sequence[int], below: int, above: int) -> list[int]:
     """What section 5.4 codes for indices at these distances from z, of which `below` are possible below and `above`
     above z."""
@@ -289,7 +305,7 @@ def byte_stream(data: bytes, lanes: int = 0, s: int = 8) -> bytes:
 # Sections 1 to 3.
 
 
-CHUNKED = (2, 3, 4, 5, 6, 7, 8)  # coders whose header says how large chunks are
+CHUNKED = range(2, 10)  # coders whose header says how large chunks are
 
 
 @dataclass(frozen=True)
@@ -559,3 +575,83 @@ def text(data: bytes) -> Frame:
     coder = RangeEncoder(np.unpackbits(np.frombuffer(data, np.uint8)).tolist())
     reference.TextModel.after_primer().decode(coder, len(data))
     return Frame(Fields(7, 2, (len(data),), len(data), chunk=len(data)), (coder.to_bytes(),))
+
+
+# Section 8.3.
+
+
+def _list_of_attributes(columns: dict[str, int]) -> bytes:
+    """The list of columns by name, with their kinds."""
+    out = b""
+    for name, kind in columns.items():
+        before = bytes([0x0A, len(name)]) + name.encode()
+        out += bytes([kind]) + varint(len(before)) + before
+        out += b"\0\0" if kind > 3 else b""  # nothing else in the tensor
+        out += b"\0" if kind else b""
+    return out
+
+
+NODES_COLUMNS = {
+    "nodes_treeids": 1, "nodes_nodeids": 1, "nodes_featureids": 1, "nodes_modes": 3, "nodes_values": 2, "post": 0,
+    "nodes_truenodeids": 1, "nodes_falsenodeids": 1, "nodes_hitrates_as_tensor": 7, "class_treeids": 1,
+    "class_nodeids": 1, "class_ids": 1, "class_weights": 2,
+}  # fmt: skip
+APART_COLUMNS = {
+    "nodes_featureids": 1, "nodes_modes": 4, "nodes_splits": 6, "nodes_truenodeids": 1, "nodes_falsenodeids": 1,
+    "nodes_trueleafs": 1, "nodes_falseleafs": 1, "nodes_hitrates": 8, "leaf_targetids": 1, "leaf_weights": 10,
+    "tree_roots": 1, "nodes_missing_value_tracks_true": 9,
+}  # fmt: skip
+
+
+@cache
+def _packed(listing: bytes) -> bytes:
+    coder = RangeEncoder(np.unpackbits(np.frombuffer(listing, np.uint8)).tolist())
+    reference.TextModel.after_primer().decode(coder, len(listing))
+    packed = coder.to_bytes()
+    return varint(len(listing)) + varint(len(packed)) + packed
+
+
+def trees_chunk(listing: bytes, code: bytes) -> bytes:
+    return _packed(listing) + code
+
+
+class DrawnTrees(reference.TreesModel):
+    """A drawn forest: lists are rarely empty, numbers are mostly small, trees end."""
+
+    coder: DrawnBits
+
+    def _number(self, n: int, c: int = 0) -> int:
+        draw = self.coder.random
+        value = 1 + draw.choice((0, 0, 0, 1, 1, 2, 3, 5)) if n in LENGTHS and draw.random() < 0.99 else 0
+        if n not in LENGTHS:
+            value = draw.choice((0, 0, 0, 1, 1, 2, 3, 7, draw.getrandbits(draw.choice((5, 63)))))
+        length = (value + 1).bit_length() - 1
+        self.coder.wanted = [1] * length + ([0] if length < 63 else [])
+        self.coder.wanted += [value + 1 >> i & 1 for i in reversed(range(length))]
+        return super()._number(n, c)
+
+    def _leaf_flag(self, place: Any) -> bool:
+        is_root = place.side == 0 and self.coder.random.random() < 0.95
+        self.coder.wanted = [int(self.coder.random.random() < 0.6 and not is_root)]
+        is_leaf = super()._leaf_flag(place)
+        self.coder.wanted = []
+        return is_leaf
+
+
+LENGTHS = (0, 1, 2, 8, 9, 10, 11, 36, 37)  # numbers that say how much follows
+
+
+def trees_of_bits(
+    seed: int, *, is_apart: bool = False, columns: dict[str, int] | None = None, most: int = 1 << 10
+) -> Frame:
+    """A frame whose forest is drawn; where that breaks a rule, the code ends there."""
+    columns = columns or (APART_COLUMNS if is_apart else NODES_COLUMNS)
+    listing, coder = _list_of_attributes(columns), DrawnBits(seed)
+    try:
+        data = reference.trees_bytes(listing, coder, most, DrawnTrees)
+    except CorruptFrameError:
+        data = b"\1" * most
+    coder.bits = iter(())
+    n = len(data)
+    fields = Fields(9, 2, (n,), n - data.count(0), chunk=n)
+    return Frame(fields, (trees_chunk(listing, coder.to_bytes()),))

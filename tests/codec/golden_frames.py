@@ -31,6 +31,8 @@ from frame_builder import (
     short,
     text,
 )
+from models import ensembles
+from native_encoder import attributes_frame
 from synthetic import bell, integers, peaked, sparse
 
 from dc_compiler.codec.reference import DTYPES, LOG_SCALE_STEPS
@@ -212,9 +214,24 @@ def _elements() -> dict[str, tuple[Frame, Array]]:
     }
 
 
+def _trees() -> dict[str, tuple[Frame, Array]]:
+    """Attributes of ensembles, whose frames the library has written, as there is no other encoder of forests."""
+    trees = ensembles.forest(4, 3, targets=3, digits=2)
+    made = {
+        "trees_classifier": ensembles.classifier(trees, order="best", ids="breadth"),
+        "trees_regressor_double": ensembles.regressor(ensembles.forest(2, 4, digits=None), double=True),
+        "trees_5": ensembles.ensemble_5(ensembles.forest(4, 3, digits=3), order="breadth"),
+    }
+    found = {}
+    for name, node in made.items():
+        data = np.frombuffer(ensembles.packed_attributes(node), np.uint8)
+        found[name] = attributes_frame(data), data
+    return found
+
+
 def golden_frames() -> dict[str, tuple[Frame, Array]]:
     """Name -> frame and expected elements."""
-    return _quantized() | _elements()
+    return _quantized() | _elements() | _trees()
 
 
 def bits(values: Array) -> Array:

@@ -1,12 +1,13 @@
-"""The library's encoder for the Quantized tensors of frame_builder."""
+"""The library's encoder for what frame_builder describes, and frames of it that can be taken apart."""
 
 from __future__ import annotations
 
 import numpy as np
-from frame_builder import Quantized
+import numpy.typing as npt
+from frame_builder import Fields, Frame, Quantized
 
 from dc_compiler.codec import binding
-from dc_compiler.codec.reference import DTYPES
+from dc_compiler.codec.reference import DTYPES, readers
 
 
 def encode(q: Quantized, coder: str, position_bits: int = 0, chunk: int = 0, threads: int = 1) -> bytes:
@@ -30,3 +31,12 @@ def encode(q: Quantized, coder: str, position_bits: int = 0, chunk: int = 0, thr
         chunk_elements=chunk,
         threads=threads,
     )
+
+
+def attributes_frame(data: npt.NDArray[np.uint8]) -> Frame:
+    """A frame of a node's attributes (coder `trees`)."""
+    n = data.size
+    fields = Fields(9, 2, (n,), int(np.count_nonzero(data)), chunk=n)
+    section = readers.ByteReader(binding.encode_data(data, "trees"))
+    section.take(len(fields.to_bytes()) + 4)
+    return Frame(fields, (section.take(section.varint()),))

@@ -60,7 +60,7 @@ def test_the_library_tells_its_coders() -> None:
     infos = binding.coders()
     kinds = {
         "raw": "ELEMENTS", "fixed": "INDICES", "huffman": "INDICES", "rans": "INDICES", "lossless": "ELEMENTS",
-        "lz": "BYTES", "context": "INDICES", "rows": "INDICES", "text": "BYTES",
+        "lz": "BYTES", "context": "INDICES", "rows": "INDICES", "text": "BYTES", "trees": "BYTES",
     }  # fmt: skip
     assert kinds.items() <= {name: info.stores.name for name, info in infos.items()}.items()
-    assert {name for name in kinds if infos[name].is_slow} == {"context", "text"}
+    assert {name for name in kinds if infos[name].is_slow} == {"context", "text", "trees"}

@@ -8,6 +8,7 @@ import math
 import onnx
 from onnx import TensorProto
 
+from dc_compiler import ir
 from dc_compiler.codec import binding
 from dc_compiler.model import packed
 from dc_compiler.model.importer import DOMAIN
@@ -19,6 +20,9 @@ def slow_unpack(model: onnx.ModelProto) -> onnx.ModelProto:
     opened = packed.open_packed(model, "the model")
     result = _outer_around_inner(model, opened.inner) if opened.form == "session" else _without_decoders(model)
     for payload in opened.payloads:
+        if payload.weights[0].execution == ir.ATTRIBUTES:
+            _fill(result.graph, payload)
+            continue
         result.graph.initializer.extend(_decode(payload))
     for node in result.graph.node:
         if node.domain == RUN_DOMAIN:
@@ -29,6 +33,17 @@ def slow_unpack(model: onnx.ModelProto) -> onnx.ModelProto:
     result.opset_import.extend(imports)
     result.metadata_props.extend(facts)
     return result
+
+
+def _fill(graph: onnx.GraphProto, payload: packed.Payload) -> None:
+    """Give the one node that names the payload its attributes."""
+    marked = [(n, a) for n in graph.node for a in n.attribute if a.name == "dcc.attributes"]
+    ((node, mark),) = [(n, a) for n, a in marked if a.s.decode() == payload.weights[0].name]
+    at = list(node.attribute).index(mark)
+    packed_ones = onnx.NodeProto.FromString(binding.decode(payload.frame).tobytes()).attribute
+    every = [*node.attribute[:at], *packed_ones, *node.attribute[at + 1 :]]
+    del node.attribute[:]
+    node.attribute.extend(every)
 
 
 def _decode(payload: packed.Payload) -> list[TensorProto]:

@@ -69,42 +69,28 @@ def test_a_place_is_read_written_and_given_up(name: str) -> None:
         assert (len(held.node), len(held.initializer)) == (0, 0)
 
 
-def forest(trees: int = 40, leaves: int = 32) -> onnx.ModelProto:
-    """Trees of chains: at every node, x[0] <= its value ends in a leaf."""
-    count = trees * leaves
-    numbers = np.arange(count) % leaves
-    is_leaf = numbers % 2 == 1
-    is_leaf[leaves - 1 :: leaves] = True
-    is_leaf[leaves - 2 :: leaves] = True
-    targets = np.flatnonzero(is_leaf)
-    values = weight(count).tolist()
+def linear() -> onnx.ModelProto:
+    """A model whose weights are a node's attribute."""
     body = helper.make_node(
-        "TreeEnsembleRegressor", ["x"], ["y"], domain="ai.onnx.ml", n_targets=1,
-        nodes_treeids=np.repeat(np.arange(trees), leaves).tolist(), nodes_nodeids=numbers.tolist(),
-        nodes_featureids=[0] * count, nodes_values=values,
-        nodes_modes=["LEAF" if leaf else "BRANCH_LEQ" for leaf in is_leaf],
-        nodes_truenodeids=np.where(is_leaf, 0, numbers + 1).tolist(),
-        nodes_falsenodeids=np.where(is_leaf, 0, np.minimum(numbers + 2, leaves - 1)).tolist(),
-        target_treeids=np.repeat(np.arange(trees), leaves)[targets].tolist(), target_nodeids=numbers[targets].tolist(),
-        target_ids=[0] * len(targets), target_weights=[values[i] for i in targets],
-    )  # fmt: skip
+        "LinearRegressor", ["x"], ["y"], domain="ai.onnx.ml", targets=20, coefficients=weight(1280).tolist()
+    )
     return helper.make_model(
-        helper.make_graph([body], "g", [info("x", 1, "n", 1)], [info("y", 1, "n", 1)]),
+        helper.make_graph([body], "g", [info("x", 1, "n", 64)], [info("y", 1, "n", 20)]),
         opset_imports=[helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)], ir_version=8,
     )  # fmt: skip
 
 
 @pytest.mark.parametrize("preset", ["default", "lossless", "smallest"])
 def test_what_is_in_attributes_is_shown_and_stays(preset: str, tmp_path: Path) -> None:
-    net = forest()
+    net = linear()
     onnx.save(net, tmp_path / "in.onnx")
     result = compile_model(net, tmp_path / "out.onnx", preset=preset)
     rows = {t.name: t for t in result.report.tensors}
-    assert rows["y.nodes_values"].shape == (1280,)
-    assert rows["y.nodes_values"].reason == "an attribute, part of the graph"
-    assert (rows["y.nodes_values"].execution, rows["y.nodes_values"].exact) == ("kept", None)
-    assert [t.name for t in inspect_model(tmp_path / "in.onnx").tensors] == ["y.nodes_values"]
-    x = np.linspace(-1, 1, 50, dtype=np.float32)[:, None]
+    assert rows["y.coefficients"].shape == (1280,)
+    assert rows["y.coefficients"].reason == "an attribute, part of the graph"
+    assert (rows["y.coefficients"].execution, rows["y.coefficients"].exact) == ("kept", None)
+    assert [t.name for t in inspect_model(tmp_path / "in.onnx").tensors] == ["y.coefficients"]
+    x = np.random.default_rng(0).standard_normal((5, 64)).astype(np.float32)
     outputs = [InferenceSession(tmp_path / name).run(None, {"x": x})[0] for name in ("in.onnx", "out.onnx")]
     assert np.array_equal(np.asarray(outputs[0]), np.asarray(outputs[1]))
 
@@ -152,7 +138,7 @@ def test_a_line_for_each_body_that_lost_its_weights(form: str) -> None:
 
 def test_a_copy_of_a_program_has_the_same_places() -> None:
     """Lists of floats in attributes are places, too."""
-    program = importer.build_program(files.read_model(forest()), min_size=16)
+    program = importer.build_program(files.read_model(linear()), min_size=16)
     copy = program.copy()
     assert [(type(s), s.value_name) for s in copy.sites] == [(type(s), s.value_name) for s in program.sites]
     assert any(isinstance(s, ir_site.AttributeSite) for s in copy.sites)

@@ -18,6 +18,7 @@ sys.path[:0] = [str(TESTS / "codec"), str(TESTS / "ort"), str(TESTS)]
 
 import ort_models  # noqa: E402
 import test_untrusted as untrusted  # noqa: E402
+from models import ensembles  # noqa: E402
 from models.graphs import GRAPHS  # noqa: E402
 
 from dc_compiler import compile_model  # noqa: E402
@@ -59,6 +60,9 @@ def files() -> Iterator[bytes]:
         for way in ways:
             model = compile_model(GRAPHS[name]()[0], pipeline=pipeline, min_size=16, force=True, **way).model
             yield model.SerializeToString()
+    trees = ensembles.forest(8, 4, digits=1)
+    for node in (ensembles.regressor(trees), ensembles.ensemble_5(trees)):
+        yield compile_model(ensembles.model(node), preset="lossless").model.SerializeToString()
 
 
 def main(folder: Path) -> None:

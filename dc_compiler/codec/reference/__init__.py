@@ -9,10 +9,12 @@ from dc_compiler.codec.reference.rows import RowsModel, RowsTables
 from dc_compiler.codec.reference.rows import symbols_of as rows_symbols
 from dc_compiler.codec.reference.spec import DTYPES, LOG_SCALE_STEPS, Array, Header
 from dc_compiler.codec.reference.text import TextModel
+from dc_compiler.codec.reference.trees import TreesModel, trees_bytes
 
 CONTEXT, ROWS = _CONTEXT.number, _ROWS.number
 
 __all__ = [
     "CONTEXT", "DTYPES", "LOG_SCALE_STEPS", "ROWS", "Array", "ContextModel", "Header", "RowsModel", "RowsTables",
-    "TextModel", "crc32c", "decode", "decode_indices", "decode_points", "parse_header", "rows_symbols",
+    "TextModel", "TreesModel", "crc32c", "decode", "decode_indices", "decode_points", "parse_header", "rows_symbols",
+    "trees_bytes",
 ]  # fmt: skip

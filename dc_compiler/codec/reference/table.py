@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dc_compiler.codec.reference import context, fixed, huffman, lossless, lz, rans, raw, rows, text
+from dc_compiler.codec.reference import context, fixed, huffman, lossless, lz, rans, raw, rows, text, trees
 from dc_compiler.codec.reference.coder import Coder
 
 _ALL = (
@@ -15,5 +15,6 @@ _ALL = (
     context.CODER,
     text.CODER,
     rows.CODER,
+    trees.CODER,
 )
 CODERS: dict[int, Coder] = {coder.number: coder for coder in _ALL}

@@ -15,7 +15,8 @@ namespace dcc {
   ROW(lz)               \
   ROW(context)          \
   ROW(rows)             \
-  ROW(text)
+  ROW(text)             \
+  ROW(trees)
 
 #define DCC_DECLARE(name) const Coder& name##_coder();
 DCC_CODERS(DCC_DECLARE)

@@ -37,6 +37,7 @@ Execution execution_of(const std::string& name, const std::string& text) {
   if (text == "int8.scale") return Execution::kInt8Scale;
   if (text == "sparse") return Execution::kSparse;
   if (text == "sparse.int8") return Execution::kSparseInt8;
+  if (text == "attributes") return Execution::kAttributes;
   refuse("weight '" + name + "' is to be run by '" + text + "', which this library does not know; a newer one may");
 }
 
@@ -53,6 +54,11 @@ void check_executions(const Payload& payload) {
   if (payload.may_run_sparse()) {
     if (weights.size() > 1 || weights[0].type.element != kElementFloat)
       refuse("weight '" + weights[0].name + "' is to be run by 'sparse', but is not a float tensor alone");
+    return;
+  }
+  if (payload.is_attributes()) {
+    if (weights.size() > 1 || weights[0].type.element != kElementUint8 || weights[0].type.dims.size() != 1)
+      refuse("weight '" + weights[0].name + "' is to be a node's attributes, but is not a uint8 vector alone");
     return;
   }
   for (const Weight& weight : weights) {

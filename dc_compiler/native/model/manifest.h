@@ -17,6 +17,7 @@ enum class Execution {
   kSparse,      // the frame itself, for operators that keep what is not zero; or the dense tensor, for their like
   kSparseInt8,  // the same for int8: the frame, or the points of its grid, with scales
   kFrame,       // the frame, as is decided when loading
+  kAttributes,  // none does: the bytes are attributes of a node (node_attributes.h)
 };
 
 // A weight as the manifest declares it, and, once the model is serialized, where its decoded bytes belong.
@@ -40,6 +41,7 @@ struct Payload {
   bool may_run_sparse() const {
     return weights[0].execution == Execution::kSparse || weights[0].execution == Execution::kSparseInt8;
   }
+  bool is_attributes() const { return weights[0].execution == Execution::kAttributes; }
   bool is_frame() const { return weights[0].execution == Execution::kFrame; }
 };
 

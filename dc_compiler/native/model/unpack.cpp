@@ -13,6 +13,7 @@
 #include "model/budget.h"
 #include "model/message.h"
 #include "model/model_check.h"
+#include "model/node_attributes.h"
 #include "model/onnx_fields.h"
 #include "model/payload_decoding.h"
 #include "model/refusal.h"
@@ -249,6 +250,7 @@ class DenseModel {
     frames_.erase(frames_.begin());
     Manifest manifest = read_manifest(topology_.data(), topology_.size(), frames_.size(), stored_bytes_);
     for (size_t i = 0; i < frames_.size(); ++i) check_declared(manifest.payloads[i], frames_[i]);
+    put_attributes_back(manifest, frames_, threads_, budget_, filled_);
     check_inner_model(manifest, budget_);
     payloads_ = std::move(manifest.payloads);
     const ModelParts inner({reinterpret_cast<const char*>(manifest.model), manifest.model_size});
@@ -439,6 +441,7 @@ class DenseModel {
   std::vector<StoredFrame> frames_;
   std::vector<Payload> payloads_;  // one for each frame
   LargeArray<uint8_t> topology_;   // holds the inner model
+  std::string filled_;             // it with its attributes, where some are packed
   Message model_, graph_;
 };
 

@@ -7,6 +7,7 @@
 #include "kernels/kernels.h"
 #include "kernels/sparse_gain.h"
 #include "model/model_check.h"
+#include "model/node_attributes.h"
 #include "ort/copying_session.h"
 #include "ort/edited_session.h"
 #include "ort/inner_model.h"
@@ -116,8 +117,11 @@ InnerSession open_inner_session(const Context& context, const OrtKernelInfo* inf
   const uint64_t stored = stored_bytes(api, info, model_inputs, payload_count + 1);
   const StoredFrame topology_frame = read_payload(context, info, model_inputs, "topology");
   const MappedBytes topology = decode_topology(context, topology_frame);
-  InnerModel model(read_manifest(topology.get(), topology_frame.decoded_bytes, payload_count, stored));
-  const std::vector<StoredFrame> frames = read_payloads(context, info, model_inputs + 1, model.payloads());
+  Manifest manifest = read_manifest(topology.get(), topology_frame.decoded_bytes, payload_count, stored);
+  std::vector<StoredFrame> frames = read_payloads(context, info, model_inputs + 1, manifest.payloads);
+  std::string filled;
+  put_attributes_back(manifest, frames, context.settings.threads, *context.budget, filled);
+  InnerModel model(std::move(manifest));
   const std::vector<RunNode> nodes = check_inner_model(model.manifest(), *context.budget);
   choose_execution(model, nodes, frames, context.settings.execution);
 
