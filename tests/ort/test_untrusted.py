@@ -438,6 +438,35 @@ def zeros_model(*dims: int, count: int = 1) -> onnx.ModelProto:
     return models.wrap(inner, coded, dict.fromkeys(names, zeros_frame(*dims)))
 
 
+def test_elements_that_share_bytes_have_a_payload_of_their_own() -> None:
+    """Where one weight of 4 bits ends, the next would start in the middle of a byte."""
+    table = np.array([1, -8, 7], ml_dtypes.int4)
+    nodes = [helper.make_node("DequantizeLinear", ["w", "s"], ["d"]), helper.make_node("Identity", ["d"], ["y"])]
+    scale = numpy_helper.from_array(np.float32(0.5), "s")
+    inner = models.make_model(nodes, [], [models.value("y", FLOAT, [3])], [scale])
+    inner.opset_import[0].version = 21
+
+    def packed_as(weights: dict[str, tuple[int, list[int]]], frame: bytes, count: int) -> onnx.ModelProto:
+        listed = models.manifest(weights)
+        if count > 1:  # all in one payload
+            parts = models.manifest(weights)[2:].split(b"\1\1")[1:]
+            listed = models.varint(1) + models.varint(1) + models.varint(count) + b"".join(b"\1" + p for p in parts)
+        coded = binding.encode_data(np.frombuffer(listed + inner.SerializeToString(), np.uint8), "raw")
+        return models.wrap(inner, coded, {"w": frame})
+
+    one = packed_as({"w": (TensorProto.INT4, [3])}, binding.encode_data(table), 1)
+    (y,) = models.open_session(one).run(None, {})
+    np.testing.assert_array_equal(y, [0.5, -4, 3.5])
+    two = packed_as(
+        {"w": (TensorProto.INT4, [3]), "v": (TensorProto.INT4, [3])},
+        binding.encode_data(np.concatenate([table, table])),
+        2,
+    )
+    assert "weight 'w' has elements that share bytes" in refusal(two)
+    with pytest.raises(DccError, match="weight 'w' has elements that share bytes"):
+        packed.unpack(two, "it")
+
+
 def zeros_graph(*dims: int, count: int = 1) -> onnx.ModelProto:
     """Graph form of the same, without buffers."""
     names = [f"w{i}" for i in range(count)]

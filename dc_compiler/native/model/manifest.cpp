@@ -66,6 +66,8 @@ void check_executions(const Payload& payload) {
       refuse("weight '" + weight.name + "' has another execution than its payload");
     if (weight.type.element != weights[0].type.element)
       refuse("weight '" + weight.name + "' has another type than its payload");
+    if (weights.size() > 1 && element_size(weight.type.element) == 0)
+      refuse("weight '" + weight.name + "' has elements that share bytes, but no payload of its own");
   }
 }
 
@@ -155,7 +157,6 @@ TensorType Payload::type() const {
   if (is_int8()) return {kElementFloat, weights[0].type.dims};
   if (weights.size() == 1) return weights[0].type;
   const size_t element = element_size(weights[0].type.element);
-  if (element == 0) refuse(label() + ": elements that share bytes have a payload for each weight");
   size_t count = 0;
   for (const Weight& weight : weights)
     if (__builtin_add_overflow(count, weight.bytes / element, &count)) refuse(label() + " are too large");
