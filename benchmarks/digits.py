@@ -69,7 +69,7 @@ def text(found: Mapping[str, float]) -> str:
 
 def compile_seeds(
     model: Path, given: Part, parts: Mapping[str, Part], seeds: Sequence[int], *, preset: str | None = None,
-    pipeline: str | None = None, labelled: bool = True, keep: Path | None = None,
+    pipeline: str | None = None, density: float | None = None, labelled: bool = True, keep: Path | None = None,
 ) -> None:  # fmt: skip
     """Compile with every seed; print size and errors of each, then the median, the spread and the worst.
 
@@ -77,7 +77,7 @@ def compile_seeds(
         given: what the compiler gets; without labels it distills.
         parts: what errors are measured on. Where no validation part is among them, that of the compiler's own
             validation share is printed.
-        preset, pipeline: one of them, as ``compile_model`` takes it.
+        preset, pipeline, density: as ``compile_model`` takes them.
         keep: folder for the compiled models, SEED.onnx.
     """
     samples = {input_name(model): given.images} | ({"labels": given.labels} if labelled else {})
@@ -90,8 +90,8 @@ def compile_seeds(
         for seed in seeds:
             output = folder / f"{seed}.onnx"
             report = compile_model(
-                model, output, preset=preset, pipeline=pipeline, data=samples, labels="labels" if labelled else None,
-                min_size=0, seed=seed,
+                model, output, preset=preset, pipeline=pipeline, density=density, data=samples,
+                labels="labels" if labelled else None, min_size=0, seed=seed,
             ).report  # fmt: skip
             trained = [p.facts for p in report.passes if "validation error after" in p.facts]
             own = {"validation": 100 * trained[-1]["validation error after"]} if trained else {}

@@ -1,7 +1,7 @@
 """Retraining on digits (MNIST): whole-file ratio, errors and time for one preset or pipeline and several seeds.
 
     python benchmarks/retraining.py model.onnx mnist.npz [--seeds 0 1 2] [--preset NAME | --pipeline TEXT]
-        [--unlabelled] [--keep FOLDER]
+        [--density D] [--unlabelled] [--keep FOLDER]
 
 The compiler is given the training part alone, of which it keeps shares aside to choose and to check. What presets know
 was chosen on them, too. digits.py says what the files hold.
@@ -23,6 +23,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--preset", default="smallest")
     parser.add_argument("--pipeline", help="instead of the preset")
+    parser.add_argument("--density", type=float, metavar="D", help="kept share, which the preset need not look for")
     parser.add_argument("--unlabelled", action="store_true", help="give no labels, so that training distills")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="where to leave the compiled models")
     arguments = parser.parse_args()
@@ -30,9 +31,9 @@ def main() -> None:
     train, test = digits.load(arguments.data)
     parts = {"train": train, "test": test}
     labelled = not arguments.unlabelled
-    options = {"preset": preset, "pipeline": arguments.pipeline}
+    options = {"preset": preset, "pipeline": arguments.pipeline, "density": arguments.density}
     given = arguments.model, train, parts, arguments.seeds
-    digits.compile_seeds(*given, **options, labelled=labelled, keep=arguments.keep)
+    digits.compile_seeds(*given, labelled=labelled, keep=arguments.keep, **options)
 
 
 if __name__ == "__main__":
