@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -13,8 +12,8 @@ from dc_compiler.errors import InvalidArgumentError
 from dc_compiler.nibbles import shares_bytes
 from dc_compiler.pass_manager import Context, PassReport, RecordPass, Task, Update
 
+WORTH_TELLING = 0.005  # share of the file from which on a slower coder that was passed over is told of
 CHOICES = ("auto", "smallest_fast", "smallest")  # of coders, which leave the coder open
-WORTH_TELLING = 0.005  # share of the file from which on a slow coder that was passed over is told of
 
 
 def encode_record(record: ir.WeightRecord, options: Encode, seed: int) -> Update:
@@ -28,11 +27,11 @@ def encode_record(record: ir.WeightRecord, options: Encode, seed: int) -> Update
     frame = options._frame(record)
     if len(frame) >= record.nbytes:
         return Update(reason=f"packing would not make it smaller ({len(frame)} against {record.nbytes} bytes)")
-    if options.coder == "smallest" and binding.coders()[binding.frame_info(frame).coder].is_slow:
-        fast = dataclasses.replace(options, coder="smallest_fast")._frame(record)
-        if len(fast) < record.nbytes:
-            return Update(frame=fast, slow_frame=frame)
-    return Update(frame=frame)
+    frames: list[bytes] = []
+    for each in (*options._faster_frames(record, frame), frame):
+        if len(each) < (len(frames[-1]) if frames else record.nbytes):
+            frames.append(each)
+    return Update(frame=frames[0], smaller_frames=tuple(frames[1:]))
 
 
 def _structured(record: ir.WeightRecord, coder: str) -> Update:
@@ -44,44 +43,49 @@ def _structured(record: ir.WeightRecord, coder: str) -> Update:
     return Update(frame=frame) if len(frame) < record.nbytes else Update(reason="packing would not make it smaller")
 
 
-def _choose_slow(program: ir.Program, records: Sequence[ir.WeightRecord], updates: Sequence[Update]) -> dict[str, Any]:
-    """Give records their slow frames where they are worth their time; says which are not, as facts and, unless they
+def _choose_smaller(
+    program: ir.Program, records: Sequence[ir.WeightRecord], updates: Sequence[Update]
+) -> dict[str, Any]:
+    """Give records smaller frames where they are worth their time; says which are not, as facts and, unless they
     would save next to nothing, as a note."""
-    slow = [(r, u.slow_frame) for r, u in zip(records, updates, strict=True) if u.slow_frame is not None]
-    if not slow:
+    offers = [
+        (record, frame, alternative)
+        for record, update in zip(records, updates, strict=True)
+        if update.frame is not None
+        for frame, alternative in load_time.alternatives_of([update.frame, *update.smaller_frames])
+    ]
+    if not offers:
         return {}
-    alternatives = [_alternative(record, frame) for record, frame in slow]
+    alternatives = [alternative for *_, alternative in offers]
     stored = sum(r.nbytes if r.frame is None else len(r.frame) for r in program.records)
     file_bytes = stored + program.proto.ByteSize()
-    dense = load_time.dense_seconds(sum(r.nbytes for r in program.records))
-    before = dense + sum(load_time.decode_seconds(r.frame) for r in program.records if r.frame is not None)
-    taken = set(load_time.worth_their_time(alternatives, file_bytes, before))
-    for position in taken:
-        slow[position][0].frame = slow[position][1]
-    passed = [position for position in range(len(slow)) if position not in taken]
+    nodes = len(program.proto.graph.node)
+    nbytes = sum(r.nbytes for r in program.records)
+    before = load_time.compiled_seconds(nbytes, nodes, [r.frame for r in program.records if r.frame is not None])
+    original = load_time.dense_seconds(program.original_bytes, nodes)
+    taken = set(load_time.worth_their_time(alternatives, file_bytes, before, original))
+    for position in sorted(taken):
+        record, frame, _ = offers[position]
+        record.frame = frame
+    passed = [position for position in range(len(offers)) if position not in taken]
     if not passed:
         return {}
     after = before + sum(alternatives[p].seconds for p in taken)
     saved = sum(alternatives[p].saved for p in passed)
     times = (after + sum(alternatives[p].seconds for p in passed)) / after
-    names = sorted({binding.frame_info(slow[p][1]).coder for p in passed})
+    names = sorted({binding.frame_info(offers[p][1]).coder for p in passed})
+    weights = len({id(offers[p][0]) for p in passed})
     if saved >= WORTH_TELLING * file_bytes:
         share = f"{saved / file_bytes:.1%}".replace("%", " %")
         program.notes.append(
-            f"encode: passed over {', '.join(names)} for {len(passed)} weights: the file would be {saved:,} bytes "
+            f"encode: passed over {', '.join(names)} for {weights} weights: the file would be {saved:,} bytes "
             f"smaller ({share}) and take about {times:.1f} times as long to load"
         )
-    return {"passed over": {"coders": names, "weights": len(passed), "bytes": saved, "load time": round(times, 3)}}
+    return {"passed over": {"coders": names, "weights": weights, "bytes": saved, "load time": round(times, 3)}}
 
 
 def _is_rows(frame: bytes) -> bool:
     return binding.frame_info(frame).coder == "rows"
-
-
-def _alternative(record: ir.WeightRecord, frame: bytes) -> load_time.Alternative:
-    assert record.frame is not None
-    seconds = load_time.decode_seconds(frame) - load_time.decode_seconds(record.frame)
-    return load_time.Alternative(len(record.frame) - len(frame), seconds)
 
 
 @dataclass(frozen=True)
@@ -92,13 +96,14 @@ class Encode(RecordPass):
         coder: ``auto`` keeps the smallest for each weight of those that decode fast: ``huffman``, the paper's form with
             relative positions, filler zeros and codebook indices, all Huffman-coded; ``rans``, which codes indices with
             zero as a symbol; ``fixed``, which packs bits; and ``rows``, which predicts every index from its row, its
-            column and its neighbours, many rows side by side, where that makes the frame smaller by 1/256.
+            column and its neighbours, many rows side by side, where that makes the frame smaller by 1/256 and the file
+            by 1 % for each doubling of its load time (``codec/load_time.py``).
             ``context`` does so one by one: sparse weights get up to 5 % smaller again, but only some million weights a
             second are decoded.
-            ``smallest_fast`` is like ``auto`` and shortens codebooks; ``smallest`` also takes slow coders, where they
-            make the file smaller by 1 % for each doubling of its load time (``codec/load_time.py``). ``lossless``
-            codes the float bits by byte planes, vectors included. Clustered weights are coded by their indices unless
-            ``lossless`` is asked for; others always losslessly; what is to stay exact in the smaller of both ways.
+            ``smallest_fast`` is like ``auto`` and shortens codebooks; ``smallest`` also takes slow coders at that
+            price. ``lossless`` codes the float bits by byte planes, vectors included. Clustered weights are coded by
+            their indices unless ``lossless`` is asked for; others always losslessly; what is to stay exact in the
+            smaller of both ways.
         position_bits: *huffman*: bits of a relative position, 1 to 16; 0 tries all and keeps the smallest. Weights
             whose codebook has no zero are coded without positions.
     """
@@ -120,9 +125,7 @@ class Encode(RecordPass):
     @property
     def needs(self) -> frozenset[str]:
         """Index coders work on clustered weights only."""
-        return (
-            frozenset() if self.coder in ("auto", "smallest_fast", "smallest", "lossless") else frozenset({"clustered"})
-        )
+        return frozenset() if self.coder in (*CHOICES, "lossless") else frozenset({"clustered"})
 
     work = staticmethod(encode_record)
 
@@ -133,7 +136,7 @@ class Encode(RecordPass):
         tasks = self.plan(program, context)
         updates = context.apply(self.name, self.work, tasks)
         records = [task.record for task in tasks]
-        facts = _choose_slow(program, records, updates)
+        facts = _choose_smaller(program, records, updates)
         facts["frame bytes"] = sum(len(r.frame) for r in records if r.frame is not None)
         return PassReport(self.name, sum(u.changes for u in updates), facts=facts)
 
@@ -157,7 +160,7 @@ class Encode(RecordPass):
         ]
         return min([*frames, plain], key=lambda f: len(f) + (len(f) // 256 if _is_rows(f) else 0))
 
-    def _frame(self, record: ir.WeightRecord) -> bytes:
+    def _frame(self, record: ir.WeightRecord, coder: str | None = None, *, only_quick: bool = False) -> bytes:
         clustered = record.clustered
         if record.quantized is not None:
             return self._quantized_frame(record)
@@ -167,8 +170,24 @@ class Encode(RecordPass):
             clustered,
             record.shape,
             record.values.dtype,
-            coder=self.coder,
+            coder=self.coder if coder is None else coder,
             position_bits=self.position_bits,
+            only_quick=only_quick,
             threads=1,
         )
         return frame if record.exact is None else min(frame, binding.encode_data(record.values, threads=1), key=len)
+
+    def _faster_frames(self, record: ir.WeightRecord, frame: bytes) -> Iterator[bytes]:
+        """Frames by coders that decode faster than that of this one, the fastest first."""
+        coder = binding.coders()[binding.frame_info(frame).coder]
+        if (
+            record.quantized is not None
+            or self.coder not in CHOICES
+            or coder.is_quick
+            or coder.stores is not binding.Stores.INDICES
+        ):
+            return
+        fast = "smallest_fast" if self.coder == "smallest" else self.coder
+        yield self._frame(record, fast, only_quick=True)
+        if coder.is_slow:
+            yield self._frame(record, fast)

@@ -53,12 +53,15 @@ class CoderInfo:
     name: str
     stores: Stores
     is_slow: bool
+    is_quick: bool
     decode_picoseconds: int
     nonzero_picoseconds: int
+    frame_nanoseconds: int
 
     def decode_seconds(self, elements: int, nonzero: int) -> float:
         """Time to decode a tensor on one core, roughly and the same on every machine."""
-        return (self.decode_picoseconds * elements + self.nonzero_picoseconds * nonzero) * 1e-12
+        of_elements = self.decode_picoseconds * elements + self.nonzero_picoseconds * nonzero
+        return 1e-12 * of_elements + 1e-9 * self.frame_nanoseconds
 
 
 @functools.cache
@@ -68,8 +71,8 @@ def coders() -> dict[str, CoderInfo]:
     raw = CoderInfoStruct()
     while library().dcc_coder(len(found), ctypes.byref(raw)) == 0:
         name = raw.name.decode()
-        costs = (raw.decode_picoseconds, raw.nonzero_picoseconds)
-        found[name] = CoderInfo(name, Stores(raw.stores), bool(raw.is_slow), *costs)
+        costs = (raw.decode_picoseconds, raw.nonzero_picoseconds, raw.frame_nanoseconds)
+        found[name] = CoderInfo(name, Stores(raw.stores), bool(raw.is_slow), bool(raw.is_quick), *costs)
     return found
 
 
@@ -225,6 +228,7 @@ def encode_codebook(
     coder: str = "auto",
     position_bits: int = 0,
     chunk_elements: int = 0,
+    only_quick: bool = False,
     threads: int = 0,
 ) -> bytes:
     """Encode codebook indices of a tensor with these dims and dtype; the bytes do not depend on `threads`.
@@ -237,6 +241,7 @@ def encode_codebook(
     offset          integers with scales: what is added to all
     coder           'fixed', 'huffman', 'rans', 'rows', 'context'; 'auto' for the smallest of the first four; 'smallest'
     position_bits   huffman: 1 to 16, or 0 for the best, no positions included
+    only_quick      'auto' and 'smallest' choose among coders whose ``CoderInfo.is_quick``
 
     Raises InvalidArgumentError.
     """
@@ -247,6 +252,7 @@ def encode_codebook(
     scaled = scales is not None or log_scales is not None
     request = _request(element, dims, coder, threads)
     request.chunk_elements = chunk_elements
+    request.only_quick = only_quick
     request.position_bits = _in_range("position_bits", position_bits, 255)
     request.zero = 0 if zero is None else 1 + _in_range("zero", zero, (1 << 16) - 1)
     flat = _contiguous(indices, np.dtype(np.uint16), "indices")
@@ -280,6 +286,7 @@ def encode_clustered(
     *,
     coder: str = "auto",
     position_bits: int = 0,
+    only_quick: bool = False,
     threads: int = 0,
 ) -> bytes:
     """Encode what a pass has made of a tensor with these dims and float dtype; the rest as :func:`encode_codebook`.
@@ -301,6 +308,7 @@ def encode_clustered(
         offset=clustered.offset,
         coder=coder,
         position_bits=0 if clustered.zero is None else position_bits,
+        only_quick=only_quick,
         threads=threads,
     )
 

@@ -61,7 +61,8 @@ class EncodeRequest(ctypes.Structure):
         ("scale_kind", ctypes.c_uint8),
         ("rank", ctypes.c_uint8),
         ("position_bits", ctypes.c_uint8),
-        ("reserved", ctypes.c_uint8 * 2),
+        ("only_quick", ctypes.c_uint8),
+        ("reserved", ctypes.c_uint8),
         ("codebook_entries", ctypes.c_uint32),
         ("zero", ctypes.c_uint32),
         ("grid_lo", ctypes.c_int64),
@@ -86,9 +87,10 @@ class CoderInfoStruct(ctypes.Structure):
         ("number", ctypes.c_uint8),
         ("stores", ctypes.c_uint8),
         ("is_slow", ctypes.c_uint8),
-        ("reserved", ctypes.c_uint8),
+        ("is_quick", ctypes.c_uint8),
         ("decode_picoseconds", ctypes.c_uint32),
         ("nonzero_picoseconds", ctypes.c_uint32),
+        ("frame_nanoseconds", ctypes.c_uint32),
     )
 
 

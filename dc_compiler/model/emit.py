@@ -326,9 +326,12 @@ def _topology_frame(content: bytes, program: ir.Program, other_bytes: int) -> by
     smaller = binding.encode_data(data, "smallest") if program.is_terse else frame
     if len(smaller) == len(frame):
         return frame
-    before = load_time.dense_seconds(sum(r.nbytes for r in program.records))
+    nodes = len(program.proto.graph.node)
+    nbytes, frames = sum(r.nbytes for r in program.records), [r.frame for r in program.records if r.frame is not None]
+    before = load_time.compiled_seconds(nbytes, nodes, frames)
     after = before + load_time.decode_seconds(smaller)
-    is_worth_it = load_time.gain(len(frame) - len(smaller), len(frame) + other_bytes, before, after) >= 0
+    original = load_time.dense_seconds(program.original_bytes, nodes)
+    is_worth_it = load_time.gain(len(frame) - len(smaller), len(frame) + other_bytes, before, after, original) >= 0
     return smaller if is_worth_it else frame
 
 

@@ -136,9 +136,10 @@ int dcc_coder(size_t index, dcc_coder_info* info) {
            traits.number,
            static_cast<uint8_t>(traits.stores),
            uint8_t{coder.is_slow()},
-           0,
+           uint8_t{coder.is_quick()},
            traits.decode_picoseconds,
-           traits.nonzero_picoseconds};
+           traits.nonzero_picoseconds,
+           traits.frame_nanoseconds};
   return DCC_OK;
 }
 

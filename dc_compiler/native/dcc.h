@@ -43,9 +43,10 @@ typedef struct dcc_coder_info {
   uint8_t number;   // in headers
   uint8_t stores;   // codebook indices, elements of any type as they are, or elements of uint8 as they are
   uint8_t is_slow;  // to decode, so that auto leaves it out
-  uint8_t reserved;
+  uint8_t is_quick;
   // For an element, and more for one that is not zero, roughly: to weigh sizes against load times alike everywhere.
   uint32_t decode_picoseconds, nonzero_picoseconds;
+  uint32_t frame_nanoseconds;  // for a frame, whatever it holds
 } dcc_coder_info;
 
 // Writes the coder at `index`, 0 for the first; DCC_BAD_ARGUMENT behind the last.
@@ -97,7 +98,8 @@ typedef struct dcc_encode_request {
   uint8_t dtype, coder, codebook_kind, scale_kind;
   uint8_t rank;
   uint8_t position_bits;  // huffman: 1..16, or 0 = try all including dense and keep the smallest
-  uint8_t reserved[2];
+  uint8_t only_quick;     // choose among quick coders, where they store indices
+  uint8_t reserved;
   uint32_t codebook_entries;
   uint32_t zero;  // as in the header
   int64_t grid_lo;

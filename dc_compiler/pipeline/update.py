@@ -21,7 +21,8 @@ class Update:
         clustered: indices with a codebook or grid; the dense values become those it stands for.
         values: new dense values, same shape and dtype; only where ``clustered`` does not give them.
         frame: the packed weight.
-        slow_frame: a smaller one that takes long to decode, of which the pass decides when it knows all weights.
+        smaller_frames: others, each smaller than the one before and longer to decode, of which the pass decides when it
+            knows all weights.
     """
 
     reason: str | None = None
@@ -29,7 +30,7 @@ class Update:
     clustered: ir.Clustered | None = None
     values: NDArray[Any] | None = None
     frame: bytes | None = None
-    slow_frame: bytes | None = None
+    smaller_frames: tuple[bytes, ...] = ()
 
     @property
     def changes(self) -> bool:

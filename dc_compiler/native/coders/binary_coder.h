@@ -43,14 +43,17 @@ constexpr std::array<int32_t, kMostUpdates + 1> make_steps() {
 }
 constexpr std::array<int32_t, kMostUpdates + 1> kSteps = make_steps();
 
-// An adaptive probability. It starts unused.
+// An adaptive probability. It starts unused, and memory of zeros is just that.
 struct Bit {
-  uint16_t p = kOne / 2;
+  int16_t above_half = 0;
   uint8_t n = 0;  // updates so far, up to kMostUpdates
 
+  static Bit of(uint16_t p, uint8_t n) { return {static_cast<int16_t>(p - kOne / 2), n}; }
+  uint16_t p() const { return static_cast<uint16_t>(above_half + kOne / 2); }
+
   void update(bool one) {
-    const int32_t error = (one ? kOne : 0) - p;
-    p = static_cast<uint16_t>(p + ((int64_t{error} * kSteps[n]) >> 16));
+    const int32_t error = (one ? kOne / 2 : -kOne / 2) - above_half;
+    above_half = static_cast<int16_t>(above_half + ((int64_t{error} * kSteps[n]) >> 16));
     if (n < kMostUpdates) ++n;
   }
 };
@@ -149,7 +152,7 @@ class Mixer {
     std::array<int64_t, N> logits;
     int64_t sum = 0;
     for (size_t i = 0; i < N; ++i) {
-      logits[i] = kStretch[bits[i]->p >> 4];
+      logits[i] = kStretch[bits[i]->p() >> 4];
       sum += logits[i] * weights_[i];
     }
     const int32_t p = std::clamp(squash(sum >> 16), kLeast, kOne - kLeast);

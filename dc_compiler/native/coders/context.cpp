@@ -118,7 +118,7 @@ class IndexModel {
         &column.kept,
     };
     for (Bit* const bit : bits) {
-      if (bit->n == 0) *bit = {overall(), kFirstUpdates};
+      if (bit->n == 0) *bit = Bit::of(overall(), kFirstUpdates);
     }
     const auto rate = static_cast<int64_t>(33 + 328 * 256 / (256 + seen_));
     return kept_mixer_.code(coder, bits, rate, known);
@@ -261,7 +261,7 @@ Header best_layout(const std::vector<Header>& layouts, const dcc_encode_request&
 
 class Context final : public Coder {
  public:
-  Context() : Coder({"context", 6, Stores::kIndices, Layout::kChunks, false, 45'000, 160'000}) {}
+  Context() : Coder({"context", 6, Stores::kIndices, Layout::kChunks, false, 45'000, 160'000, 60'000}) {}
 
   void read_fields(ByteReader& reader, Header& header) const override {
     header.columns = reader.varint();

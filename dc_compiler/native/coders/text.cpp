@@ -1,7 +1,9 @@
 // text.cpp: coder `text`: structured bytes, graph topology above all, by context mixing (FORMAT.md, section 8.2).
 //
 // The model is one class for both directions: its coder either writes the bit it is told or reads one.
+#include <cstdlib>
 #include <memory>
+#include <new>
 
 #include "base/cancel.h"
 #include "coders/binary_coder.h"
@@ -25,9 +27,15 @@ struct Listener {
 };
 
 class TextModel {
+  struct Free {
+    void operator()(Bit* memory) const { std::free(memory); }
+  };
+
  public:
   TextModel()
-      : slots_(kOrders * kSlots), mixers_(kOrders * 4 * 2, Mixer<kOrders + 1>(kOne * 3 / 10)), last_(1 << 16, 0) {
+      : slots_(static_cast<Bit*>(std::calloc(kOrders * kSlots, sizeof(Bit)))),
+        mixers_(kOrders * 4 * 2, Mixer<kOrders + 1>(kOne * 3 / 10)), last_(1 << 16, 0) {
+    if (!slots_) throw std::bad_alloc();
     Listener listener;
     for (const uint8_t byte : kTextPrimer) code(listener, byte);
   }
@@ -39,6 +47,7 @@ class TextModel {
     bool is_match = match_ != 0;
     uint32_t node = 1;
     for (unsigned i = 8; i-- > 0;) {
+      if (i > 0) fetch_both(contexts, 2 * node);
       const bool expected = is_match && (history_[match_] >> i & 1) != 0;
       const bool one = code_bit(coder, contexts, node, is_match, expected, (known >> i & 1) != 0);
       is_match = is_match && one == expected;
@@ -66,6 +75,14 @@ class TextModel {
     hash = (hash ^ (hash >> 15)) * 0x2C1B3C6D;
     hash ^= hash >> 12;
     return slots_[order * kSlots + hash % kSlots];
+  }
+
+  // Gets what the next bit will need, whichever comes, while this one is being coded.
+  void fetch_both(const std::array<uint32_t, kOrders>& contexts, uint32_t node) {
+    for (size_t j = 0; j < kOrders; ++j) {
+      __builtin_prefetch(&slot(j, contexts[j], node));
+      __builtin_prefetch(&slot(j, contexts[j], node + 1));
+    }
   }
 
   template <typename Coder>
@@ -108,7 +125,7 @@ class TextModel {
   }
 
   Bytes history_;
-  std::vector<Bit> slots_;
+  std::unique_ptr<Bit[], Free> slots_;  // pages of zeros, which take no time before they are used
   std::vector<Mixer<kOrders + 1>> mixers_;
   std::array<Bit, 32> matches_;
   std::vector<uint32_t> last_;  // where the byte after three bytes was, by their hash
@@ -118,7 +135,7 @@ class TextModel {
 
 class Text final : public Coder {
  public:
-  Text() : Coder({"text", 7, Stores::kBytes, Layout::kOneChunk, false, 600'000, 0}) {}
+  Text() : Coder({"text", 7, Stores::kBytes, Layout::kOneChunk, false, 600'000, 0, 1'000'000}) {}
 
   void decode(Span chunk, uint64_t /*first*/, size_t count, const Header& /*header*/, uint8_t* out) const override {
     const auto model = std::make_unique<TextModel>();

@@ -48,10 +48,13 @@ Header header_of(const dcc_encode_request& request) {
 // Whether the encoder may choose the coder.
 bool chooses(const dcc_encode_request& request) { return request.coder >= DCC_SMALLEST_FAST; }
 
+bool is_slower(const Coder& coder) {
+  return coder.traits.stores == Stores::kIndices && !coder.is_quick();
+}
+
 // What a coder's bytes count as where one that decodes faster would do as well.
 uint64_t weighed(uint64_t bytes, const Coder& coder, const dcc_encode_request& request) {
-  return request.coder != DCC_SMALLEST && coder.traits.decode_picoseconds > kFastPicoseconds ? bytes + bytes / 256
-                                                                                             : bytes;
+  return request.coder != DCC_SMALLEST && is_slower(coder) ? bytes + bytes / 256 : bytes;
 }
 
 // Runs a check of the decoder on what the caller gave, so that a refusal blames the argument and not a frame.
@@ -71,7 +74,9 @@ std::vector<const Coder*> candidates(const dcc_encode_request& request, bool has
   std::vector<const Coder*> found;
   for (const Coder* coder : coders()) {
     const bool is_named = coder->traits.number == request.coder;
-    const bool is_choice = chooses(request) && (request.coder == DCC_SMALLEST || !coder->is_slow()) &&
+    const bool is_left_out =
+        (request.coder != DCC_SMALLEST && coder->is_slow()) || (request.only_quick && is_slower(*coder));
+    const bool is_choice = chooses(request) && !is_left_out &&
                            has_codebook == (coder->traits.stores == Stores::kIndices) && fits(*coder, request.dtype);
     if (is_named || is_choice) found.push_back(coder);
   }
