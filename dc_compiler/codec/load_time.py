@@ -3,8 +3,8 @@
 A file that is smaller by 1 % may take twice as long to load: that is the price, and ten times as much from half as long
 again as the original takes on. Times are modelled, not measured, so
 that the bytes written do not depend on the machine: onnxruntime opens a session, works on each node and passes the
-weights through memory some times; a compiled model takes a second session around its own (benchmarks/load.py prints
-what these take); decoding a frame costs what the library's table of coders says (benchmarks/codec_speed.py).
+weights through memory some times; a compiled model takes a second session around its own (benchmarks/serving.py);
+decoding a frame costs what the library's table of coders says (benchmarks/codec_speed.py).
 """
 
 from __future__ import annotations
@@ -89,7 +89,9 @@ def worth_their_time(
     Args:
         alternatives: those of one weight in the order of their time, as :func:`alternatives_of` gives them; so none is
             taken without those before it.
-        file_bytes: size of the file without them, at least 1. seconds: its load time. original: that of the dense model.
+        file_bytes: size of the file without them, at least 1.
+        seconds: its load time.
+        original: that of the dense model.
 
     Returns:
         Positions in ``alternatives``, in ascending order.

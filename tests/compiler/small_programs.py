@@ -27,7 +27,7 @@ def record(values: Array, name: str = "w", use: ir.Use = MATMUL) -> ir.WeightRec
 def program(*records: ir.WeightRecord) -> ir.Program:
     """A program whose graph does not matter: passes work on the records."""
     proto = onnx.ModelProto(opset_import=[helper.make_opsetid("", 18)])
-    return ir.Program(proto, list(records), [], "test", 1, Path())
+    return ir.Program(proto, list(records), [], "test", sum(r.nbytes for r in records), Path())
 
 
 def apply(passes: Pass | list[Pass], *records: ir.WeightRecord, **context: Any) -> None:

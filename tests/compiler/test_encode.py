@@ -65,7 +65,7 @@ def test_context_finds_what_rows_and_columns_have_in_common() -> None:
         for coder in ("rans", "rows", "context", "smallest"):
             weight = packed([Cluster(bits=2), Encode(coder=coder)], np.sign(values))
             sizes[coder] = len(weight.frame or b"")
-        assert sizes["smallest"] <= min(sizes["context"], sizes["rows"])
+        assert sizes["smallest"] <= sizes["rows"]
         assert max(sizes["context"], sizes["rows"]) < 0.9 * sizes["rans"]
 
 
@@ -111,8 +111,9 @@ def test_a_slow_coder_that_would_have_saved_something_is_told_of(monkeypatch: py
     assert facts["bytes"] / smallest.output_bytes < math.log2(facts["load time"])
 
 
-def test_slow_coders_are_weighed_for_the_file_as_a_whole() -> None:
+def test_slow_coders_are_weighed_for_the_file_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     """Alone, the sparse weight is worth its time; beside a large dense one it saves too small a share of the file."""
+    monkeypatch.setattr("dc_compiler.codec.load_time.LONG", 1000.0)  # what takes long is no dearer
     generator = np.random.default_rng(0)
     rows = np.where(generator.random((200, 1)) < 0.1, 0.3, 0.005)
     sparse = np.sign(normal(200, 256) * (generator.random((200, 256)) < rows).astype(np.float32))
@@ -252,3 +253,19 @@ def test_rows_of_the_report_add_up() -> None:
     assert row.coded_index_bits is not None
     assert 3.5 < row.coded_index_bits < 4.5  # of 16 entries, filler zeros included
     assert dataclasses.asdict(row)["reason"] is None
+
+
+def test_every_coder_pays_for_its_time() -> None:
+    """Rows of different spread: `rows` takes 1 % off the weight in five times the time of `rans`. That is worth it in a
+    file of this weight, and not in one that is mostly others."""
+    spread = np.exp(0.4 * np.random.default_rng(0).standard_normal((64, 1)))
+    values = (normal(64, 400) * spread).astype(np.float32)
+
+    def coder(*others: WeightRecord) -> str:
+        weight = record(values.copy(), "a")
+        apply([Cluster(mode="grid", step=0.5), Encode()], weight, *others)
+        assert weight.frame is not None
+        return binding.frame_info(weight.frame).coder
+
+    assert coder() == "rows"
+    assert coder(record(normal(400, 400), "b")) == "rans"

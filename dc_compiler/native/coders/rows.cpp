@@ -549,7 +549,7 @@ Choice choose(const Header& header, const dcc_encode_request& request) {
 
 class Rows final : public Coder {
  public:
-  Rows() : Coder({"rows", 8, Stores::kIndices, Layout::kChunks, true, 4'000, 500, 15'000}) {}
+  Rows() : Coder({"rows", 8, Stores::kIndices, Layout::kChunks, true, 2'500, 2'000, 15'000}) {}
 
   void read_fields(ByteReader& reader, Header& header) const override {
     header.lanes = reader.u8();

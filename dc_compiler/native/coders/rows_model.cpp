@@ -6,6 +6,8 @@
 
 #include "base/bit_io.h"
 #include "frame/number_list.h"
+#include "kernels/isa.h"
+#include "kernels/kernels.h"
 #include "kernels/rows_loops.h"
 
 namespace dcc {
@@ -23,10 +25,6 @@ constexpr int32_t kWeight = 8;           // of log2 in units of 1/64
 constexpr int32_t kBaseUnit = 1 << 9;    // an eighth of an octave
 constexpr int32_t kNeighbour = 1 << 10;  // a quarter
 constexpr int32_t kLeastNeighbour = 3, kLeastSign = 2, kMiddleBase = 8;
-
-// floor(numerator / denominator) of whole numbers: the exact quotient is at least 1 / denominator below the next one,
-// which is more than what rounding adds while numerators are below 2^53.
-uint32_t floor_quotient(double numerator, double denominator) { return static_cast<uint32_t>(numerator / denominator); }
 
 }  // namespace
 
@@ -122,7 +120,10 @@ RowsChunk::RowsChunk(const Header& header, const RowsModel& model, const uint32_
   flags_.resize(reach + columns);
   signs_.resize(kRowsLanes * (reach + columns));
   indices_.resize(kRowsLanes * columns);
-  flags_of_.resize(columns);
+  const size_t beside = std::max<size_t>(1, has_stride_ ? block_.stride : 0);
+  flags_of_.resize(columns + 2 * beside);
+  chances_.resize(columns);
+  expected_.resize(columns);
   positive_of_.resize(columns);
   negative_of_.resize(columns);
   magnitude_of_.resize(columns);
@@ -132,7 +133,7 @@ RowsChunk::RowsChunk(const Header& header, const RowsModel& model, const uint32_
   block_.flags = flags_.data() + reach;
   block_.signs = signs_.data() + kRowsLanes * reach;
   block_.indices = indices_.data();
-  block_.flags_of = flags_of_.data();
+  block_.flags_of = flags_of_.data() + beside;
   block_.positive_of = positive_of_.data();
   block_.negative_of = negative_of_.data();
   block_.magnitude_of = magnitude_of_.data();
@@ -145,43 +146,25 @@ void RowsChunk::begin_flags() {
   block_.column = 0;
 }
 
-// What the columns alone say of each flag, and what is to be taken off for the columns before, as they say it.
 void RowsChunk::prepare_flags() {
-  const size_t columns = block_.columns, group = block_.group, stride = has_stride_ ? block_.stride : 0;
-  const auto rows = static_cast<double>(row_);
-  const double column_trust = 1 << setting(kColumnTrust), near_trust = 1 << setting(kNearTrust);
-  const double group_trust = 1 << setting(kGroupTrust);
-  const int32_t column_weight = kWeight * setting(kColumnWeight);
-  const int32_t base = kBaseUnit * (setting(kBase) - kMiddleBase);
-  uint64_t row_expected = 0, group_expected = 0;
-  double of_group = 0;
-  for (size_t c = 0; c < columns; ++c) {
-    if (c % group == 0) {
-      const size_t end = std::min(columns, c + group);
-      uint64_t set = 0;
-      for (size_t j = c; j < end; ++j) set += flags_of_[j];
-      of_group = floor_quotient(65536 * static_cast<double>(set) + group_trust * overall_,
-                                rows * static_cast<double>(end - c) + group_trust);
-      group_expected = 0;
-    }
-    uint64_t near = flags_of_[c];
-    unsigned count = 1;
-    for (const size_t distance : {size_t{1}, stride}) {
-      if (distance == 0) continue;
-      if (distance <= c) near += flags_of_[c - distance], ++count;
-      if (distance < columns - c) near += flags_of_[c + distance], ++count;
-    }
-    const double of_near =
-        floor_quotient(65536 * static_cast<double>(near) + near_trust * of_group, rows * count + near_trust);
-    const uint32_t p = std::clamp<uint32_t>(
-        floor_quotient(65536 * static_cast<double>(flags_of_[c]) + column_trust * of_near, rows + column_trust), 16,
-        65536 - 16);
-    const int32_t expected = block_.row_weight * rows_log2((row_expected >> 9) + kRowsUnit) +
-                             block_.group_weight * rows_log2((group_expected >> 9) + kRowsUnit);
-    flag_base_[c] = base + column_weight * (rows_log2(p) - rows_log2(65536 - p)) - expected;
-    row_expected += p;
-    group_expected += p;
-  }
+  RowsColumns of;
+  of.columns = block_.columns;
+  of.group = block_.group;
+  of.stride = has_stride_ ? block_.stride : 0;
+  of.rows = static_cast<double>(row_);
+  of.column_trust = 1 << setting(kColumnTrust);
+  of.near_trust = 1 << setting(kNearTrust);
+  of.group_trust = 1 << setting(kGroupTrust);
+  of.overall = overall_;
+  of.base = kBaseUnit * (setting(kBase) - kMiddleBase);
+  of.column_weight = kWeight * setting(kColumnWeight);
+  of.row_weight = block_.row_weight;
+  of.group_weight = block_.group_weight;
+  of.flags_of = block_.flags_of;
+  of.chances = chances_.data();
+  of.expected = expected_.data();
+  of.flag_base = flag_base_.data();
+  kernels().rows_columns(of);
 }
 
 void RowsChunk::begin_values() {

@@ -101,7 +101,7 @@ class RowsChunk {
   std::vector<int32_t> flag_base_, sign_base_, magnitude_base_;
   std::vector<uint16_t> flags_, indices_;
   std::vector<int8_t> signs_;
-  std::vector<uint32_t> flags_of_, positive_of_, negative_of_;
+  std::vector<uint32_t> flags_of_, positive_of_, negative_of_, chances_, expected_;
   std::vector<uint64_t> magnitude_of_;
 };
 

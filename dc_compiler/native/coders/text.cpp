@@ -34,7 +34,8 @@ class TextModel {
  public:
   TextModel()
       : slots_(static_cast<Bit*>(std::calloc(kOrders * kSlots, sizeof(Bit)))),
-        mixers_(kOrders * 4 * 2, Mixer<kOrders + 1>(kOne * 3 / 10)), last_(1 << 16, 0) {
+        mixers_(kOrders * 4 * 2, Mixer<kOrders + 1>(kOne * 3 / 10)),
+        last_(1 << 16, 0) {
     if (!slots_) throw std::bad_alloc();
     Listener listener;
     for (const uint8_t byte : kTextPrimer) code(listener, byte);

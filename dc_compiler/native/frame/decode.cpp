@@ -3,6 +3,7 @@
 #include <atomic>
 #include <memory>
 #include <optional>
+#include <utility>
 
 #include "base/parallel.h"
 #include "coders/coder.h"
@@ -92,6 +93,9 @@ class FrameDecoder {
                                         : header().bytes_of(elements);
   }
   uint64_t tasks() const { return (header().n + task_elements() - 1) / task_elements(); }
+  size_t count_of(uint64_t task) const {
+    return static_cast<size_t>(std::min(task_elements(), header().n - first_of(task)));
+  }
 
   // What remains to be checked and built once the caller's buffer is known to hold all elements.
   void prepare() {
@@ -132,9 +136,6 @@ class FrameDecoder {
   uint64_t task_elements() const { return header().is_chunked() ? header().chunk : kUnchunkedElements; }
 
   uint64_t first_of(uint64_t task) const { return task * task_elements(); }
-  size_t count_of(uint64_t task) const {
-    return static_cast<size_t>(std::min(task_elements(), header().n - first_of(task)));
-  }
   Span bytes_of(uint64_t task) const {
     return header().is_chunked() ? checked(frame_.data[task]) : frame_.data[0].body;
   }
@@ -214,73 +215,71 @@ class FrameDecoder {
   std::atomic<uint64_t> nonzero_{0};
 };
 
-// The tasks of several frames, one after the other.
+// The tasks of several frames.
 class TaskList {
  public:
   void append(FrameDecoder& decoder, uint8_t* out) {
-    frames_.push_back({&decoder, out, tasks_});
-    tasks_ += static_cast<size_t>(decoder.tasks());
+    for (uint64_t number = 0; number < decoder.tasks(); ++number)
+      tasks_.push_back({&decoder, out, number, decoder.count_of(number), frames_});
+    ++frames_;
   }
 
   // Runs all. When some fail, sets `failed` to the frame of the first of them and rethrows what that threw.
-  void run(int threads, size_t& failed) const {
-    // Two at a time where they run in pairs, as long as enough is left for every thread
+  void run(int threads, size_t& failed) {
+    // Two at a time where they run in pairs, which should end together, as long as enough is left for every thread
     constexpr size_t kLeastPerThread = 8;
+    std::stable_sort(tasks_.begin(), tasks_.end(), [](const Task& a, const Task& b) {
+      return std::make_pair(a.runs_in_pairs(), a.count) > std::make_pair(b.runs_in_pairs(), b.count);
+    });
     const size_t workers = thread_count(threads);
-    const size_t stride = workers == 1 || tasks_ >= kLeastPerThread * workers ? 2 : 1;
-    const TaskFailure failure = try_parallel((tasks_ + stride - 1) / stride, threads, [&](size_t i) {
-      run_some(i * stride, std::min(tasks_, (i + 1) * stride));
+    const size_t stride = workers == 1 || tasks_.size() >= kLeastPerThread * workers ? 2 : 1;
+    const TaskFailure failure = try_parallel((tasks_.size() + stride - 1) / stride, threads, [&](size_t i) {
+      run_some(i * stride, std::min(tasks_.size(), (i + 1) * stride));
     });
     if (!failure.error) return;
-    failed = frame_of(failure.task * stride);
+    failed = tasks_[failure.task * stride].frame;
     try {
       std::rethrow_exception(failure.error);
     } catch (const TaskFailure& blamed) {
-      failed = frame_of(blamed.task);
+      failed = tasks_[blamed.task].frame;
       std::rethrow_exception(blamed.error);
     }
   }
 
  private:
-  struct Entry {
+  struct Task {
     FrameDecoder* decoder;
     uint8_t* out;
-    size_t first;  // of its tasks
+    uint64_t number;  // within the frame
+    size_t count;     // of elements
+    size_t frame;
+    bool runs_in_pairs() const { return decoder->runs_in_pairs(); }
   };
 
-  size_t frame_of(size_t task) const {
-    const auto after = std::upper_bound(frames_.begin(), frames_.end(), task,
-                                        [](size_t wanted, const Entry& entry) { return wanted < entry.first; });
-    return static_cast<size_t>(after - frames_.begin()) - 1;
-  }
-
   void run_some(size_t first, size_t end) const {
-    if (end - first == 2 && run_pair(first)) return;
-    for (size_t task = first; task < end; ++task) {
-      const Entry& entry = frames_[frame_of(task)];
+    if (end - first == 2 && run_pair(tasks_[first], tasks_[first + 1])) return;
+    for (size_t i = first; i < end; ++i) {
       try {
-        entry.decoder->run(task - entry.first, entry.out);
+        tasks_[i].decoder->run(tasks_[i].number, tasks_[i].out);
       } catch (...) {
-        throw TaskFailure{task, std::current_exception()};
+        throw TaskFailure{i, std::current_exception()};
       }
     }
   }
 
   // False when that gains nothing, or when one of them fails: one after the other they tell which.
-  bool run_pair(size_t task) const {
-    const Entry& one = frames_[frame_of(task)];
-    const Entry& other = frames_[frame_of(task + 1)];
-    if (!one.decoder->runs_in_pairs() || !other.decoder->runs_in_pairs()) return false;
+  static bool run_pair(const Task& one, const Task& other) {
+    if (!one.runs_in_pairs() || !other.runs_in_pairs()) return false;
     try {
-      FrameDecoder::run_two(*one.decoder, task - one.first, one.out, *other.decoder, task + 1 - other.first, other.out);
+      FrameDecoder::run_two(*one.decoder, one.number, one.out, *other.decoder, other.number, other.out);
     } catch (const Failure&) {
       return false;
     }
     return true;
   }
 
-  std::vector<Entry> frames_;
-  size_t tasks_ = 0;
+  std::vector<Task> tasks_;
+  size_t frames_ = 0;
 };
 
 void fill_tensor(const Header& header, dcc_frame_info& info) {

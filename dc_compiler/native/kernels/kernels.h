@@ -11,6 +11,7 @@
 namespace dcc {
 
 struct RowsBlock;
+struct RowsColumns;
 struct SparseKernels;
 
 // FORMAT.md 5.2. For a slot: `frequency - 1`, `slot - start` and the symbol, in one word where they fit in 32 bits:
@@ -75,6 +76,9 @@ struct Kernels {
   // The same for huffman: lane l continues at bit positions[l] of `bytes`, of which `size` may be read.
   size_t (*huffman)(const HuffmanTable& table, uint64_t* positions, unsigned lanes, const uint8_t* bytes, size_t size,
                     uint16_t* out, size_t groups);
+
+  // What the columns of a block say of its flags (rows_block.h).
+  void (*rows_columns)(const RowsColumns& block);
 
   // Decode the flags, then the values, of a block's columns from `block.column` on (rows_block.h), as far as its words
   // allow.

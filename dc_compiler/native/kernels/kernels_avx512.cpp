@@ -454,22 +454,10 @@ void float16_avx512(const float* values, uint16_t* out, size_t count) {
 
 }  // namespace
 
-const Kernels kAvx512Kernels = {"avx512",
-                                rans_avx512,
-                                rans_two_avx512,
-                                huffman_scalar,
-                                rows_flags_avx512,
-                                rows_values_avx512,
-                                rows_transpose_loop,
-                                unpack_avx512,
-                                lookup_loop<uint16_t>,
-                                lookup32_avx512,
-                                lookup_loop<uint64_t>,
-                                scale_loop<float>,
-                                scale_loop<double>,
-                                float16_avx512,
-                                bfloat16_loop,
-                                count_other_loop,
-                                &kAvx512Sparse};
+const Kernels kAvx512Kernels = {"avx512",          rans_avx512,           rans_two_avx512,    huffman_scalar,
+                                rows_columns_loop, rows_flags_avx512,     rows_values_avx512, rows_transpose_loop,
+                                unpack_avx512,     lookup_loop<uint16_t>, lookup32_avx512,    lookup_loop<uint64_t>,
+                                scale_loop<float>, scale_loop<double>,    float16_avx512,     bfloat16_loop,
+                                count_other_loop,  &kAvx512Sparse};
 
 }  // namespace dcc

@@ -67,6 +67,20 @@ struct RowsBlock {
   uint32_t kept(size_t at) const { return flipped ? active() & ~uint32_t{flags[at]} : flags[at]; }
 };
 
+// What columns say of the flags of a block before any of its rows is known (FORMAT.md 5.5, q1 to q3).
+struct RowsColumns {
+  size_t columns = 0, group = 0;
+  size_t stride = 0;  // 0 where there is none
+  double rows = 0;    // before the block
+  double column_trust = 1, near_trust = 1, group_trust = 1;
+  uint32_t overall = 0;  // share of flags that are set, in units of 2^-16
+  int32_t base = 0, column_weight = 0, row_weight = 0, group_weight = 0;
+  const uint32_t* flags_of = nullptr;  // of each column; zeros lie before and behind as far as a stride, or one
+  uint32_t* chances = nullptr;         // room for a number a column
+  uint32_t* expected = nullptr;        // the same
+  int32_t* flag_base = nullptr;        // the result
+};
+
 constexpr uint32_t kRowsUnit = 128;            // of the counts of rows
 constexpr uint32_t kRowsMostMagnitude = 4095;  // that counts
 

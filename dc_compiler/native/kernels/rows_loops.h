@@ -18,6 +18,74 @@ inline int32_t rows_log2(uint64_t value) {
   return 64 * whole + static_cast<int32_t>(part & 63);
 }
 
+// The same below 2^24: exponent and mantissa of a float are that line, shifted by its bias.
+inline int32_t rows_log2_small(uint32_t value) {
+  const auto number = static_cast<float>(static_cast<int32_t>(value));
+  int32_t bits;
+  std::memcpy(&bits, &number, sizeof bits);
+  return (bits >> 17) - (127 << 6);
+}
+
+// floor(numerator / denominator) of whole numbers: the exact quotient is at least 1 / denominator below the next one,
+// which is more than what rounding adds while numerators are below 2^53.
+inline uint32_t rows_quotient(double numerator, double denominator) {
+  return static_cast<uint32_t>(static_cast<int32_t>(numerator / denominator));
+}
+
+// The chance of a set flag in each column of a group, in units of 2^-16. Given by value, as what is written could be
+// it.
+inline void rows_chances_of_group(const RowsColumns block, size_t first, size_t end) {
+  const uint32_t* const flags = block.flags_of;
+  uint64_t set = 0;
+  for (size_t c = first; c < end; ++c) set += flags[c];
+  const double of_group = rows_quotient(65536 * static_cast<double>(set) + block.group_trust * block.overall,
+                                        block.rows * static_cast<double>(end - first) + block.group_trust);
+  const auto columns = static_cast<int32_t>(block.columns);
+  const auto stride = static_cast<int32_t>(block.stride);
+  const int32_t has_stride = stride != 0 ? 1 : 0;
+  for (auto c = static_cast<int32_t>(first); c < static_cast<int32_t>(end); ++c) {
+    int32_t near = static_cast<int32_t>(flags[c]) + static_cast<int32_t>(flags[c - 1] + flags[c + 1]);
+    near += has_stride * static_cast<int32_t>(flags[c - stride] + flags[c + stride]);
+    const int32_t count = 1 + (c >= 1 ? 1 : 0) + (c + 1 < columns ? 1 : 0) +
+                          has_stride * ((c >= stride ? 1 : 0) + (c + stride < columns ? 1 : 0));
+    const double of_near = rows_quotient(65536 * static_cast<double>(near) + block.near_trust * of_group,
+                                         block.rows * count + block.near_trust);
+    const double chance = 65536 * static_cast<double>(static_cast<int32_t>(flags[c])) + block.column_trust * of_near;
+    const auto p = static_cast<int32_t>(rows_quotient(chance, block.rows + block.column_trust));
+    block.chances[c] = static_cast<uint32_t>(p < 16 ? 16 : p > 65536 - 16 ? 65536 - 16 : p);
+  }
+}
+
+// Adds what columns before each one of a group say, in units of 2^-16 flags, to what `weight` times their log2 takes
+// off.
+inline void rows_take_off(const RowsColumns block, int32_t weight, size_t first, size_t end) {
+  uint32_t sum = 0;
+  for (size_t c = first; c < end; ++c) {
+    block.expected[c] = sum;
+    sum += block.chances[c];
+  }
+  for (size_t c = first; c < end; ++c)
+    block.flag_base[c] -= weight * rows_log2_small((block.expected[c] >> 9) + kRowsUnit);
+}
+
+// What the columns alone say of each flag, and what is to be taken off for the columns before, as they say it.
+inline void rows_columns_loop(const RowsColumns& block) {
+  for (size_t first = 0; first < block.columns; first += block.group) {
+    const size_t end = block.columns - first < block.group ? block.columns : first + block.group;
+    rows_chances_of_group(block, first, end);
+  }
+  for (size_t c = 0; c < block.columns; ++c) {
+    const uint32_t p = block.chances[c];
+    block.flag_base[c] = block.base + block.column_weight * (rows_log2_small(p) - rows_log2_small(65536 - p));
+  }
+  rows_take_off(block, block.row_weight, 0, block.columns);
+  if (block.group_weight == 0) return;
+  for (size_t first = 0; first < block.columns; first += block.group) {
+    const size_t end = block.columns - first < block.group ? block.columns : first + block.group;
+    rows_take_off(block, block.group_weight, first, end);
+  }
+}
+
 // The probability for a sum: its odds to the nearest half octave.
 inline uint32_t rows_chance(int32_t sum) {
   const int32_t at = 20 + ((sum + 1024) >> 11);
