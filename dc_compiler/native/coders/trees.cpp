@@ -186,7 +186,7 @@ class ForestModel {
     slots_.make_room(1);
     Bit& slot = slots_.at(key);
     const bool one =
-        coder_.code(static_cast<uint32_t>(std::clamp<int32_t>(slot.p, kLeastOfOne, kOne - kLeastOfOne)), known);
+        coder_.code(static_cast<uint32_t>(std::clamp<int32_t>(slot.p(), kLeastOfOne, kOne - kLeastOfOne)), known);
     slot.update(one);
     return one;
   }
@@ -500,8 +500,7 @@ class ForestModel {
   // One bit by contexts and by how many of what is left have a one.
   bool mixed_with(uint64_t ones, uint64_t both, Mixer<4>& mixer, const std::array<uint64_t, 3>& keys, bool known) {
     slots_.make_room(keys.size());
-    Bit prior;
-    prior.p = static_cast<uint16_t>(std::clamp<uint64_t>((ones << 16) / both, 16, kOne - 16));
+    Bit prior = Bit::of(static_cast<uint16_t>(std::clamp<uint64_t>((ones << 16) / both, 16, kOne - 16)), 0);
     return mixer.code(coder_, {&prior, &slots_.at(keys[0]), &slots_.at(keys[1]), &slots_.at(keys[2])}, kRate, known);
   }
 
