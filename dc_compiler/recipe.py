@@ -249,7 +249,8 @@ _PASS = re.compile(r"\s*([a-z][a-z0-9_-]*)\s*(?:\(([^()]*)\))?\s*(,|$)")
 
 
 def parse_pipeline(text: str) -> list[Pass]:
-    """Parse ``name(key=value,word),name,...``; a bare word sets the pass's positional option.
+    """Parse ``name(key=value,word),name,...``; a bare word sets the option of that name to true, or else the pass's
+    positional option.
 
     Raises:
         InvalidArgumentError: syntax, unknown pass, unknown option, or bad value.
@@ -277,9 +278,12 @@ def _make_pass(name: str, arguments: str) -> Pass:
     for argument in filter(None, (a.strip() for a in arguments.split(","))):
         key, equals, value = argument.partition("=")
         if not equals:
-            if kind.positional is None:
+            if kind.option_types().get(argument) is bool:  # prune(trees)
+                key, value = argument, "true"
+            elif kind.positional is None:
                 raise InvalidArgumentError(f"{name}: '{argument}' is not valid; write option=value")
-            key, value = kind.positional, argument
+            else:
+                key, value = kind.positional, argument
         if key.strip() in options:
             raise InvalidArgumentError(f"{name}: option '{key.strip()}' is given twice")
         options[key.strip()] = value.strip()

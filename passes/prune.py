@@ -14,6 +14,7 @@ from dc_compiler.errors import InvalidArgumentError
 from dc_compiler.pass_manager import Context, PassReport, Task, Update
 from dc_compiler.passes.cluster.vectors import change_vector, vectors_of
 from dc_compiler.passes.surgeon import Removal, remove
+from dc_compiler.passes.trees.steps import prune_trees
 from dc_compiler.training.graph import trainable
 from dc_compiler.training.loop import Trainer, TrainingPass
 from dc_compiler.training.optimizers import Adam, round_start
@@ -56,6 +57,12 @@ class Prune(TrainingPass):
             number of steps and knows *obd*; ``iterative`` follows the paper, and is for long trainings, in which every
             density may settle; few rounds (3) are best at low densities.
         steps: number of removals; by default 30 for *gradual*, 5 for *iterative*.
+        trees: prune tree ensembles instead of weights (``prune(trees)``): leaves of equal outcome are merged and
+            branches removed that no value can reach, which changes no prediction and takes no data.
+        drop: with ``trees`` and labelled ``--data``: also prune all trees at the largest price of a leaf (minimal
+            cost-complexity pruning, Breiman et al. 1984) and leave out those trees that bring least
+            (:mod:`dc_compiler.passes.trees.complexity`), as far as the metric on the validation part falls by no more
+            points than this. Without labels, points are hundredths of the samples whose answer changes.
         those of every pass that trains (TrainingPass): for both, and for *obd*.
 
     ``--set`` may give weights their own density, scope or threshold. One with its own density or threshold is pruned to
@@ -77,6 +84,8 @@ class Prune(TrainingPass):
     criterion: Literal["magnitude", "obd", "obs"] = "magnitude"
     schedule: Literal["once", "gradual", "iterative"] = "once"
     steps: int | None = None
+    trees: bool = False
+    drop: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -87,6 +96,9 @@ class Prune(TrainingPass):
         with_density = self.threshold is None
         self.check(self.schedule == "once" or with_density, "schedule", "a threshold is applied once")
         self.check(self.criterion == "magnitude" or with_density, "criterion", "a threshold is one of magnitudes")
+        self.check(self.drop is None or self.trees, "drop", "it is for trees, as in prune(trees,drop=0.5)")
+        self.check(self.drop is None or 0 < self.drop <= 100, "drop", "give points above 0, at most 100")
+        self.check(not self.trees or self.density is None, "density", "trees have none")
         self.check(self.steps is None or self.steps >= 1, "steps", "give 1 or more")
         self.check(self.schedule == "once" or self.epochs > 0, "epochs", f"the {self.schedule} schedule needs some")
         self.check(self.schedule == "once" or self.optimizer == "adam", "optimizer", "prune trains with adam")
@@ -103,7 +115,7 @@ class Prune(TrainingPass):
     @property
     def calibrates(self) -> bool:
         """Where it looks at inputs."""
-        return self.criterion == "obs"
+        return self.criterion == "obs" or self.drop is not None
 
     def overridden(self, options: Mapping[str, str]) -> Self:
         """A weight's own density takes the place of the pass's threshold and the other way round, and leaves the global
@@ -119,6 +131,8 @@ class Prune(TrainingPass):
         return base.with_options(own)
 
     def run(self, program: ir.Program, context: Context) -> PassReport:
+        if self.trees:
+            return prune_trees(program, context, self.drop)
         records = program.weights()
         if self.needs_samples:  # weights of subgraphs have no gradients
             with_gradients = {id(r) for r in trainable(program)}

@@ -66,7 +66,7 @@ class Program:
         changes."""
         names = {t.name for t in self.proto.graph.initializer}
         inputs = [i for i in self.proto.graph.input if i.name not in names]
-        records = self.records if weights else []
+        records = [r for r in self.records if r.coder is None] if weights else []
         stored = [helper.make_tensor_value_info(r.name, r.elem_type, r.shape if shapes else None) for r in records]
         types = [r.dtype_name for r in records]
         graph = onnx.GraphProto(input=inputs, output=self.proto.graph.output, value_info=stored, doc_string=str(types))

@@ -166,18 +166,27 @@ def compare(metric: Metric | None, labels: Array | None, before: Sequence[Any], 
 
 def default_metric(labels: Array, outputs: Sequence[Any]) -> Metric:
     """``accuracy`` for class numbers, ``mean squared error`` for values."""
-    is_values = data.fit_labels(labels, _joined(outputs).shape).dtype.kind == "f"
+    joined = _joined(outputs)
+    is_values = data.fit_labels(labels, joined.shape).dtype.kind == "f" and not _are_classes(labels, joined)
     return Metric("mean squared error", mean_squared_error) if is_values else Metric("accuracy", accuracy)
 
 
 def accuracy(labels: Array, outputs: Array) -> float:
-    """Top-1 accuracy of logits [n, ..., classes] against class numbers [n, ...].
+    """Top-1 accuracy of logits [n, ..., classes], or of the class numbers that a model gives itself [n, ...], against
+    class numbers [n, ...].
 
     Raises:
         DataError: the labels do not fit.
     """
+    if _are_classes(labels, outputs):
+        return float(np.mean(data.fit_labels(labels, outputs.shape) == outputs))
     wanted = data.fit_labels(labels, outputs.shape)
     return float(np.mean(outputs.reshape(*wanted.shape, -1).argmax(-1) == wanted))
+
+
+def _are_classes(labels: Array, outputs: Array) -> bool:
+    """Whether both are class numbers, one for one."""
+    return labels.dtype.kind in "iub" and outputs.dtype.kind in "iub" and labels.size == outputs.size
 
 
 @np.errstate(over="ignore", invalid="ignore")

@@ -141,7 +141,7 @@ def run_passes(passes: Iterable[Pass], program: ir.Program, context: Context) ->
 
 
 def _may_change(step: Pass, record: ir.WeightRecord) -> bool:
-    if record.reason is None and (record.exact is None or step.reshapes or step.rewrites):
+    if record.reason is None and (record.exact is None or record.coder is not None or step.reshapes or step.rewrites):
         return True
     if record.quantized is not None and record.reason is None and step.changes_integers:
         return True

@@ -16,6 +16,7 @@ from dc_compiler.passes.canonicalize.batchnorm import fold_batch_normalization
 from dc_compiler.passes.canonicalize.constants import fold_constant
 from dc_compiler.passes.canonicalize.surgery import DOMAINS, Surgery, drop_declarations
 from dc_compiler.passes.canonicalize.survey import has_work
+from dc_compiler.passes.trees.exact import simplify
 
 SHOWN = 3  # names in a note
 
@@ -26,9 +27,10 @@ class Canonicalize(Pass):
 
     Identity goes; nodes that only compute constants are replaced by their value where that takes fewer bytes, so that
     a weight behind a Transpose or a Reshape is one that its layer takes directly; batch normalization goes into the
-    layer before it; nodes and stored tensors that no output needs go. Weights keep their names. The model's inputs and
-    outputs, metadata, functions, bodies of If, Loop and Scan, and what is skipped stay as they are. What else could
-    have been done, and why not, is among the report's notes.
+    layer before it; branches of tree ensembles that decide nothing, whatever the input, go; nodes and stored tensors
+    that no output needs go. Weights keep their names. The model's inputs and outputs, metadata, functions, bodies of If,
+    Loop and Scan, and what is skipped stay as they are. What else could have been done, and why not, is among the
+    report's notes.
     """
 
     name: ClassVar[str] = "canonicalize"
@@ -37,14 +39,15 @@ class Canonicalize(Pass):
 
     def run(self, program: ir.Program, context: Context) -> PassReport:
         before = len(program.proto.graph.node)
+        removed = simplify(program)
         if not has_work(program.proto.graph):
             drop_declarations(program.proto.graph)
-            return self._report(program, before, 0, 0, 0)
+            return self._report(program, before, 0, 0, 0, removed)
         try:
             surgery = Surgery(program)
         except Exception as e:  # whatever onnx-graphsurgeon makes of a graph that is not for it
             program.notes.append(f"canonicalize: the graph stays as it is, onnx-graphsurgeon does not take it: {e}")
-            return PassReport(self.name, 0)
+            return PassReport(self.name, removed)
         stays: dict[str, list[str]] = defaultdict(list)
         folded = normalized = 0
         for node in surgery.nodes("Identity"):
@@ -68,17 +71,22 @@ class Canonicalize(Pass):
         for reason, names in stays.items():
             shown = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
             program.notes.append(f"canonicalize: {shown}: {reason}")
-        return self._report(program, before, folded, normalized, dead)
+        return self._report(program, before, folded, normalized, dead, removed)
 
-    def _report(self, program: ir.Program, before: int, folded: int, normalized: int, dead: int) -> PassReport:
+    def _report(
+        self, program: ir.Program, before: int, folded: int, normalized: int, dead: int, removed: int
+    ) -> PassReport:
         nodes = len(program.proto.graph.node)
         facts = {
             "constants folded": folded,
             "batch normalizations folded": normalized,
             "dead nodes": dead,
             "nodes": nodes,
+            "tree nodes removed": removed,
         }
-        return PassReport(self.name, max(before - nodes, normalized), facts=facts)  # a folded one may stay as an Add
+        return PassReport(
+            self.name, max(before - nodes, normalized, removed), facts=facts
+        )  # a folded one may stay as an Add
 
 
 def _note(stays: dict[str, list[str]], node: gs.Node, reason: str | None) -> None:

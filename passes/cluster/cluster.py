@@ -33,6 +33,7 @@ from dc_compiler.passes.cluster.integers import as_floats, can_coarsen, in_quant
 from dc_compiler.passes.cluster.kmeans import initial, kmeans, nearest
 from dc_compiler.passes.cluster.straight import LOOKS, Goal, Grids, Steering
 from dc_compiler.passes.cluster.vectors import Vectors, change_vector, vectors_of
+from dc_compiler.passes.trees.steps import cluster_trees
 from dc_compiler.pipeline.threads import map_on_threads, one_blas_thread
 from dc_compiler.training.checkpoint import State
 from dc_compiler.training.graph import trainable
@@ -61,7 +62,9 @@ class Cluster(TrainingPass):
         mode: ``kmeans`` minimises the squared error for a given number of entries; ``grid`` rounds to multiples of
             ``step`` times the standard deviation of the weight's output channel and leaves it to the coder to make
             frequent values short; ``rd`` minimises the squared error plus ``price`` x bits of an ideal code for the
-            indices, zero included, so it prunes as it clusters.
+            indices, zero included, so it prunes as it clusters. ``trees`` is for tree ensembles (``cluster(trees)``),
+            and takes ``--data``: thresholds move within the gaps that the samples leave, to few and short numbers,
+            which sends every one of these where it went; leaf weights get a grid of ``step`` standard deviations.
         bits: *kmeans*, *rd*: the codebook has at most ``2**bits`` entries, the pruned zero included; 1 to 16. By
             default 8 for convolutions and 5 otherwise.
         init: *kmeans*: where centroids start (the paper's section 3.2): ``linear`` between the extremes, ``density``
@@ -115,7 +118,7 @@ class Cluster(TrainingPass):
         {"mode", "bits", "init", "scales", "step", "points", "rate", "price"}
     )
 
-    mode: Literal["kmeans", "grid", "rd"] = "kmeans"
+    mode: Literal["kmeans", "grid", "rd", "trees"] = "kmeans"
     bits: int | None = None
     init: Literal["linear", "density", "forgy"] = "linear"
     scales: Literal["none", "channel"] = "none"
@@ -161,7 +164,7 @@ class Cluster(TrainingPass):
     @property
     def calibrates(self) -> bool:
         """Where it looks at inputs."""
-        return self.calibrate
+        return self.calibrate or self.mode == "trees"
 
     @property
     def changes_integers(self) -> bool:
@@ -169,6 +172,8 @@ class Cluster(TrainingPass):
         return self.integers
 
     def run(self, program: ir.Program, context: Context) -> PassReport:
+        if self.mode == "trees":
+            return cluster_trees(program, context, self.step)
         movable = {id(r) for r in trainable(program)} if self.vectors or self.epochs > 0 else set()
         eligible = [r for r in program.eligible() if not r.is_vector or (self.vectors and id(r) in movable)]
         records = [r for r in eligible if r.exact is None or (self.integers and can_coarsen(r))]

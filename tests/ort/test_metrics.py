@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from dc_compiler import compile_model, verify_models
 from dc_compiler.cli import main
 from dc_compiler.errors import DataError, InvalidArgumentError
-from dc_compiler.ort.metrics import make_metric
+from dc_compiler.ort.metrics import Scorer, default_metric, make_metric
 
 Array = np.ndarray
 RANDOM = np.random.default_rng(0)
@@ -234,3 +234,10 @@ def test_scikit_learn_is_imported_only_for_its_scorers(folder: Path) -> None:
         "compile_model('in.onnx', data='d.npz', labels='label', min_size=1); sys.exit('sklearn' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], cwd=folder, env=None, check=True)
+
+
+def test_class_numbers_that_a_model_gives_itself_are_compared_one_by_one() -> None:
+    """As classifiers of ai.onnx.ml give them; they are no values whose squared error means anything."""
+    labels, said = np.array([0, 1, 2, 5]), [np.array([0, 1]), np.array([1, 5])]
+    assert default_metric(labels, said).name == "accuracy"
+    assert Scorer(None)(labels, said) == 0.75

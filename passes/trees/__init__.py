@@ -1,0 +1,1 @@
+"""What passes do to tree ensembles: their nodes as arrays, and how these get smaller."""
