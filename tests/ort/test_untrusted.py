@@ -442,7 +442,7 @@ def test_elements_that_share_bytes_have_a_payload_of_their_own() -> None:
     """Where one weight of 4 bits ends, the next would start in the middle of a byte."""
     table = np.array([1, -8, 7], ml_dtypes.int4)
     nodes = [helper.make_node("DequantizeLinear", ["w", "s"], ["d"]), helper.make_node("Identity", ["d"], ["y"])]
-    scale = numpy_helper.from_array(np.float32(0.5), "s")
+    scale = numpy_helper.from_array(np.array(0.5, np.float32), "s")
     inner = models.make_model(nodes, [], [models.value("y", FLOAT, [3])], [scale])
     inner.opset_import[0].version = 21
 

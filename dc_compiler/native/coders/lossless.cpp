@@ -84,7 +84,8 @@ class Lossless final : public Coder {
                          : width == 2 ? plane_of<uint16_t>
                          : width == 4 ? plane_of<uint32_t>
                                       : plane_of<uint64_t>;
-      append_byte_stream(out, split(elements, count, header.is_plain_float(), plane), is_many ? count / kLeastSaved : 0);
+      append_byte_stream(out, split(elements, count, header.is_plain_float(), plane),
+                         is_many ? count / kLeastSaved : 0);
     }
     return out;
   }

@@ -20,6 +20,8 @@ constexpr uint64_t kLeastColumns = 16;  // fewer take long, as blocks are small
 constexpr uint64_t kMostColumns = uint64_t{1} << 16;
 constexpr uint64_t kTrial = uint64_t{1} << 15;        // elements that settings are tried on, about
 constexpr uint64_t kTrialValues = uint64_t{1} << 12;  // kept elements, the same for values
+// The same of tables of integers: they are dense, so that few rows hold many values, but their columns tell much
+constexpr uint64_t kTrialOfIntegers = uint64_t{1} << 16;
 constexpr uint32_t kLowestState = 1U << 16;
 
 struct RowsTables final : CoderTables {
@@ -325,10 +327,16 @@ RowsModel first_model(const Header& header) {
   return model;
 }
 
-// The first rows of a tensor: some to try flags on, and as many of them as hold values enough to try those on.
+// As many whole rows as are wanted, and no fewer than the lanes.
+uint64_t whole_rows(uint64_t columns, uint64_t rows, uint64_t elements, uint64_t lanes) {
+  const uint64_t wanted = std::max(elements / columns / lanes, uint64_t{4}) * lanes;
+  return std::min(rows, wanted);
+}
+
+// The first rows of a tensor of `all_rows`: some to try flags on, and those that hold values enough to try these on.
 struct Sample {
-  Sample(const Header& header, const uint16_t* indices, uint64_t rows)
-      : flags(header, indices, rows), values(header, indices, rows_of_values(header)) {
+  Sample(const Header& header, const uint16_t* indices, uint64_t rows, uint64_t all_rows)
+      : flags(header, indices, rows), values(header, indices, rows_of_values(header, all_rows)) {
     for (const uint16_t column : flags.kept) kept += static_cast<unsigned>(__builtin_popcount(column));
     for (const uint16_t column : values.kept) kept_values += static_cast<unsigned>(__builtin_popcount(column));
   }
@@ -343,8 +351,9 @@ struct Sample {
   Blocks values;
 
  private:
-  uint64_t rows_of_values(const Header& header) const {
+  uint64_t rows_of_values(const Header& header, uint64_t all_rows) const {
     uint64_t found = 0, rows = 0;
+    if (header.is_integer()) return whole_rows(header.columns, all_rows, kTrialOfIntegers, header.lanes);
     for (const uint16_t* column = flags.kept.data(); rows < flags.rows && found < kTrialValues; rows += header.lanes) {
       for (size_t c = 0; c < flags.columns; ++c) found += static_cast<unsigned>(__builtin_popcount(*column++));
     }
@@ -465,19 +474,15 @@ uint64_t matrix_columns(const Header& header, uint64_t chunk) {
   return chunk < header.n ? std::gcd(columns, chunk) : columns;
 }
 
-// As many whole rows as are wanted, and no fewer than the lanes.
-uint64_t whole_rows(uint64_t columns, uint64_t rows, uint64_t elements, uint64_t lanes) {
-  const uint64_t wanted = std::max(elements / columns / lanes, uint64_t{4}) * lanes;
-  return std::min(rows, wanted);
-}
-
-// One header for each way in which columns may lie near each other.
+// One header for each way in which columns may lie near each other; of integers, of which none is zero far more often
+// than others, the first.
 std::vector<Header> possible_layouts(Header header) {
   std::vector<Header> layouts;
   for (const auto& [group, stride] : column_layouts(header.rank, header.dims, header.columns)) {
     header.group = group;
     header.stride = stride;
     layouts.push_back(header);
+    if (header.is_integer()) break;
   }
   return layouts;
 }
@@ -504,7 +509,7 @@ void choose_lanes(Choice& choice, const uint16_t* indices, uint64_t rows, const 
   const auto bits_with = [&](uint8_t lanes) {
     Header header = choice.header;
     header.lanes = lanes;
-    const Sample own(header, indices, sample.flags.rows);
+    const Sample own(header, indices, sample.flags.rows, rows);
     Meter flags(header, choice.model), values(header, choice.model);
     walk(header, choice.model, own.flags, flags, true, false);
     walk(header, choice.model, own.values, values, false, true);
@@ -524,7 +529,7 @@ void choose_lanes(Choice& choice, const uint16_t* indices, uint64_t rows, const 
 
 Choice choose(const Header& header, const dcc_encode_request& request) {
   const uint64_t rows = std::min(header.n, header.chunk) / header.columns;
-  const Sample sample(header, request.indices, whole_rows(header.columns, rows, kTrial, header.lanes));
+  const Sample sample(header, request.indices, whole_rows(header.columns, rows, kTrial, header.lanes), rows);
   const uint64_t plain = plain_bits(header, sample.flags);
   const std::vector<Header> layouts = possible_layouts(header);
   Choice best{layouts[0], {}, false};
