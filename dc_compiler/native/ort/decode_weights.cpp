@@ -228,6 +228,7 @@ Operator decode_weights_operator(const Registration& owner) {
 
 Operator decode_int8_operator(const Registration& owner) {
   Operator op = decoding_operator<DecodeInt8>(owner, [](const OrtCustomOp*) { return "DecodeInt8"; });
+  op.GetInputType = [](const OrtCustomOp*, size_t index) { return index == 0 ? kElementUint8 : kElementInt8; };
   op.GetOutputTypeCount = [](const OrtCustomOp*) -> size_t { return 2; };
   op.GetOutputType = [](const OrtCustomOp*, size_t index) { return index == 0 ? kElementInt8 : kElementFloat; };
   return op;
