@@ -59,6 +59,7 @@ class Compilation:
         recipe: it may become the one without calibration on the way.
         original: what results are compared with. shapes: of its outputs. obstacle: why it cannot be run, or None.
         ranges: of values, where samples tell them and layers may run in int8.
+        tree_drop: points that the metric may fall where trees are pruned; ``targets`` have no drop then.
         before: excerpts of the original's weights (:mod:`dc_compiler.ir.excerpts`).
     """
 
@@ -73,6 +74,7 @@ class Compilation:
     obstacle: str | None
     ranges: Ranges | None = None
     before: Mapping[str, np.ndarray] = field(default_factory=dict)
+    tree_drop: float | None = None
 
     def share_out(self, program: ir.Program, data: Any, labels: str | None) -> None:
         """Read the samples, share them out for what the recipe does, and get ready to judge on them.
@@ -138,7 +140,10 @@ class Compilation:
         passes = self.recipe.manager().passes
         if self.recipe.finds_step and self.obstacle is None:
             return _made(tolerance.run(program, passes, self.context, self.original, self.sessions))
-        return Made(program, passes, PassManager(passes).run(program, self.context))
+        reports = PassManager(passes).run(program, self.context)
+        drop, calibration = self.tree_drop, self.context.calibration
+        is_kept = drop is None or calibration is None or keeps(calibration.final_judge, program, drop)
+        return Made(program, passes, reports, None if is_kept else UNREACHED)
 
     def emitted(self, made: Made) -> tuple[CompileReport, onnx.ModelProto, bool]:
         """What is known about the compiled model, the model, and whether onnxruntime runs the very same graph."""

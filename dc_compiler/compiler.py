@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +123,9 @@ def compile_model(
         min_size=min_size, seed=seed,
         has_data=data is not None,
     )  # fmt: skip
+    tree_drop = targets.drop if chosen.prunes_trees else None
+    if tree_drop is not None:
+        chosen, targets = chosen.with_tree_drop(tree_drop), replace(targets, drop=None)
     sessions = Sessions(custom_op_libraries, rest=True)
     source = files.read_model(model_or_path)
     target = None if output is None else Path(output)
@@ -136,7 +139,10 @@ def compile_model(
     chosen.manager().check_overrides(program, chosen.overrides)
     shapes, obstacle = shapes_of_outputs(original, sessions, context.threads, force and data is None)
     before = ir.excerpts(program.weights())
-    job = Compilation(chosen, targets, budget, measure, context, sessions, original, shapes, obstacle, before=before)
+    job = Compilation(
+        chosen, targets, budget, measure, context, sessions, original, shapes, obstacle, before=before,
+        tree_drop=tree_drop,
+    )  # fmt: skip
     if data is not None:
         job.share_out(program, data, labels)
     with ExitStack() as stack:

@@ -101,6 +101,18 @@ class Recipe:
         finds_step = self.preset is not None and PRESETS[self.preset].finds_step
         return replace(self, pipeline=self.uncalibrated, uncalibrated=None, finds_step=finds_step, passes=())
 
+    @property
+    def prunes_trees(self) -> bool:
+        """Whether a pass prunes tree ensembles, which it can do within a drop."""
+        return any(p.name == "prune" and "trees=true" in p.text() for p in self.manager().passes)
+
+    def with_tree_drop(self, drop: float) -> Recipe:
+        """The recipe whose trees are pruned within this drop, in points, unless it says another."""
+        passes = self.manager().passes
+        options = {"drop": repr(drop)}
+        passes = [p.with_options(options) if p.name == "prune" and "drop=" not in p.text() else p for p in passes]
+        return replace(self, passes=tuple(passes), pipeline=PassManager(passes).text())
+
     def in_int8(self) -> Recipe:
         """The recipe for layers that run in int8: with grids that fit it."""
         return replace(

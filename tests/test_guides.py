@@ -73,7 +73,9 @@ def detector(folder: Path) -> None:
 def forest(folder: Path) -> None:
     """Twenty trees that tell digits by their pixels, as exporters write them."""
     given = np.load(MNIST)
-    trees = RandomForestClassifier(20, random_state=0).fit(given["x"].reshape(len(given["x"]), -1), given["y"])
+    pixels = given["x"].reshape(len(given["x"]), -1).astype(np.float32)
+    trees = RandomForestClassifier(20, random_state=0).fit(pixels[::2], given["y"][::2])
+    np.savez(folder / "samples.npz", x=pixels[1::2], y=given["y"][1::2].astype(np.int64))
     keys = ("treeids", "nodeids", "featureids", "values", "modes", "truenodeids", "falsenodeids")
     nodes: dict[str, list[Any]] = {k: [] for k in keys}
     leaves: dict[str, list[Any]] = {k: [] for k in ("treeids", "nodeids", "ids", "weights")}

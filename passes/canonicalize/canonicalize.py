@@ -28,8 +28,8 @@ class Canonicalize(Pass):
     Identity goes; nodes that only compute constants are replaced by their value where that takes fewer bytes, so that
     a weight behind a Transpose or a Reshape is one that its layer takes directly; batch normalization goes into the
     layer before it; branches of tree ensembles that decide nothing, whatever the input, go; nodes and stored tensors
-    that no output needs go. Weights keep their names. The model's inputs and outputs, metadata, functions, bodies of If,
-    Loop and Scan, and what is skipped stay as they are. What else could have been done, and why not, is among the
+    that no output needs go. Weights keep their names. The model's inputs and outputs, metadata, functions, bodies of
+    If, Loop and Scan, and what is skipped stay as they are. What else could have been done, and why not, is among the
     report's notes.
     """
 

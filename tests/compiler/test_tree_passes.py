@@ -222,6 +222,17 @@ def test_data_make_a_forest_smaller_within_the_drop() -> None:
     assert scores.after > scores.before - 0.06
 
 
+def test_max_drop_is_what_trees_may_lose() -> None:
+    net, data = voting(8, 4)
+    options: dict[str, Any] = {"data": data, "labels": "labels", "force": True}
+    by_flag = compile_model(net, pipeline="prune(trees),encode", max_drop=3, **options)
+    by_option = compile_model(net, pipeline="prune(trees,drop=3.0),encode", **options)
+    assert by_flag.report.pipeline == by_option.report.pipeline == "prune(trees=true,drop=3.0),encode"
+    assert by_flag.model.graph == by_option.model.graph
+    with pytest.raises(InvalidArgumentError, match="needs --data"):
+        compile_model(net, pipeline="prune(trees),encode", max_drop=3)
+
+
 def test_options_that_do_not_fit_are_refused() -> None:
     net, data = voting(2, 2)
     for pipeline, reason in {

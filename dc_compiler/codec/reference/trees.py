@@ -481,7 +481,7 @@ class TreesModel:
                 keys = [
                     _hash(_THRESHOLD_KIND, 0, node, feature),
                     _hash(_THRESHOLD_KIND, 1, min(step, 3), (last - first).bit_length()),
-                    _hash(_THRESHOLD_KIND, 2, node, feature, min(place.depth // 4, 7)),
+                    _hash(_THRESHOLD_KIND, 2, min(step, 3), (last - first).bit_length(), min(place.depth // 4, 7)),
                 ]
                 bit = self._mixed(_THRESHOLD_KIND, min(step, 3), keys, (last - middle, last - first))
                 step += 1

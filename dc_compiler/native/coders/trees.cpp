@@ -486,7 +486,7 @@ class ForestModel {
         const uint64_t width = bit_length(last - first);
         const std::array<uint64_t, 3> keys{context({kThreshold, 0, node, feature}),
                                            context({kThreshold, 1, std::min<uint64_t>(step, 3), width}),
-                                           context({kThreshold, 2, node, feature, depth})};
+                                           context({kThreshold, 2, std::min<uint64_t>(step, 3), width, depth})};
         one = mixed_with(last - middle, last - first, mixers<4>(kThreshold, std::min<uint64_t>(step, 3)), keys,
                          (known & half) != 0);
         ++step;
