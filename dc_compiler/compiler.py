@@ -111,7 +111,8 @@ def compile_model(
     Raises:
         InvalidArgumentError, ModelError, DataError, OutputError, ClusterError: bad options, input, data, output or
             cluster.
-        QualityError: the result misses what the preset promises, or a target. Nothing is written.
+        QualityError: the result misses what the preset promises, or a target, or the file would be no smaller than the
+            original. Nothing is written.
     """
     start = time.perf_counter()
     targets = Targets(target_ratio, parse_size(target_size) if isinstance(target_size, str) else target_size, max_drop)
@@ -169,6 +170,7 @@ def compile_model(
             raise QualityError(_shortfall(report, targets, measure))
     _check_quality(report, job.recipe, exact, force)
     if target is not None:
+        _check_size(report, force)
         report.output_bytes = files.write_model(model, target)
         report.output = str(target)
     if context.checkpoint is not None:
@@ -215,6 +217,20 @@ def _shortfall(report: CompileReport, targets: Targets, measure: metrics.Metric 
         shares = [o.top1_agreement for o in result.outputs if o.top1_agreement is not None]
         found += f" and changes {100 - 100 * min(shares):.2f} % of the answers" if shares else ""
     return f"the targets cannot be reached: {found}; nothing was written (--force writes it)"
+
+
+def _check_size(report: CompileReport, force: bool) -> None:
+    """Refuse to write a file that is no smaller than the original; with ``force`` a note tells.
+
+    Raises:
+        QualityError
+    """
+    if report.output_bytes < report.original_bytes:
+        return
+    problem = f"the file has {report.output_bytes:,} bytes, the original {report.original_bytes:,}"
+    report.notes.append(problem)
+    if not force:
+        raise QualityError(f"{problem}; nothing was written (--force writes it)")
 
 
 def _check_quality(report: CompileReport, recipe: Recipe, exact: bool, force: bool) -> None:

@@ -65,7 +65,8 @@ def test_lossless(path: Path, tmp_path: Path) -> None:
     usable = runs(model)
     for form in FORMS:
         output = tmp_path / f"{form}.onnx"
-        result = compile_model(path, output, preset="lossless", min_size=0, emit=form, force=not usable)
+        result = compile_model(path, preset="lossless", min_size=0, emit=form, force=not usable)
+        onnx.save(result.model, output)  # also where it is larger than the original, as those of an operator are
         check = result.report.verification
         assert check is not None
         assert result.report.form == form

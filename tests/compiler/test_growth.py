@@ -81,7 +81,7 @@ def own_work(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_many_small_weights(kind: str, form: str, own_work: None, tmp_path: Path) -> None:
     def compile_and_back(model: onnx.ModelProto) -> None:
         path = tmp_path / f"{len(model.graph.node)}.onnx"
-        compile_model(model, path, pipeline="cluster,encode", min_size=1, emit=form)
+        compile_model(model, path, pipeline="cluster,encode", min_size=1, emit=form, force=True)
         inspect_model(path)
         unpack_model(path)
 

@@ -18,6 +18,7 @@ from onnx import TensorProto, external_data_helper, helper, numpy_helper
 from test_graphs import run, same
 
 from dc_compiler import compile_model, inspect_model, unpack_model, verify_models
+from dc_compiler.cli import main
 from dc_compiler.errors import ModelError, OutputError
 from dc_compiler.model import files
 
@@ -221,6 +222,21 @@ def test_a_failing_second_file_leaves_nothing(tmp_path: Path, monkeypatch: pytes
     assert listing(tmp_path) == []
 
 
+def test_a_file_that_would_be_no_smaller_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    net, _ = GRAPHS["matmul"]()
+    source, target = tmp_path / "in.onnx", tmp_path / "out.onnx"
+    onnx.save(net, source)
+    command = ["compile", str(source), "-o", str(target), "--emit", "graph", "--skip", "*"]
+    assert main(command) == 1
+    size = source.stat().st_size
+    error = capsys.readouterr().err
+    assert f"the original {size:,}; nothing was written (--force writes it)" in error
+    assert listing(tmp_path) == ["in.onnx"]
+    assert main([*command, "--force"]) == 0
+    assert f"note: the file has {target.stat().st_size:,} bytes, the original {size:,}" in capsys.readouterr().out
+    assert compile_model(net, skip="*", emit="graph").report.output_bytes >= size  # in memory nothing is refused
+
+
 # What survives -------------------------------------------------------------------------------------------------------
 
 FIELDS = ("producer_name", "producer_version", "domain", "model_version", "doc_string")
@@ -231,7 +247,7 @@ FIELDS = ("producer_name", "producer_version", "domain", "model_version", "doc_s
 def test_annotations_survive(form: str, skip: tuple[str, ...], tmp_path: Path) -> None:
     """What the model says about itself, in both forms and after unpacking; ours lies beside it under dcc.* keys."""
     net, _ = GRAPHS["annotated"]()
-    result = compile_model(net, tmp_path / "out.onnx", emit=form, skip=skip)
+    result = compile_model(net, tmp_path / "out.onnx", emit=form, skip=skip, force=True)
     compiled = result.model
     dense = unpack_model(tmp_path / "out.onnx") if form == "session" or not skip else net
     for model in (compiled, dense):
@@ -273,10 +289,10 @@ def test_a_graph_form_in_which_nothing_is_packed_is_unpacked_and_compiled_again(
     model, feed = GRAPHS["matmul"]()
     model.metadata_props.add(key="own", value="kept")
     first, again, dense = (tmp_path / f"{n}.onnx" for n in ("first", "again", "dense"))
-    compile_model(model, first, emit="graph", skip="*")
+    compile_model(model, first, emit="graph", skip="*", force=True)
     assert not any(o.domain == "dcc" for o in onnx.load(first).opset_import)
     assert inspect_model(first).form == "graph"
-    compile_model(first, again, emit="graph", skip="*")
+    compile_model(first, again, emit="graph", skip="*", force=True)
     onnx.checker.check_model(onnx.load(again))
     for path in (first, again):
         unpack_model(path, dense)

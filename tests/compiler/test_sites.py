@@ -102,7 +102,7 @@ def test_a_list_of_floats_in_a_constant_can_be_trained(tmp_path: Path) -> None:
     data = {"x": x, "labels": np.ones((len(x), 48), np.float32)}
     result = compile_model(
         net, tmp_path / "out.onnx", pipeline="finetune(epochs=2,lr=0.05),encode(lossless)", min_size=10_000,
-        emit="graph", data=data, labels="labels",
+        emit="graph", data=data, labels="labels", force=True,
     )  # fmt: skip
     before, after = (
         [s.read(numpy_helper.to_array) for s in ir.weight_sites(m.graph) if s.elem_type == TensorProto.FLOAT]
