@@ -1,6 +1,7 @@
 // model_check.cpp: walks the protobuf wire format of an inner model and refuses what it must not hold.
 #include "model/model_check.h"
 
+#include <array>
 #include <string>
 #include <string_view>
 #include <unordered_set>
@@ -46,76 +47,86 @@ enum class Kind : uint8_t {
   kOpaque,  // not looked into: bytes, packed numbers, messages of small messages
 };
 
-// What field `number` of a message holds; kText for what nothing is known of.
+// What a field of a message holds.
+struct Field {
+  Kind message;
+  uint32_t number;
+  Kind holds;
+};
+constexpr Field kFields[] = {
+    {Kind::kModel, 7, Kind::kGraph},
+    {Kind::kModel, 8, Kind::kOpset},
+    {Kind::kModel, 14, Kind::kOther},
+    {Kind::kModel, 20, Kind::kTraining},
+    {Kind::kModel, 25, Kind::kFunction},
+    {Kind::kModel, 26, Kind::kOpaque},
+    {Kind::kGraph, 1, Kind::kNode},
+    {Kind::kGraph, 5, Kind::kTensor},
+    {Kind::kGraph, 11, Kind::kValueInfo},
+    {Kind::kGraph, 12, Kind::kValueInfo},
+    {Kind::kGraph, 13, Kind::kValueInfo},
+    {Kind::kGraph, 14, Kind::kAnnotation},
+    {Kind::kGraph, 15, Kind::kSparseTensor},
+    {Kind::kGraph, 16, Kind::kOther},
+    {Kind::kNode, 5, Kind::kAttribute},
+    {Kind::kNode, 9, Kind::kOther},
+    {Kind::kNode, 10, Kind::kOpaque},
+    {Kind::kAttribute, 5, Kind::kTensor},
+    {Kind::kAttribute, 6, Kind::kGraph},
+    {Kind::kAttribute, 7, Kind::kNumbers},
+    {Kind::kAttribute, 8, Kind::kNumbers},
+    {Kind::kAttribute, 10, Kind::kTensor},
+    {Kind::kAttribute, 11, Kind::kGraph},
+    {Kind::kAttribute, 14, Kind::kType},
+    {Kind::kAttribute, 15, Kind::kType},
+    {Kind::kAttribute, 22, Kind::kSparseTensor},
+    {Kind::kAttribute, 23, Kind::kSparseTensor},
+    {Kind::kTensor, 1, Kind::kNumbers},
+    {Kind::kTensor, 4, Kind::kNumbers},
+    {Kind::kTensor, 5, Kind::kNumbers},
+    {Kind::kTensor, 7, Kind::kNumbers},
+    {Kind::kTensor, 10, Kind::kNumbers},
+    {Kind::kTensor, 11, Kind::kNumbers},
+    {Kind::kTensor, 16, Kind::kOther},
+    {Kind::kSparseTensor, 1, Kind::kTensor},
+    {Kind::kSparseTensor, 2, Kind::kTensor},
+    {Kind::kSparseTensor, 3, Kind::kNumbers},
+    {Kind::kFunction, 7, Kind::kNode},
+    {Kind::kFunction, 9, Kind::kOpset},
+    {Kind::kFunction, 11, Kind::kAttribute},
+    {Kind::kFunction, 12, Kind::kValueInfo},
+    {Kind::kFunction, 14, Kind::kOther},
+    {Kind::kTraining, 1, Kind::kGraph},
+    {Kind::kTraining, 2, Kind::kGraph},
+    {Kind::kTraining, 3, Kind::kOther},
+    {Kind::kTraining, 4, Kind::kOther},
+    {Kind::kValueInfo, 2, Kind::kType},
+    {Kind::kValueInfo, 4, Kind::kOther},
+    {Kind::kType, 1, Kind::kTensorType},
+    {Kind::kType, 4, Kind::kTypeOfElement},
+    {Kind::kType, 5, Kind::kTypeOfElement},
+    {Kind::kType, 8, Kind::kTensorType},
+    {Kind::kType, 9, Kind::kTypeOfElement},
+    {Kind::kTypeOfElement, 1, Kind::kType},
+    {Kind::kTypeOfElement, 2, Kind::kType},
+    {Kind::kTensorType, 2, Kind::kShape},
+    {Kind::kShape, 1, Kind::kOther},
+    {Kind::kAnnotation, 2, Kind::kOther},
+};
+constexpr uint32_t kFieldNumbers = 32;
+
+// The same by message and number; kText for what nothing is known of.
+constexpr auto make_holds() {
+  std::array<std::array<Kind, kFieldNumbers>, static_cast<size_t>(Kind::kOpaque) + 1> holds{};
+  for (auto& of_message : holds)
+    for (Kind& kind : of_message) kind = Kind::kText;
+  for (const Field& field : kFields) holds[static_cast<size_t>(field.message)][field.number] = field.holds;
+  return holds;
+}
+constexpr auto kHolds = make_holds();
+
 Kind kind_of_field(Kind message, uint32_t number) {
-  struct Field {
-    Kind message;
-    uint32_t number;
-    Kind holds;
-  };
-  static constexpr Field kFields[] = {
-      {Kind::kModel, 7, Kind::kGraph},
-      {Kind::kModel, 8, Kind::kOpset},
-      {Kind::kModel, 14, Kind::kOther},
-      {Kind::kModel, 20, Kind::kTraining},
-      {Kind::kModel, 25, Kind::kFunction},
-      {Kind::kModel, 26, Kind::kOpaque},
-      {Kind::kGraph, 1, Kind::kNode},
-      {Kind::kGraph, 5, Kind::kTensor},
-      {Kind::kGraph, 11, Kind::kValueInfo},
-      {Kind::kGraph, 12, Kind::kValueInfo},
-      {Kind::kGraph, 13, Kind::kValueInfo},
-      {Kind::kGraph, 14, Kind::kAnnotation},
-      {Kind::kGraph, 15, Kind::kSparseTensor},
-      {Kind::kGraph, 16, Kind::kOther},
-      {Kind::kNode, 5, Kind::kAttribute},
-      {Kind::kNode, 9, Kind::kOther},
-      {Kind::kNode, 10, Kind::kOpaque},
-      {Kind::kAttribute, 5, Kind::kTensor},
-      {Kind::kAttribute, 6, Kind::kGraph},
-      {Kind::kAttribute, 7, Kind::kNumbers},
-      {Kind::kAttribute, 8, Kind::kNumbers},
-      {Kind::kAttribute, 10, Kind::kTensor},
-      {Kind::kAttribute, 11, Kind::kGraph},
-      {Kind::kAttribute, 14, Kind::kType},
-      {Kind::kAttribute, 15, Kind::kType},
-      {Kind::kAttribute, 22, Kind::kSparseTensor},
-      {Kind::kAttribute, 23, Kind::kSparseTensor},
-      {Kind::kTensor, 1, Kind::kNumbers},
-      {Kind::kTensor, 4, Kind::kNumbers},
-      {Kind::kTensor, 5, Kind::kNumbers},
-      {Kind::kTensor, 7, Kind::kNumbers},
-      {Kind::kTensor, 10, Kind::kNumbers},
-      {Kind::kTensor, 11, Kind::kNumbers},
-      {Kind::kTensor, 16, Kind::kOther},
-      {Kind::kSparseTensor, 1, Kind::kTensor},
-      {Kind::kSparseTensor, 2, Kind::kTensor},
-      {Kind::kSparseTensor, 3, Kind::kNumbers},
-      {Kind::kFunction, 7, Kind::kNode},
-      {Kind::kFunction, 9, Kind::kOpset},
-      {Kind::kFunction, 11, Kind::kAttribute},
-      {Kind::kFunction, 12, Kind::kValueInfo},
-      {Kind::kFunction, 14, Kind::kOther},
-      {Kind::kTraining, 1, Kind::kGraph},
-      {Kind::kTraining, 2, Kind::kGraph},
-      {Kind::kTraining, 3, Kind::kOther},
-      {Kind::kTraining, 4, Kind::kOther},
-      {Kind::kValueInfo, 2, Kind::kType},
-      {Kind::kValueInfo, 4, Kind::kOther},
-      {Kind::kType, 1, Kind::kTensorType},
-      {Kind::kType, 4, Kind::kTypeOfElement},
-      {Kind::kType, 5, Kind::kTypeOfElement},
-      {Kind::kType, 8, Kind::kTensorType},
-      {Kind::kType, 9, Kind::kTypeOfElement},
-      {Kind::kTypeOfElement, 1, Kind::kType},
-      {Kind::kTypeOfElement, 2, Kind::kType},
-      {Kind::kTensorType, 2, Kind::kShape},
-      {Kind::kShape, 1, Kind::kOther},
-      {Kind::kAnnotation, 2, Kind::kOther},
-  };
-  for (const Field& field : kFields)
-    if (field.message == message && field.number == number) return field.holds;
-  return Kind::kText;
+  return number < kFieldNumbers ? kHolds[static_cast<size_t>(message)][number] : Kind::kText;
 }
 
 // A message that the walk is inside of.

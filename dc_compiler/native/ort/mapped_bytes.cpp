@@ -3,26 +3,32 @@
 
 #include <sys/mman.h>
 
-#include <algorithm>
 #include <new>
 
 namespace dcc::ort {
 
-void Unmap::operator()(uint8_t* bytes) const { munmap(bytes, size); }
-
 namespace {
 
-// Whole huge pages from a quarter of one on: to touch the rest first, page by page, would take longer than all else
-// that opening a small model takes.
-size_t mapped_size(size_t size) {
-  constexpr size_t kHugePage = size_t{2} << 20;
-  return size < kHugePage / 4 ? std::max<size_t>(size, 1) : (size + kHugePage - 1) / kHugePage * kHugePage;
-}
+constexpr size_t kHugePage = size_t{2} << 20;
+constexpr std::align_val_t kAlignment{64};
+
+// Mapped are whole huge pages, from a quarter of one on: to touch pages first, one by one, would take longer than all
+// else that opening a small model takes.
+bool is_mapped(size_t size) { return size >= kHugePage / 4; }
 
 }  // namespace
 
+void Unmap::operator()(uint8_t* bytes) const {
+  if (is_mapped(size)) {
+    munmap(bytes, size);
+  } else {
+    ::operator delete(bytes, kAlignment);
+  }
+}
+
 MappedBytes map_bytes(size_t size) {
-  const size_t mapped = mapped_size(size);
+  if (!is_mapped(size)) return MappedBytes(static_cast<uint8_t*>(::operator new(size, kAlignment)), Unmap{size});
+  const size_t mapped = (size + kHugePage - 1) / kHugePage * kHugePage;
   void* memory = mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED) throw std::bad_alloc();
 #ifdef MADV_HUGEPAGE

@@ -8,8 +8,8 @@
 
 namespace dcc::ort {
 
-// Memory aligned for any vector instruction that goes back to the system when freed (malloc may keep it), in huge pages
-// where the system gives them: they are faster to touch first.
+// Memory aligned for any vector instruction that goes back to the system when freed (malloc may keep what is small), in
+// huge pages where the system gives them: they are faster to touch first.
 struct Unmap {
   void operator()(uint8_t* bytes) const;
   size_t size = 0;
