@@ -7,7 +7,6 @@ an estimate from the model (:mod:`dc_compiler.training.effort`), so that the res
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,9 +19,11 @@ from dc_compiler.pipeline.context import Context
 from dc_compiler.training import augment, effort
 from dc_compiler.training.graph import trainable
 
-# Times the step found without training, with the share of the time: training makes up for what a coarser grid does to
-# the outputs, with thousands of samples for much, with hundreds for little
-COARSER = ((1.5, 0.25), (1.2, 0.35), (1.1, 0.4))
+# Times the step found without training: training makes up for what a coarser grid does to the outputs, with thousands
+# of samples for much, with hundreds for little. The first is tried first, then the next coarser or finer one
+COARSER = (1.5, 1.9, 2.3)
+FINER = (1.2, 1.1)
+SHARES = (0.25, 0.35, 0.4)  # of the time, of each try
 BATCHES = (64, 32, 16)  # the first with which there are ENOUGH steps, or the last
 LEAST, ENOUGH, MOST = 2, 2000, 20_000  # steps
 RATE, SHORT = 0.004, 1000  # steps of a grid that a step of training moves by, in a training of SHORT steps
@@ -38,8 +39,8 @@ NO_GAIN = "training brought nothing; give more minutes or samples"
 
 def train(
     search: Search, found: Try, goal: Goal, minutes: float, context: Context, within: float
-) -> tuple[Try | None, list[str]]:
-    """What is better than ``found`` for the goal, or None, and sentences about it.
+) -> tuple[list[Try], list[str]]:
+    """What is better than ``found`` for the goal, the best first, and sentences about it.
 
     Args:
         within: the divergence to end at: of what was found, or less where the goal asks for it; where a size is kept,
@@ -49,28 +50,37 @@ def train(
     try:
         plan = _plan(found.program, context.samples, minutes)
     except (DataError, ModelError) as e:
-        return None, [f"not trained: {e}"]
-    tried = _nearer(search, found, plan, within) if goal.excess is None else _smaller(search, found, plan, within)
-    notes = []
+        return [], [f"not trained: {e}"]
+    make = _nearer if goal.excess is None else _smaller
     try:
-        for result in tried:
-            if _is_better(result, found, goal, within):
-                return result, []
+        better = make(search, found, goal, plan, within)
     except (InvalidArgumentError, ModelError) as e:
-        notes = [f"not trained: {e}"]
-    return None, notes or [NO_GAIN]
+        return [], [f"not trained: {e}"]
+    return better, [] if better else [NO_GAIN]
 
 
-def _nearer(search: Search, found: Try, plan: _Plan, within: float) -> Iterator[Try]:
-    """Results of about the size found."""
+def _nearer(search: Search, found: Try, goal: Goal, plan: _Plan, within: float) -> list[Try]:
+    """A result of about the size found that is nearer, if there is one."""
     spent = UNSPENT * bits_a_weight(found.program)
-    yield search.at(SAME_STEP * found.step, **plan.options(within), spent=f"{spent:.5g}")
+    result = search.at(SAME_STEP * found.step, **plan.options(within), spent=f"{spent:.5g}")
+    return [result] if _is_better(result, found, goal, within) else []
 
 
-def _smaller(search: Search, found: Try, plan: _Plan, within: float) -> Iterator[Try]:
-    """Results that are about as near as what was found."""
-    for coarser, share in COARSER:
-        yield search.at(coarser * found.step, **plan.of(share).options(within))
+def _smaller(search: Search, found: Try, goal: Goal, plan: _Plan, within: float) -> list[Try]:
+    """Results that are about as near as what was found, the smallest first: after each a coarser one is tried, and
+    finer ones before any."""
+    better: list[Try] = []
+    coarser, finer, succeeds = iter(COARSER), iter(FINER), True
+    for share in SHARES:
+        times = next(coarser if succeeds else finer)
+        result = search.at(times * found.step, **plan.of(share).options(within))
+        is_better = _is_better(result, better[0] if better else found, goal, within)
+        if is_better:
+            better.insert(0, result)
+        succeeds = succeeds and is_better
+        if better and not succeeds:
+            break
+    return better
 
 
 def _is_better(result: Try, found: Try, goal: Goal, within: float) -> bool:

@@ -18,6 +18,7 @@ FINER = 2.0**-0.25  # times the step, where the check part shows that the answer
 CORRECTIONS = 8
 TRAINED = 0.5  # share of the bound that training may use up: what is trained on looks better than it is
 LEAST = 1e-6  # divergences below are taken for this one
+CHOSEN_BY = "its figures are no longer those of samples that nothing was chosen by"
 MAGNIFIED = "the model magnifies any change on these inputs, so that they do not tell which larger step would be safe"
 
 
@@ -58,11 +59,12 @@ def tune(
     calibration = context.calibration
     if calibration is None or drop is None:
         found = search.run(Goal(size))
-        better, notes = None, list[str]()
+        better, notes = [found.best], list[str]()
         if minutes is not None and found.is_met and found.best.distance is not None:
             about = max(found.best.distance.divergence, LEAST)
-            better, notes = train(search, found.best, Goal(size), minutes, context, about)
-        return _tuned(found, better or found.best, found.is_met, [*notes, _answer(better or found.best)])
+            trained, notes = train(search, found.best, Goal(size), minutes, context, about)
+            better = trained or better
+        return _tuned(found, better[0], found.is_met, [*notes, _answer(better[0])])
     near_lossless = search.near_lossless
     counts_flips = targets.drop is not None
     judge = calibration.judge
@@ -75,17 +77,18 @@ def tune(
     found = search.run(Goal(size, excess))
     if not targets.any and not found.is_met:
         raise ModelError("at no step are the outputs near enough, though they are with plain rounding")
-    trained, notes = None, list[str]()
+    trained, notes = list[Try](), list[str]()
     if minutes is not None:
         within = bound_of(drop, near_lossless, of_scores=judge.is_bounded)
         if found.best.expected is not None:  # other things may have ended the search before outputs moved as far
             within = min(within, max(found.best.expected.divergence, TRAINED * within))
         trained, notes = train(search, found.best, Goal(size, excess), minutes, context, within)
-    if trained is not None and counts_flips and not keeps(calibration.final_judge, trained.program, drop):
-        notes.append("the check part showed a larger drop after training, so that the result without is taken")
-        trained = None
-    if trained is not None:
-        return _tuned(found, trained, size is None or trained.size <= size, [*notes, _answer(trained)])
+    best = next((t for t in trained if not counts_flips or keeps(calibration.final_judge, t.program, drop)), None)
+    if trained and best is not trained[0]:
+        instead = "the result without is taken" if best is None else f"a finer one is taken; {CHOSEN_BY}"
+        notes.append(f"the check part showed a larger drop after training, so {instead}")
+    if best is not None:
+        return _tuned(found, best, size is None or best.size <= size, [*notes, _answer(best)])
     if not counts_flips or not found.is_met:
         return _tuned(found, found.best, found.is_met, [*notes, _answer(found.best)])
     return _confirmed(search, found, calibration.final_judge, drop, size, notes)
@@ -108,10 +111,7 @@ def _confirmed(
     is_met = is_kept and (size is None or best.size <= size)
     told = [*notes, _answer(best)]
     if corrections:
-        told.append(
-            f"the check part showed a larger drop, so the step was made finer {corrections} times; its figures are no "
-            "longer those of samples that nothing was chosen by"
-        )
+        told.append(f"the check part showed a larger drop, so the step was made finer {corrections} times; {CHOSEN_BY}")
     return _tuned(found, best, is_met, told)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import onnx
@@ -12,8 +12,10 @@ import pytest
 from classifier import classifier, data
 from interruption import stopping_at
 
-from dc_compiler import CompileResult, compile_model
+from dc_compiler import CompileResult, compile_model, ir
 from dc_compiler.calibration import longer
+from dc_compiler.calibration.divergence import Distance
+from dc_compiler.calibration.search import Goal, Search, Try
 from dc_compiler.errors import InvalidArgumentError
 
 Array = np.ndarray
@@ -96,10 +98,43 @@ def test_a_drop_is_kept_after_training() -> None:
 
 @pytest.mark.slow
 def test_what_training_does_not_help_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(longer, "COARSER", ((0.05, 0.1),))
+    monkeypatch.setattr(longer, "COARSER", (0.05,))
+    monkeypatch.setattr(longer, "FINER", (0.04, 0.03))
     result = compiled(budget=MINUTES)
     assert longer.NO_GAIN in result.report.notes
     assert "epochs" not in result.report.pipeline
+
+
+@pytest.mark.parametrize(
+    ("bears", "tried", "better"),
+    [
+        (3.0, [1.5, 1.9, 2.3], [2.3, 1.9, 1.5]),
+        (2.0, [1.5, 1.9, 2.3], [1.9, 1.5]),
+        (1.6, [1.5, 1.9], [1.5]),
+        (1.3, [1.5, 1.2], [1.2]),
+        (1.1, [1.5, 1.2, 1.1], [1.1]),
+        (1.0, [1.5, 1.2, 1.1], []),
+    ],
+)
+def test_coarser_steps_are_trained_while_they_succeed(bears: float, tried: list[float], better: list[float]) -> None:
+    """`bears`: times the step found, what training makes up for."""
+
+    class Trials:
+        steps: ClassVar[list[float]] = []
+
+        def at(self, step: float, **options: str) -> Try:
+            self.steps.append(step)
+            distance = Distance(0.01 if step <= bears else 0.02)
+            return Try(step, program, [], [], distance, int(1000 / step), distance)
+
+    program, trials = ir.Program(classifier(), [], [], "", 0, Path()), Trials()
+    trials.steps.clear()
+    found = Try(1.0, program, [], [], Distance(0.01), 1000, Distance(0.01))
+    plan = longer._Plan(steps=100, batch=16, train=100, shift=0, mirror=False, mix=0)
+    goal = Goal(excess=lambda d: d.divergence / 0.01)
+    made = longer._smaller(cast(Search, trials), found, goal, plan, within=0.01)
+    assert trials.steps == tried
+    assert [t.step for t in made] == better
 
 
 def test_a_model_without_gradients_is_calibrated_only() -> None:
