@@ -151,14 +151,17 @@ class Encode(RecordPass):
         if clustered is None:
             return plain
         coder = "auto" if self.coder == "lossless" else self.coder
-        bits = self.position_bits
-        frames = [
-            binding.encode_clustered(
-                clustered, record.shape, record.values.dtype, coder=name, position_bits=bits, threads=1
+
+        def coded(name: str) -> bytes:
+            values, bits = record.values, self.position_bits
+            return binding.encode_clustered(
+                clustered, record.shape, values.dtype, coder=name, position_bits=bits, threads=1
             )
-            for name in ([coder, "rows"] if coder in CHOICES else [coder])
-        ]
-        return min([*frames, plain], key=lambda f: len(f) + (len(f) // 256 if _is_rows(f) else 0))
+
+        frames = [plain, coded(coder)]
+        if coder in CHOICES and not _is_rows(frames[1]):
+            frames.append(coded("rows"))
+        return min(frames, key=lambda f: len(f) + (len(f) // 256 if _is_rows(f) else 0))
 
     def _frame(self, record: ir.WeightRecord, coder: str | None = None, *, only_quick: bool = False) -> bytes:
         clustered = record.clustered
