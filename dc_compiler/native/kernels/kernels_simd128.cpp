@@ -333,22 +333,10 @@ void rows_values_simd128(RowsBlock& block) {
 
 }  // namespace
 
-const Kernels kSimd128Kernels = {"simd128",
-                                 rans_scalar,
-                                 rans_not_two,
-                                 huffman_scalar,
-                                 rows_flags_simd128,
-                                 rows_values_simd128,
-                                 rows_transpose_loop,
-                                 unpack_loop,
-                                 lookup_loop<uint16_t>,
-                                 lookup_loop<uint32_t>,
-                                 lookup_loop<uint64_t>,
-                                 scale_loop<float>,
-                                 scale_loop<double>,
-                                 float16_loop,
-                                 bfloat16_loop,
-                                 count_other_loop,
-                                 &kPortableSparse};
+const Kernels kSimd128Kernels = {"simd128",         rans_scalar,           rans_not_two,          huffman_scalar,
+                                 rows_columns_loop, rows_flags_simd128,    rows_values_simd128,   rows_transpose_loop,
+                                 unpack_loop,       lookup_loop<uint16_t>, lookup_loop<uint32_t>, lookup_loop<uint64_t>,
+                                 scale_loop<float>, scale_loop<double>,    float16_loop,          bfloat16_loop,
+                                 count_other_loop,  &kPortableSparse};
 
 }  // namespace dcc
