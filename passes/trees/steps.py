@@ -33,12 +33,11 @@ def prune_trees(program: ir.Program, context: Context, drop: float | None) -> Pa
     if drop is not None:
         assert context.samples is not None
         judge = context.calibrated().judge
-        for number in range(len(before)):
-            search = _Search(program, number, context.samples, judge)
-            smaller = search.smaller(search.trees, SHARE * drop)
-            _put(program, number, search.fewer(smaller, drop))
+        for number, (record, site, trees) in enumerate(list(ensembles(program)), 1):
+            search = _Search(program, record, trees, context.samples, judge)
+            store(record, site, search.fewer(search.smaller(trees, SHARE * drop), drop))
             if context.progress is not None:
-                context.progress("prune", number + 1, len(before), None)
+                context.progress("prune", number, len(before), None)
         facts |= {"validation score before": judge.before, "validation score after": judge.of(program).score}
     after = _sizes(program)
     facts |= {"tree nodes": after, "tree nodes before": before}
@@ -81,21 +80,20 @@ def _scores(facts: dict[str, Any]) -> str:
     return "" if before is None or after is None else f"; score on the validation part {before:.4f} -> {after:.4f}"
 
 
-def _put(program: ir.Program, number: int, trees: Ensemble) -> None:
-    record, site, _ = list(ensembles(program))[number]
-    store(record, site, trees)
-
-
 class _Search:
     """Looks for the smallest trees of one ensemble that keep within a drop."""
 
-    def __init__(self, program: ir.Program, number: int, samples: Samples, judge: Judge) -> None:
-        self.program, self.number, self.judge = program, number, judge
-        _, site, self.trees = list(ensembles(program))[number]
+    def __init__(
+        self, program: ir.Program, record: ir.WeightRecord, trees: Ensemble, samples: Samples, judge: Judge
+    ) -> None:
+        self.program, self.judge = program, judge
+        self.number = next(i for i, other in enumerate(program.records) if other is record)
+        site = program.sites[self.number]
+        assert isinstance(site, ir.EnsembleSite)
         self.x = inputs_of(program, site, samples)
         rows = samples.for_statistics()
         labels = None if samples.labels is None else np.asarray(samples.labels)[rows]
-        self.answers = None if labels is None else _votes(site.node, self.trees, labels)
+        self.answers = None if labels is None else _votes(site.node, trees, labels)
 
     def smaller(self, trees: Ensemble, drop: float) -> Ensemble:
         """The trees pruned at the largest price of a leaf."""
@@ -123,7 +121,9 @@ class _Search:
 
     def _keeps(self, trees: Ensemble, drop: float) -> bool:
         tried = replace(self.program.copy(), notes=[])
-        _put(tried, self.number, trees)
+        site = tried.sites[self.number]
+        assert isinstance(site, ir.EnsembleSite)
+        store(tried.records[self.number], site, trees)
         return keeps(self.judge, tried, drop)
 
 

@@ -13,6 +13,7 @@ namespace {
 
 constexpr std::string_view kMark = "dcc.attributes";  // an attribute that names the payload whose bytes take its place
 constexpr uint32_t kAttributeText = 4;
+constexpr uint64_t kDecodingCost = 8;  // bytes that decoding takes for each, beside what it gives
 
 using Attributes = std::unordered_map<std::string_view, std::string_view>;  // by the payload's name
 
@@ -103,6 +104,7 @@ void put_attributes_back(Manifest& manifest, std::vector<StoredFrame>& frames, i
       others.push_back(std::move(payload));
       continue;
     }
+    budget.spend(kDecodingCost * frames[i].decoded_bytes, payload.label());
     decoded.emplace_back(frames[i].decoded_bytes);
     size += decoded.back().size();
     const Span frame = frames[i].bytes;
