@@ -43,7 +43,7 @@ void require_optional(const TreeColumns& columns, Role role, size_t size) {
 
 // Follows the branches from a root, true ones first. `children` gives both of a branch; a node is its place, and with
 // `kLeaf` added a leaf. Every node may be reached but once.
-constexpr size_t kLeaf = size_t{1} << 62;
+constexpr size_t kLeaf = SIZE_MAX / 4 + 1;
 
 template <typename Children>
 void add_tree(Found& found, size_t root, const Children& children, std::vector<uint8_t>& seen_branch,
