@@ -60,13 +60,14 @@ PRESETS: dict[str, Preset] = {
         "finetune(centroids,epochs=4,lr=0.0003),encode(huffman)",
         fallback="canonicalize,cluster(grid),encode",
     ),
-    # a coarse grid; with data everything that makes files small. The density, rates and epochs stand for what is found
-    # out; with --density they hold
+    # a coarse grid, coarser where that is safe; with data everything that makes files small. The density, rates and
+    # epochs stand for what is found out; with --density they hold
     "smallest": Preset(
         "canonicalize,cluster(grid,step=0.15),slim,encode(smallest)",
         trained="canonicalize,prune(density=0.05,scope=global,criterion=obd,schedule=gradual,epochs=24,lr=0.002),shrink,"
         "cluster(rd,bits=4,price=0.01,epochs=16,vectors=true),shrink(sort=true),slim,encode(smallest)",
         min_size=0,
+        finds_step=True,
     ),
 }
 

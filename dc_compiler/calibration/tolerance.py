@@ -53,6 +53,8 @@ TINY = 1e-30
 class _Grid(Protocol):
     """What the pass of the pipeline that clusters by grid can do."""
 
+    step: float
+
     def tried(self, program: ir.Program, context: Context, offset: float) -> ir.Program: ...
 
     def with_vectors_changed(self, program: ir.Program, context: Context) -> ir.Program: ...
@@ -83,7 +85,8 @@ class Blind:
 def run(
     program: ir.Program, passes: Sequence[Pass], context: Context, original: SourceModel, sessions: Sessions
 ) -> Blind:
-    """Run a pipeline that clusters by grid with the step that the model bears, and short vectors where it bears them.
+    """Run a pipeline that clusters by grid with the step that the model bears, or its own where that is coarser, and
+    short vectors where the model bears them.
 
     Raises:
         DccError: what a pass raised.
@@ -105,7 +108,10 @@ def run(
         return Blind(program, [*before, step, *after], [*reports, *more])
 
     found = tolerance(program, cluster, context, original, sessions)
-    if found.step == LADDER[0]:
+    asked = cast(_Grid, cluster).step
+    if asked > found.step:
+        found = replace(found, step=asked, reason=f"asked for, where {found.step:g} is what is known to be safe")
+    if found.step == max(LADDER[0], asked):
         return made(program, found)
     kept = program.copy()
     ruined = "with a coarser one, outputs on made-up inputs were ruined"

@@ -230,13 +230,25 @@ def test_threads_change_nothing() -> None:
         ({"pipeline": "canonicalize,cluster(grid),encode"}, "cluster(mode=grid)"),
         ({"bits": 4}, "cluster(mode=kmeans,bits=4)"),
         ({"density": 0.5}, "cluster(mode=grid)"),
-        ({"preset": "smallest"}, "step=0.15"),
     ],
 )
 def test_what_is_spelled_out_stays(options: dict[str, Any], step: str) -> None:
     report = compiled(classifier(), **options).report
     assert step.replace("mode=kmeans,", "") in report.pipeline.replace("mode=kmeans,", "")
     assert not any(n.startswith("no data") for n in report.notes)
+
+
+@pytest.mark.parametrize(("safe", "taken"), [(0.08, 0.15), (0.27, 0.27)])
+def test_the_step_of_a_preset_is_the_least(safe: float, taken: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tolerance, "tolerance", lambda *_: tolerance.Tolerance(safe, "so it is"))
+    report = compiled(classifier(), preset="smallest").report
+    assert f"step={taken:g}" in report.pipeline
+    assert any(n.startswith(f"no data: the step of cluster is {taken:g}; ") for n in report.notes)
+
+
+def test_smallest_is_no_larger_than_the_default() -> None:
+    smallest, default = (compiled(classifier(), preset=name).report for name in ("smallest", "default"))
+    assert smallest.output_bytes <= default.output_bytes
 
 
 def test_small_weights_count_and_vectors_are_short(tmp_path: Path) -> None:
