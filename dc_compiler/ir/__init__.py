@@ -15,7 +15,7 @@ from dc_compiler.ir.kinds import mark_exact, quantized_note
 from dc_compiler.ir.numeric import BLOCK, blocks, exact_std, largest, ordered_sum
 from dc_compiler.ir.patterns import find_pattern
 from dc_compiler.ir.program import Program
-from dc_compiler.ir.quantization import find_quantized, is_on_quantized
+from dc_compiler.ir.quantization import find_quantized, is_on_quantized, uses_as_floats
 from dc_compiler.ir.quantized import (
     Clustered,
     Scales,
@@ -114,6 +114,7 @@ __all__ = [
     "rebuild",
     "remove_sites",
     "subgraphs",
+    "uses_as_floats",
     "walk_graphs",
     "weight_sites",
     "without_unused",

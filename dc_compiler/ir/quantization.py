@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,9 +10,9 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from dc_compiler.ir.dtypes import ElementType, find_element_type
-from dc_compiler.ir.record import Quantized
+from dc_compiler.ir.record import Quantized, Use
 from dc_compiler.ir.roles import MICROSOFT, STANDARD, Roles, hands_on
-from dc_compiler.ir.site import Site, attribute, constant_tensor, walk_graphs
+from dc_compiler.ir.site import Site, attribute, constant_tensor, find_uses, walk_graphs
 
 LEAST = 16  # elements of a table worth an entry in the list of weights
 MOST_ZEROS = 1 << 20  # zero points that are looked at
@@ -96,6 +96,20 @@ def find_quantized(proto: onnx.ModelProto, sites: list[Site]) -> dict[str, Quant
             found[name] = Quantized(True, _zero_of(survey, name, kind))
         elif is_of_layer:
             found[name] = Quantized(False)
+    return found
+
+
+def uses_as_floats(proto: onnx.ModelProto, tables: Container[str]) -> dict[str, list[Use]]:
+    """Consumers of what DequantizeLinear makes of tables, by the table's name."""
+    made = {
+        n.output[0]: n.input[0]
+        for g in walk_graphs(proto.graph)
+        for n in g.node
+        if n.op_type == "DequantizeLinear" and n.input[0] in tables
+    }
+    found: dict[str, list[Use]] = {}
+    for output, uses in find_uses(proto.graph, made).items() if made else ():
+        found.setdefault(made[output], []).extend(uses)
     return found
 
 

