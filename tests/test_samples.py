@@ -86,10 +86,10 @@ def test_readme_serves_as_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_commands_of_the_guide_are_accepted(tmp_path: Path) -> None:
-    """Every `dcc compile` line of the guide that needs no data, on a sample with names that fit the globs."""
+    """Every `dcc compile` line of the guide for one model without data, on a sample with names that fit the globs."""
     text = (ROOT / "docs" / "guide" / "compile.md").read_text().replace("\\\n", " ")
     lines = re.findall(r"^    dcc (compile .*?)(?:   .*)?$", text, re.MULTILINE)
-    lines = [line for line in lines if "--data" not in line]
+    lines = [line for line in lines if "--data" not in line and " in.onnx " in line]
     assert len(lines) == 6
     for line in lines:
         line = re.sub(r"\s{2,}", " ", line).replace("head.weight", "fc2.weight")
