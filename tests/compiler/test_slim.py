@@ -132,7 +132,9 @@ def test_the_topology_of_a_slim_model_is_coded_for_size() -> None:
     """Where the file is small enough that its bytes are worth the time."""
     coders = {}
     for end in ("encode", "slim,encode"):
-        compiled = compile_model(LENET5, pipeline=f"prune(density=0.01),cluster(bits=4),{end}", min_size=16).model
+        compiled = compile_model(
+            LENET5, pipeline=f"prune(density=0.01),cluster(rd,bits=4,vectors=true),{end}", min_size=0
+        ).model
         (node,) = compiled.graph.node
         topology = next(t.raw_data for t in compiled.graph.initializer if t.name == node.input[1])
         coders[end] = binding.frame_info(topology).coder, len(topology)
