@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dc_compiler import cli
+from dc_compiler import InferenceSession, cli
 
 ROOT = Path(__file__).parents[1]
 SAMPLES = ROOT / "samples"
@@ -35,6 +35,16 @@ def test_sample_script(name: str, tmp_path: Path) -> None:
     assert int(bytes_after.replace(",", "")) == (tmp_path / "out.onnx").stat().st_size
     assert int(bytes_before.replace(",", "")) > 5 * int(bytes_after.replace(",", ""))
     assert abs(float(before) - float(after)) <= 0.5
+
+
+def test_the_small_network_knows_its_digits() -> None:
+    """What the page in samples/web loads was made by an earlier version, as most compiled models are."""
+    path = SAMPLES / "lenet5.smallest.onnx"
+    assert path.stat().st_size < 8000
+    given = np.load(SAMPLES / "mnist_test_slice.npz")
+    x = ((given["x"][:, None] / 255 - given["mean"]) / given["std"]).astype(np.float32)
+    answers = InferenceSession(path).run(None, {"x": x})[0].argmax(-1)
+    assert np.mean(answers != given["y"]) <= 0.01
 
 
 def test_retraining_sample() -> None:

@@ -1,6 +1,8 @@
 // build.mjs: puts the page, the packages it imports and both models into a folder that any web server can serve.
 //
-//     node build.mjs [FOLDER] [-- further options of dcc compile]
+//     node build.mjs [FOLDER] [-- options of dcc compile]
+//
+// Without options the compiled model is samples/lenet5.smallest.onnx, with options `dcc compile` makes it.
 import { spawnSync } from "node:child_process";
 import { copyFileSync, mkdirSync, readdirSync, rmSync, statSync } from "node:fs";
 import { createRequire } from "node:module";
@@ -9,6 +11,7 @@ import { fileURLToPath } from "node:url";
 
 const HERE = path.dirname(fileURLToPath(import.meta.url));
 const ORIGINAL = path.join(HERE, "..", "lenet5.onnx");
+const COMPILED = path.join(HERE, "..", "lenet5.smallest.onnx");
 const PAGE = ["index.html", "page.css", "page.mjs", "digits.mjs", "timing.mjs"];
 const RUNTIME = ["ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm"];
 
@@ -32,6 +35,8 @@ copy(HERE, PAGE, ".");
 copy(decoder, readdirSync(decoder).filter((name) => /\.(js|wasm)$/.test(name)), "dcc");
 copy(path.dirname(resolve("onnxruntime-web")), RUNTIME, "ort");
 copy(path.dirname(ORIGINAL), ["lenet5.onnx"], "models");
-compile(path.join(folder, "models", "lenet5.dcc.onnx"));
+const compiled = path.join(folder, "models", "lenet5.dcc.onnx");
+if (options.length > 0) compile(compiled);
+else copyFileSync(COMPILED, compiled);
 const size = (name) => statSync(path.join(folder, "models", name)).size.toLocaleString("en");
 console.log(`${folder}: original ${size("lenet5.onnx")} bytes, compiled ${size("lenet5.dcc.onnx")} bytes`);
