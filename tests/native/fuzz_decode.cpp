@@ -17,6 +17,7 @@
 
 #include "base/crc32c.h"
 #include "dcc.h"
+#include "model/tensor_type.h"
 
 namespace {
 
@@ -25,28 +26,19 @@ using Bytes = std::vector<uint8_t>;
 constexpr uint64_t kMostOutput = uint64_t{1} << 24;  // larger claims are left to the caller's own limit
 const char* const kIsas[] = {"portable", "avx2", "avx512"};
 
-size_t element_size(uint8_t dtype) {
-  switch (dtype) {
-    case 2: return 1;
-    case 10:
-    case 16: return 2;
-    case 11: return 8;
-    default: return 4;
-  }
-}
-
 // Parses and decodes a copy of exactly the frame's size. True when it decodes; then `out` holds the values.
 bool decodes(const Bytes& frame, Bytes& out) {
   const Bytes exact(frame.begin(), frame.end());
   char error[128];
   dcc_frame_info info;
   if (dcc_frame_parse(exact.data(), exact.size(), &info, error, sizeof error) != DCC_OK) return false;
-  if (info.elements * element_size(info.dtype) > kMostOutput) return false;
+  size_t bytes = 0;
+  if (!dcc::bytes_of_elements(info.dtype, info.elements, bytes) || bytes > kMostOutput) return false;
   if (info.codebook_entries > 0) {
     std::vector<uint16_t> indices(info.elements);
     dcc_frame_decode_indices(exact.data(), exact.size(), indices.data(), indices.size(), 1, error, sizeof error);
   }
-  out.assign(info.elements * element_size(info.dtype), 0xA5);
+  out.assign(bytes, 0xA5);
   return dcc_frame_decode(exact.data(), exact.size(), out.data(), out.size(), 1, error, sizeof error) == DCC_OK;
 }
 
