@@ -48,9 +48,7 @@ Header header_of(const dcc_encode_request& request) {
 // Whether the encoder may choose the coder.
 bool chooses(const dcc_encode_request& request) { return request.coder >= DCC_SMALLEST_FAST; }
 
-bool is_slower(const Coder& coder) {
-  return coder.traits.stores == Stores::kIndices && !coder.is_quick();
-}
+bool is_slower(const Coder& coder) { return coder.traits.stores == Stores::kIndices && !coder.is_quick(); }
 
 // What a coder's bytes count as where one that decodes faster would do as well.
 uint64_t weighed(uint64_t bytes, const Coder& coder, const dcc_encode_request& request) {
