@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "dcc.h"
+#include "model/tensor_type.h"
 
 namespace {
 
@@ -61,8 +62,9 @@ void check_frame(const uint8_t* frame, size_t size) {
   dcc_frame_info info;
   if (!is_ok(dcc_frame_parse(frame, size, &info, error, sizeof error), error)) return;
   if (info.elements > kMostElements) return;
-  static const size_t kWidths[] = {0, 4, 1, 0, 0, 0, 0, 0, 0, 0, 2, 8, 0, 0, 0, 0, 2};  // by dtype
-  Bytes wanted(info.elements * kWidths[info.dtype]);
+  size_t bytes = 0;
+  if (!dcc::bytes_of_elements(info.dtype, info.elements, bytes)) fail();
+  Bytes wanted(bytes);
   dcc_select_isa(kIsas[0]);
   const bool decodes = decode(frame, size, wanted);
   for (const char* isa : kIsas) {
