@@ -1,10 +1,10 @@
 """What loading costs, by a model that gives the same figures on every machine: slower coders must pay for their time.
 
-A file that is smaller by 1 % may take twice as long to load: that is the price, and ten times as much from half as long
-again as the original takes on. Times are modelled, not measured, so
-that the bytes written do not depend on the machine: onnxruntime opens a session, works on each node and passes the
-weights through memory some times; a compiled model takes a second session around its own (benchmarks/serving.py);
-decoding a frame costs what the library's table of coders says (benchmarks/codec_speed.py).
+A file that is smaller by 1 % may take twice as long to load: that is the price, and ten times as much from half as
+long again as the original takes on. Times are modelled, not measured, so that the bytes written do not depend on the
+machine: onnxruntime opens a session, works on each node and passes the weights through memory some times; a compiled
+model takes a second session around its own (benchmarks/serving.py); decoding a frame costs what the library's table
+of coders says (benchmarks/codec_speed.py).
 """
 
 from __future__ import annotations

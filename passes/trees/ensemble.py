@@ -18,6 +18,7 @@ LEAF = "LEAF"
 MODES = ("BRANCH_LEQ", "BRANCH_LT", "BRANCH_GTE", "BRANCH_GT", "BRANCH_EQ", "BRANCH_NEQ", "BRANCH_MEMBER")
 BELOW = ("BRANCH_LEQ", "BRANCH_LT")
 ABOVE = ("BRANCH_GTE", "BRANCH_GT")
+WITH_SMALLER = ("BRANCH_LEQ", "BRANCH_GT")  # whose threshold itself goes where the smaller values go
 
 
 class NotTreesError(Exception):

@@ -8,7 +8,16 @@ from dataclasses import replace
 import numpy as np
 
 from dc_compiler import ir
-from dc_compiler.passes.trees.ensemble import ABOVE, BELOW, LEAF, Ensemble, ensembles, reachable, store
+from dc_compiler.passes.trees.ensemble import (
+    ABOVE,
+    BELOW,
+    LEAF,
+    WITH_SMALLER,
+    Ensemble,
+    ensembles,
+    reachable,
+    store,
+)
 
 # The values that reach a node: a lower and an upper bound, each with whether it is one of them; whether NaN is
 Values = tuple[float, bool, float, bool, bool]
@@ -88,7 +97,7 @@ def _split(values: Values, mode: str, threshold: float, tracks: bool) -> tuple[V
     low, has_low, high, has_high, has_nan = values
     if math.isnan(threshold) or mode not in (*BELOW, *ABOVE):
         return values, values
-    takes = mode in ("BRANCH_LEQ", "BRANCH_GT")  # whether the threshold itself is among the smaller values
+    takes = mode in WITH_SMALLER
     most, has_most = min((high, has_high), (threshold, takes))
     least, lacks_least = max((low, not has_low), (threshold, takes))
     smaller, larger = (low, has_low, most, has_most, has_nan), (least, not lacks_least, high, has_high, has_nan)

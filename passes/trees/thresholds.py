@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from dc_compiler.passes.trees.ensemble import Ensemble
+from dc_compiler.passes.trees.ensemble import ABOVE, BELOW, WITH_SMALLER, Ensemble
 
 Array = np.ndarray
 # Where data reach one side of a branch alone, its threshold moves by at most this share of the feature's values
@@ -24,7 +24,7 @@ def shortened(trees: Ensemble, x: Array) -> Ensemble:
     lower, upper = _gaps(trees, x)
     threshold = trees.threshold.copy()
     branches = np.flatnonzero(~trees.is_leaf)
-    plain = np.isin(trees.mode[branches], ("BRANCH_LEQ", "BRANCH_GT", "BRANCH_LT", "BRANCH_GTE"))
+    plain = np.isin(trees.mode[branches], (*BELOW, *ABOVE))
     branches = branches[plain & np.isfinite(trees.threshold[branches])]
     for feature in np.unique(trees.feature[branches]):
         own = branches[trees.feature[branches] == feature]
@@ -37,7 +37,7 @@ def _gaps(trees: Ensemble, x: Array) -> tuple[Array, Array]:
     kind = trees.threshold.dtype
     below = np.full(len(trees.mode), -np.inf, kind)  # the largest value on the side of smaller ones
     above = np.full(len(trees.mode), np.inf, kind)
-    goes_below = np.isin(trees.mode, ("BRANCH_LEQ", "BRANCH_LT"))
+    goes_below = np.isin(trees.mode, BELOW)
 
     def seen(nodes: Array, values: Array, is_true: Array) -> None:
         real = ~np.isnan(values)
@@ -49,7 +49,7 @@ def _gaps(trees: Ensemble, x: Array) -> tuple[Array, Array]:
     for _ in trees.leaves_of(x, seen):
         pass
     _fill(trees, x, below, above)
-    takes = np.isin(trees.mode, ("BRANCH_LEQ", "BRANCH_GT"))  # the threshold is one of the smaller values
+    takes = np.isin(trees.mode, WITH_SMALLER)
     least = np.where(takes, below, np.nextafter(below, kind.type(np.inf)))
     most = np.where(takes, np.nextafter(above, kind.type(-np.inf)), above)
     return np.minimum(least, trees.threshold), np.maximum(most, trees.threshold)

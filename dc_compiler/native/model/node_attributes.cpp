@@ -12,8 +12,7 @@ namespace dcc {
 namespace {
 
 constexpr std::string_view kMark = "dcc.attributes";  // an attribute that names the payload whose bytes take its place
-constexpr uint32_t kAttributeText = 4;
-constexpr uint64_t kDecodingCost = 8;  // bytes that decoding takes for each, beside what it gives
+constexpr uint64_t kDecodingCost = 8;                 // bytes that decoding takes for each, beside what it gives
 
 using Attributes = std::unordered_map<std::string_view, std::string_view>;  // by the payload's name
 

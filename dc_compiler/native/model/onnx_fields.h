@@ -26,7 +26,13 @@ enum NodeField : uint32_t {
   kNodeAttribute = 5,
   kNodeDomain = 7,
 };
-enum AttributeField : uint32_t { kAttributeName = 1, kAttributeInt = 3, kAttributeGraph = 6, kAttributeGraphs = 11 };
+enum AttributeField : uint32_t {
+  kAttributeName = 1,
+  kAttributeInt = 3,
+  kAttributeText = 4,
+  kAttributeGraph = 6,
+  kAttributeGraphs = 11
+};
 enum TensorField : uint32_t {
   kTensorDims = 1,
   kTensorType = 2,
